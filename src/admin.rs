@@ -1,0 +1,126 @@
+//! The admin listener: is the gateway alive, is it ready, and what has it counted.
+//!
+//! It runs on the control plane, so a busy data plane does not silence it. Everything here is for
+//! reading; nothing of it is secret.
+
+use std::{fmt::Write as _, io, net::SocketAddr, sync::Arc};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderValue, Method, Response, StatusCode, header},
+};
+use serde_json::json;
+
+use crate::{proxy::worker::Gateway, token};
+
+pub mod metrics;
+
+/// What the admin listener shows.
+pub struct Shown {
+    /// The data plane.
+    pub gateway: Arc<Gateway>,
+    /// Every profile's token owner.
+    pub profiles: Vec<token::Handle>,
+    /// Listeners with their open connections.
+    pub listeners: Vec<metrics::ListenerCount>,
+    /// Log lines that were dropped; `None` when somebody else logs.
+    pub dropped_lines: Option<tracing_appender::non_blocking::ErrorCounter>,
+}
+
+/// One path of the admin listener. The index and the tests read this table.
+pub struct Endpoint {
+    /// The exact path.
+    pub path: &'static str,
+    /// What it is for.
+    pub help: &'static str,
+    serve: fn(&Shown) -> Response<Body>,
+}
+
+/// Every path there is.
+pub const ENDPOINTS: [Endpoint; 4] = [
+    Endpoint { path: "/", help: "this list", serve: index },
+    Endpoint { path: "/livez", help: "200 while the process runs", serve: livez },
+    Endpoint {
+        path: "/readyz",
+        help: "200 when every required profile has a token, else 503 with the reason",
+        serve: readyz,
+    },
+    Endpoint { path: "/metrics", help: "OpenMetrics for Prometheus", serve: metrics::serve },
+];
+
+/// Serves the admin listener on `socket` until the task is dropped.
+///
+/// # Errors
+/// When the socket cannot be registered.
+pub async fn serve(socket: std::net::TcpListener, shown: Arc<Shown>) -> io::Result<()> {
+    let listener = tokio::net::TcpListener::from_std(socket)?;
+    axum::serve(listener, Router::new().fallback(answer).with_state(shown)).await
+}
+
+/// Binds the admin listener.
+///
+/// # Errors
+/// The system's.
+pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = std::net::TcpListener::bind(address)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+async fn answer(State(shown): State<Arc<Shown>>, request: Request) -> Response<Body> {
+    let Some(endpoint) = ENDPOINTS.iter().find(|endpoint| endpoint.path == request.uri().path()) else {
+        return text(StatusCode::NOT_FOUND, "there is nothing here; / lists what there is\n".into());
+    };
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "this is for reading only\n".into());
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    (endpoint.serve)(&shown)
+}
+
+fn index(_: &Shown) -> Response<Body> {
+    let mut page = format!("keybearer {}\n\n", env!("CARGO_PKG_VERSION"));
+    for endpoint in &ENDPOINTS {
+        let _ = writeln!(page, "{:10}{}", endpoint.path, endpoint.help);
+    }
+    text(StatusCode::OK, page)
+}
+
+fn livez(_: &Shown) -> Response<Body> {
+    text(StatusCode::OK, "ok\n".into())
+}
+
+fn readyz(shown: &Shown) -> Response<Body> {
+    let views: Vec<_> = shown.profiles.iter().map(token::Handle::view).collect();
+    let is_draining = shown.gateway.is_draining();
+    let is_ready = !is_draining && views.iter().all(|view| view.ready || !view.required);
+    let profiles: serde_json::Map<_, _> = views
+        .iter()
+        .map(|view| {
+            let reason = match (&view.error, view.ready) {
+                (Some(error), false) => Some(error.public_words()),
+                (None, false) => Some("the first token has not arrived yet"),
+                (_, true) => None,
+            };
+            (view.name.clone(), json!({"ready": view.ready, "required": view.required, "reason": reason}))
+        })
+        .collect();
+    let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body = json!({"ready": is_ready, "stopping": is_draining, "profiles": profiles});
+    let mut response = text(status, body.to_string() + "\n");
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn text(status: StatusCode, body: String) -> Response<Body> {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}

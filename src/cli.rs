@@ -1,0 +1,290 @@
+//! The command line: what a person types, and what the program answers.
+//!
+//! Results go to standard output, logs and problems to standard error. Exit codes: 0 done, 1 failed,
+//! 2 bad usage or configuration.
+
+use std::{
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::{
+    config::{self, Loaded},
+    telemetry::log,
+};
+
+mod explain;
+mod run;
+mod status;
+mod token;
+
+/// Places where a configuration is looked for when none is named.
+const CONFIG_PLACES: [&str; 2] = ["keybearer.yaml", "/etc/keybearer/keybearer.yaml"];
+
+/// A gateway that carries OAuth 2.0 credentials for programs that cannot.
+///
+/// It matches each request to a route, puts the token of the route's service account on it, forwards
+/// it, and, when the upstream answers 401, gets a fresh token and sends the request once more.
+#[derive(Parser)]
+#[command(name = "keybearer", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the gateway until it is told to stop (SIGTERM, SIGINT)
+    Run {
+        #[command(flatten)]
+        config: ConfigArgs,
+        #[command(flatten)]
+        log: LogArgs,
+    },
+    /// Validate a configuration and all its environments without starting
+    Check {
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
+    /// Show which route, profile and upstream URL a request would get, and why not others
+    Explain {
+        /// The request's method, for instance GET
+        method: String,
+        /// The request's URL, or only its path
+        url: String,
+        /// A header field of the request, for routes that match on headers; may be repeated
+        #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
+        headers: Vec<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
+    /// Get a token now and show who issued it, for whom, with which roles and for how long
+    Token {
+        /// The profile's name
+        profile: String,
+        /// Print the token itself and nothing else
+        #[arg(long)]
+        raw: bool,
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
+    /// Ask a running gateway whether it is ready; exit 1 if it is not (for health checks)
+    Status {
+        /// The admin listener's address; from the configuration when absent
+        #[arg(long, value_name = "ADDRESS")]
+        admin: Option<std::net::SocketAddr>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
+    /// Show the whole thing on loopback: identity provider, Web API, gateway and a narrated tour
+    Demo {
+        /// Run the tour and exit 0 only if every step came out as told
+        #[arg(long)]
+        once: bool,
+    },
+    /// Print the JSON Schema of the configuration, for editors
+    Schema,
+    /// Print a shell's completion script
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+#[derive(Args)]
+struct ConfigArgs {
+    /// The configuration file [default: ./keybearer.yaml, then /etc/keybearer/keybearer.yaml]
+    #[arg(short, long, value_name = "FILE", env = "KEYBEARER_CONFIG")]
+    config: Option<PathBuf>,
+    /// The environment whose overlay applies
+    #[arg(short, long, value_name = "NAME", env = "KEYBEARER_ENVIRONMENT")]
+    environment: Option<String>,
+}
+
+#[derive(Args)]
+struct LogArgs {
+    /// The least severe level that is logged; overrides the file
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<tracing::Level>,
+    /// The form of log lines; overrides the file
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+    /// A tracing filter such as info,access=off; overrides both
+    #[arg(long, value_name = "FILTER", env = "KEYBEARER_LOG")]
+    log_filter: Option<String>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Auto,
+    Human,
+    Json,
+}
+
+impl From<LogFormat> for log::Format {
+    fn from(format: LogFormat) -> Self {
+        match format {
+            LogFormat::Auto => Self::Auto,
+            LogFormat::Human => Self::Human,
+            LogFormat::Json => Self::Json,
+        }
+    }
+}
+
+/// Why a command did not do what it was asked to.
+enum Failure {
+    /// It failed: exit code 1.
+    Failed(anyhow::Error),
+    /// It was asked badly or configured badly: exit code 2. The text is complete.
+    Bad(String),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// Parses the command line, does what it says and gives the exit code.
+pub fn main() -> ExitCode {
+    // clap answers --help with 0 and bad usage with 2 by itself.
+    let cli = Cli::parse();
+    match dispatch(cli.command) {
+        Ok(code) => code,
+        Err(Failure::Failed(error)) => {
+            say(&format!("keybearer: {error:#}\n"));
+            ExitCode::from(1)
+        }
+        Err(Failure::Bad(text)) => {
+            say(&text);
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Run { config, log } => run::run(&config.load()?, &log),
+        Command::Check { config } => check(&config),
+        Command::Explain { method, url, headers, json, config } => {
+            print(&explain::explain(&config.load()?, &method, &url, &headers, json)?)
+        }
+        Command::Token { profile, raw, config } => token::token(&config.load()?, &profile, raw),
+        Command::Status { admin, json, config } => {
+            let address = match admin {
+                Some(address) => Some(address),
+                None => config.load()?.loaded.settings.admin,
+            };
+            status::status(address, json)
+        }
+        Command::Demo { once } => crate::demo::tour::run(once).map_err(Failure::from),
+        Command::Schema => {
+            let schema = serde_json::to_string_pretty(&config::schema())?;
+            print(&(schema + "\n"))
+        }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "keybearer", &mut script);
+            print(&String::from_utf8_lossy(&script))
+        }
+        Command::Man => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(Cli::command()).render(&mut page)?;
+            print(&String::from_utf8_lossy(&page))
+        }
+    }
+}
+
+/// A configuration that was found valid, and where it came from.
+struct Configured {
+    path: PathBuf,
+    loaded: Loaded,
+}
+
+impl ConfigArgs {
+    fn path(&self) -> Result<PathBuf, Failure> {
+        if let Some(path) = &self.config {
+            return Ok(path.clone());
+        }
+        CONFIG_PLACES.iter().map(PathBuf::from).find(|path| path.exists()).ok_or_else(|| {
+            Failure::Bad(format!(
+                "no configuration: name one with --config FILE or KEYBEARER_CONFIG, or put it at {}\n",
+                CONFIG_PLACES.join(" or ")
+            ))
+        })
+    }
+
+    fn load(&self) -> Result<Configured, Failure> {
+        let path = self.path()?;
+        match config::load(&path, self.environment.as_deref()) {
+            Ok(loaded) => Ok(Configured { path, loaded }),
+            Err(problems) => Err(Failure::Bad(complaint(&path, &problems))),
+        }
+    }
+}
+
+fn complaint(path: &Path, problems: &config::problem::Problems) -> String {
+    let count = match problems.len() {
+        1 => "1 problem".to_owned(),
+        n => format!("{n} problems"),
+    };
+    format!("{}\n\n{} has {count}\n", problems.to_string().trim_end(), path.display())
+}
+
+fn check(args: &ConfigArgs) -> Result<ExitCode, Failure> {
+    let Configured { path, loaded } = args.load()?;
+    for warning in &loaded.warnings {
+        say(&format!("warning: {}\n", warning.to_string().trim_end()));
+    }
+    let settings = &loaded.settings;
+    let environments = match loaded.environments.as_slice() {
+        [] => String::new(),
+        names => format!(", {} ({})", counted(names.len(), "environment"), names.join(", ")),
+    };
+    print(&format!(
+        "{} is valid: {}, {}, {}{environments}\n",
+        path.display(),
+        counted(settings.listeners.len(), "listener"),
+        counted(settings.profiles.len(), "profile"),
+        counted(settings.routes.len(), "route"),
+    ))
+}
+
+fn counted(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+/// Writes a result. A reader who has seen enough, such as `head`, is no failure.
+fn print(text: &str) -> Result<ExitCode, Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Writes to standard error, where nothing can be done about a failure.
+fn say(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,92 @@
+//! `keybearer run`: the gateway as a process.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use rustix::process::{DumpableBehavior, Resource, Rlimit};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    app::{self, Drained},
+    cli::{Configured, Failure, LogArgs},
+    telemetry::log,
+};
+
+pub(super) fn run(configured: &Configured, args: &LogArgs) -> Result<ExitCode, Failure> {
+    harden();
+    let mut settings = configured.loaded.settings.clone();
+    if let Some(level) = args.log_level {
+        settings.log.level = level;
+    }
+    if let Some(format) = args.log_format {
+        settings.log.format = format.into();
+    }
+    let log = log::start(&settings.log, args.log_filter.as_deref())
+        .map_err(|error| Failure::Bad(format!("keybearer: {error}\n")))?;
+    report_panics();
+    for warning in &configured.loaded.warnings {
+        tracing::warn!("{}", warning.to_string().trim_end());
+    }
+    let environment = settings.environment.clone();
+    let running = app::start(settings, Some(&log))?;
+    for (name, address) in running.listeners() {
+        tracing::info!(listener = name, %address, "listening");
+    }
+    if let Some(address) = running.admin() {
+        tracing::info!(%address, "admin listening");
+    }
+    tracing::info!(
+        config = %configured.path.display(),
+        environment,
+        version = env!("CARGO_PKG_VERSION"),
+        "keybearer runs"
+    );
+    let drained = wait_for_stop(running)?;
+    if let Drained::Cut(connections) = drained {
+        tracing::warn!(connections, "the drain time is over, connections were cut");
+    }
+    tracing::info!("keybearer has stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The first signal begins the drain, the second ends the process.
+fn wait_for_stop(running: app::Running) -> Result<Drained, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).context("signals cannot be received")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("signals cannot be received")?;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping: requests in flight are finished, a second signal ends at once");
+        running.stop();
+        let stopped = tokio::task::spawn_blocking(move || running.wait());
+        // The wait cannot be dropped half-way: the other branches end the process.
+        tokio::select! {
+            drained = stopped => Ok(drained?),
+            _ = terminate.recv() => Err(anyhow::anyhow!("stopped by a second signal").into()),
+            _ = interrupt.recv() => Err(anyhow::anyhow!("stopped by a second signal").into()),
+        }
+    })
+}
+
+/// Keeps secrets out of core files and other processes' reach, and lifts the limit on connections.
+/// What the system refuses is not worth stopping for: it is said once the log runs.
+fn harden() {
+    let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    let _ = rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    let files = rustix::process::getrlimit(Resource::Nofile);
+    let _ = rustix::process::setrlimit(
+        Resource::Nofile,
+        Rlimit { current: files.maximum, maximum: files.maximum },
+    );
+}
+
+/// A panic ends one request. Its place is logged; its message may hold what a caller sent.
+fn report_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        let place = info.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(place, "a task has panicked; please report this");
+    }));
+}

@@ -1,0 +1,213 @@
+//! The configuration file, and everyone's settings from it.
+//!
+//! Text becomes a tree that knows where everything stands (`tree`), environments are laid over it
+//! (`overlay`), serde reads it into what the file may say (`file`, through `collect`), and that becomes
+//! what the program believes (`lower`). Every problem on the way is collected; one is enough to fail.
+//!
+//! Nothing else knows YAML. Secrets are read here only to see that they can be read, and not kept.
+
+use std::{collections::HashSet, fs, io::Read, net::SocketAddr, path::Path};
+
+use serde::Deserialize;
+
+use crate::{
+    listen,
+    proxy::settings::{Replay, RouteSettings, Timeouts},
+    route, telemetry, token,
+};
+use lower::Context;
+use overlay::Overlay;
+use problem::{Findings, Problem, Problems};
+use tree::Node;
+
+mod access;
+mod collect;
+mod field;
+mod file;
+mod file_profiles;
+mod lower;
+mod names;
+mod overlay;
+mod place;
+mod planned;
+pub mod problem;
+mod profiles;
+mod routes;
+mod schema;
+mod tree;
+mod units;
+mod urls;
+
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod tests;
+
+/// A configuration file with ten thousand routes is about 2 MiB.
+const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// What the gateway was told, complete and consistent.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where requests come in; at least one.
+    pub listeners: Vec<listen::Settings>,
+    /// Where health and metrics are served, if anywhere.
+    pub admin: Option<SocketAddr>,
+    /// The service accounts.
+    pub profiles: Vec<token::Settings>,
+    /// The routes; at least one, none in conflict, every profile defined.
+    pub routes: Vec<route::Entry<RouteSettings>>,
+    /// Data-plane threads; `None` means one per core.
+    pub workers: Option<usize>,
+    /// The log.
+    pub log: telemetry::log::Settings,
+    /// Limits on what callers may send.
+    pub limits: listen::Limits,
+    /// Limits on how long things may take.
+    pub timeouts: Timeouts,
+    /// Memory for bodies that may be sent twice.
+    pub replay: Replay,
+    /// The environment that these settings are for.
+    pub environment: Option<String>,
+}
+
+/// A configuration without problems.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What the gateway was told, in the environment that was asked for.
+    pub settings: Settings,
+    /// All environments that the file defines, in its order.
+    pub environments: Vec<String>,
+    /// What an operator should know but that stops nothing.
+    pub warnings: Vec<Problem>,
+}
+
+/// Reads and checks the configuration file at `path`, for `environment` or for none.
+///
+/// Every environment is checked, also those not asked for; only their secrets may be absent.
+///
+/// # Errors
+/// Everything that is wrong with the file, in its order.
+pub fn load(path: &Path, environment: Option<&str>) -> Result<Loaded, Problems> {
+    let whole = |message: String| Problems::new(vec![Problem::whole(path, message)]);
+    let bytes = read(path).map_err(whole)?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let good = error.utf8_error().valid_up_to();
+        let line = error.as_bytes().iter().take(good).filter(|byte| **byte == b'\n').count() + 1;
+        whole(format!("not UTF-8 text (line {line} has a byte that is none; save the file as UTF-8)"))
+    })?;
+    parse(&text, path, environment)
+}
+
+/// Checks `text` as if it stood in the file `path`, which need not exist.
+///
+/// # Errors
+/// Everything that is wrong with the text, in its order.
+pub fn parse(text: &str, path: &Path, environment: Option<&str>) -> Result<Loaded, Problems> {
+    let findings = Findings::new(path, text);
+    let reading = tree::parse(text, &findings).and_then(|root| {
+        let overlays = overlay::overlays(&root, &findings);
+        let settings = variants(&root, &overlays, environment, path, &findings)?;
+        Some((settings, overlays.iter().map(|overlay| overlay.name.to_owned()).collect()))
+    });
+    let (problems, warnings) = findings.finish();
+    match reading {
+        Some((settings, environments)) if problems.is_empty() => {
+            Ok(Loaded { settings, environments, warnings })
+        }
+        _ => Err(problems),
+    }
+}
+
+/// The JSON Schema of the configuration file, for editors.
+pub fn schema() -> serde_json::Value {
+    schema::schema()
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let remedy = "check the path and that the gateway's user may read it";
+    let failed = |error: std::io::Error| format!("cannot be read: {} ({remedy})", error.kind());
+    let file = fs::File::open(path).map_err(failed)?;
+    if file.metadata().map_err(failed)?.is_dir() {
+        return Err("is a directory (name the file in it)".to_owned());
+    }
+    let mut bytes = Vec::new();
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err("is larger than 16 MiB, so it is hardly a configuration".to_owned());
+    }
+    Ok(bytes)
+}
+
+/// Reads the file as it is and in each of its environments; the settings of the one asked for.
+fn variants(
+    root: &Node,
+    overlays: &[Overlay<'_>],
+    environment: Option<&str>,
+    path: &Path,
+    findings: &Findings<'_>,
+) -> Option<Settings> {
+    let file = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let folder = file.parent().map(Path::to_owned).unwrap_or_default();
+    let mut used = HashSet::new();
+    let mut chosen = None;
+    for overlay in [None].into_iter().chain(overlays.iter().map(Some)) {
+        let name = overlay.map(|overlay| overlay.name);
+        let before = findings.count();
+        let tree = overlay::apply(root, overlay);
+        let cx = Context { findings, folder: &folder, selected: name == environment };
+        let settings = one(&tree, name, &cx, &mut used);
+        if let Some(overlay) = overlay {
+            name_environment(overlay, before, findings);
+        }
+        if name == environment {
+            chosen = settings;
+        }
+    }
+    if let Some(name) = environment.filter(|name| !overlays.iter().any(|overlay| overlay.name == *name)) {
+        let at = root.entries().iter().find(|(key, _)| key.text() == Some("environments"));
+        let at = at.map_or(root.at, |(key, _)| key.at);
+        let defined = names::quoted(overlays.iter().map(|overlay| overlay.name));
+        findings.add(at, format!("environment {name:?} is not defined (defined: {defined})"));
+    }
+    warn_of_unused(root, &used, findings);
+    for overlay in overlays {
+        warn_of_unused(overlay.node, &used, findings);
+    }
+    chosen
+}
+
+fn one(
+    tree: &Node,
+    environment: Option<&str>,
+    cx: &Context<'_>,
+    used: &mut HashSet<String>,
+) -> Option<Settings> {
+    let file = file::File::deserialize(collect::Reader::new(tree, cx.findings)).ok()?;
+    if let Some((_, routes)) = file.routes.get() {
+        let profiles = routes.iter().filter_map(|(_, _, route)| route.value.as_ref()?.profile.value.clone());
+        used.extend(profiles);
+    }
+    Some(lower::lower(&file, environment, cx))
+}
+
+/// Says in which environment a problem arises when its place does not show it.
+fn name_environment(overlay: &Overlay<'_>, start: usize, findings: &Findings<'_>) {
+    let lines = overlay.at.line..=overlay.node.last_line();
+    let known = findings.known(start);
+    findings.amend(start, |problem| {
+        if !lines.contains(&problem.line) && !known.contains(&(problem.line, problem.message.clone())) {
+            problem.message.push_str(&format!(" (in environment {:?})", overlay.name));
+        }
+    });
+}
+
+fn warn_of_unused(node: &Node, used: &HashSet<String>, findings: &Findings<'_>) {
+    let profiles = node.find("profiles").map(Node::entries).unwrap_or_default();
+    for (key, _) in profiles {
+        let name = key.text().unwrap_or_default();
+        if !used.contains(name) {
+            findings.warn(key.at, format!("profile {name:?} is used by no route"));
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! What the configuration file may say, and nothing about what it means.
+//!
+//! The comments of this file are the descriptions that `keybearer schema` gives to editors. Text is
+//! still text here: `lower` and its neighbours turn it into settings.
+
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Deserialize;
+
+use super::{
+    field::{Field, Named},
+    file_profiles::Profile,
+};
+
+/// Keybearer's configuration.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub(super) struct File {
+    /// Addresses where requests come in, by name. At least one.
+    pub(super) listeners: Field<Named<Listener>>,
+    /// The address for health checks and metrics. Absent: there is none.
+    pub(super) admin: Option<Field<Admin>>,
+    /// Service accounts, by name.
+    pub(super) profiles: Option<Field<Named<Profile>>>,
+    /// Which requests go where with which profile, by name. At least one.
+    pub(super) routes: Field<Named<Route>>,
+    /// Threads that carry requests: a number from 1 to 1024, or `auto` (default) for one per core.
+    pub(super) workers: Option<Field<Workers>>,
+    /// What the gateway tells about itself.
+    pub(super) telemetry: Option<Field<Telemetry>>,
+    /// Limits on what callers may send.
+    pub(super) limits: Option<Field<Limits>>,
+    /// Limits on how long things may take.
+    pub(super) timeouts: Option<Field<Timeouts>>,
+    /// Memory for request bodies that may have to be sent twice.
+    pub(super) replay: Option<Field<Replay>>,
+}
+
+/// An address where requests come in.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub(super) struct Listener {
+    /// IP address and port, such as `127.0.0.1:8080` or `[::1]:8080`. Port 0 takes any free one.
+    pub(super) address: Field<String>,
+    /// What callers take the gateway for. Default `reverse`.
+    #[expect(dead_code, reason = "there is one mode so far")]
+    pub(super) mode: Option<Field<Mode>>,
+}
+
+/// What callers take the gateway for.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Mode {
+    /// The server itself: its base URL points here.
+    Reverse,
+}
+
+/// Health checks and metrics.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub(super) struct Admin {
+    /// IP address and port, best on loopback: whoever reaches it can read metrics.
+    pub(super) address: Field<String>,
+}
+
+/// Which requests go where, with which profile.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub(super) struct Route {
+    /// Which requests this route takes; all conditions must hold. The most specific route wins. Default every request.
+    #[serde(rename = "match")]
+    pub(super) matching: Option<Field<Match>>,
+    /// Where requests go: a base URL, or a map with `url` and `ca`.
+    pub(super) upstream: Field<Upstream>,
+    /// The profile whose token goes on the request, or `none`.
+    pub(super) profile: Field<String>,
+    /// Takes the matched path prefix off before forwarding. Default false.
+    pub(super) strip_path: Option<Field<bool>>,
+    /// Sends the caller's `Host` instead of the upstream's. Default false.
+    pub(super) preserve_host: Option<Field<bool>>,
+    /// Lets the caller's own `Authorization` through; only with `profile: none`. Default false.
+    pub(super) pass_authorization: Option<Field<bool>>,
+    /// How ambiguous a path may be. Default `strict`.
+    pub(super) path_check: Option<Field<PathCheck>>,
+    /// Allows a token over plain http to a host that is not loopback. Default false.
+    pub(super) allow_plaintext: Option<Field<bool>>,
+    /// This route's own replay limit.
+    pub(super) replay: Option<Field<RouteReplay>>,
+}
+
+/// Which requests a route takes.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub(super) struct Match {
+    /// The host, exact or as `*.example.com`. Default every host.
+    pub(super) host: Option<Field<String>>,
+    /// A path prefix by whole segments. Default `/`.
+    pub(super) path: Option<Field<String>>,
+    /// Methods, in upper case. Default every method.
+    pub(super) methods: Option<Field<Vec<Field<String>>>>,
+    /// Headers with their exact values. Default none.
+    pub(super) headers: Option<Field<Named<String>>>,
+}
+
+/// A base URL, alone or with more.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename = "$shape")]
+#[schemars(rename = "Upstream", untagged)]
+pub(super) enum Upstream {
+    #[serde(rename = "text")]
+    Url(String),
+    #[serde(rename = "map")]
+    Full(FullUpstream),
+}
+
+/// An upstream with its own certificate authorities.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub(super) struct FullUpstream {
+    /// Base URL; its path goes in front of every request's path.
+    pub(super) url: Field<String>,
+    /// Certificate authorities to trust instead of the system's.
+    pub(super) ca: Option<Field<Ca>>,
+}
+
+/// Certificate authorities.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub(super) struct Ca {
+    /// A PEM file, relative to the configuration file.
+    pub(super) file: Field<String>,
+}
+
+/// How ambiguous a path may be.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum PathCheck {
+    /// Not at all.
+    Strict,
+    /// `%2f`, `//` and `;` are allowed.
+    Lenient,
+}
+
+/// A route's own replay limit.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub(super) struct RouteReplay {
+    /// Bytes of request body kept for a second attempt; 0 turns replay off. Default the global limit.
+    pub(super) limit: Field<SizeText>,
+}
+
+/// What the gateway tells about itself.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub(super) struct Telemetry {
+    /// The log, on stderr.
+    pub(super) log: Option<Field<Log>>,
+}
+
+/// The log.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub(super) struct Log {
+    /// The least level that is logged. Default `info`.
+    pub(super) level: Option<Field<Level>>,
+    /// How lines look. Default `auto`: human on a terminal, else json.
+    pub(super) format: Option<Field<Format>>,
+    /// Whether every request is logged. Default true.
+    pub(super) access: Option<Field<bool>>,
+}
+
+/// A log level.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Format {
+    /// Human on a terminal, else json.
+    Auto,
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Limits on what callers may send.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub(super) struct Limits {
+    /// Bytes of a request's head, 1KiB to 1MiB. Default 32KiB.
+    pub(super) header_bytes: Option<Field<SizeText>>,
+    /// Header fields of a request, 1 to 1000. Default 100.
+    pub(super) headers: Option<Field<u64>>,
+    /// Bytes of a request's URI, 256B to 1MiB. Default 16KiB.
+    pub(super) uri_bytes: Option<Field<SizeText>>,
+    /// Connections of a listener at a time, 1 to 1000000. Default 10000.
+    pub(super) connections: Option<Field<u64>>,
+}
+
+/// Limits on how long things may take.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub(super) struct Timeouts {
+    /// From the first byte of a request to the end of its head, 10ms to 10m. Default 10s.
+    pub(super) header_read: Option<Field<DurationText>>,
+    /// DNS, TCP and TLS towards the upstream, 10ms to 10m. Default 5s.
+    pub(super) connect: Option<Field<DurationText>>,
+    /// From the request being sent to the upstream's response head, 10ms to 24h. Default 60s.
+    pub(super) response: Option<Field<DurationText>>,
+    /// A caller's connection without a request, 10ms to 24h. Default 75s.
+    pub(super) idle: Option<Field<DurationText>>,
+    /// From the stop signal to giving up on requests in flight, 10ms to 24h. Default 30s.
+    pub(super) drain: Option<Field<DurationText>>,
+}
+
+/// Memory for request bodies that may have to be sent twice.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub(super) struct Replay {
+    /// Bytes per request, up to 1GiB; 0 turns replay off. Default 1MiB.
+    pub(super) limit: Option<Field<SizeText>>,
+    /// Bytes for the whole process, up to 64GiB. Default 256MiB.
+    pub(super) total: Option<Field<SizeText>>,
+}
+
+/// A duration as it was written.
+#[derive(Debug, Deserialize)]
+pub(super) struct DurationText(pub(super) String);
+
+impl JsonSchema for DurationText {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Duration".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^[0-9]+(ms|s|m|h)$" })
+    }
+}
+
+/// A size as it was written.
+#[derive(Debug, Deserialize)]
+pub(super) struct SizeText(pub(super) String);
+
+impl JsonSchema for SizeText {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Size".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [{ "type": "string", "pattern": "^[0-9]+(B|KiB|MiB|GiB)$" }, { "const": 0 }] })
+    }
+}
+
+/// `auto` or a number, as it was written.
+#[derive(Debug, Deserialize)]
+pub(super) struct Workers(pub(super) String);
+
+impl JsonSchema for Workers {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Workers".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [{ "const": "auto" }, { "type": "integer", "minimum": 1, "maximum": 1024 }] })
+    }
+}

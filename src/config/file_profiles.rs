@@ -1,0 +1,209 @@
+//! What the configuration file may say about profiles, one struct for each kind.
+//!
+//! As in `file`, the comments are the schema's descriptions and text is still text.
+
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Deserialize;
+
+use super::{
+    field::{Field, Named},
+    file::DurationText,
+};
+
+/// A service account: how to get a token.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename = "$kind")]
+#[schemars(rename = "Profile", untagged)]
+pub(super) enum Profile {
+    #[serde(rename = "entra")]
+    Entra(Box<Entra>),
+    #[serde(rename = "oauth2")]
+    OAuth2(Box<OAuth2>),
+}
+
+/// An app registration in Microsoft Entra ID, also in the tenant of an Azure AD B2C directory.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub(super) struct Entra {
+    /// Always `entra`.
+    #[expect(dead_code, reason = "chose this struct already")]
+    pub(super) kind: Field<EntraKind>,
+    /// Directory (tenant) id or verified domain, such as `contoso.onmicrosoft.com`.
+    pub(super) tenant: Field<String>,
+    /// Application (client) id.
+    pub(super) client_id: Field<String>,
+    /// Where the client secret is kept.
+    pub(super) client_secret: Field<Place>,
+    /// `<App ID URI>/.default`.
+    pub(super) scope: Field<String>,
+    /// Base URL of the cloud. Default `https://login.microsoftonline.com`.
+    pub(super) authority: Option<Field<String>>,
+    /// App roles that tokens should carry; a warning tells when they do not. Default none.
+    pub(super) expected_roles: Option<Field<Vec<Field<String>>>>,
+    /// Whether readiness waits for this profile's token. Default true.
+    pub(super) required: Option<Field<bool>>,
+    /// How often a 401 may cause a new token.
+    pub(super) recovery: Option<Field<Recovery>>,
+    /// Lifetime of a token whose answer tells none, 1s to 24h. Default 5m.
+    pub(super) default_ttl: Option<Field<DurationText>>,
+    /// The longest that one token request may take, 100ms to 5m. Default 10s.
+    pub(super) token_timeout: Option<Field<DurationText>>,
+}
+
+/// The kind of an Entra profile.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum EntraKind {
+    /// Microsoft Entra ID.
+    Entra,
+}
+
+/// A client of any OAuth 2.0 server (client-credentials grant).
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub(super) struct OAuth2 {
+    /// Always `oauth2`.
+    #[expect(dead_code, reason = "chose this struct already")]
+    pub(super) kind: Field<OAuth2Kind>,
+    /// The token endpoint. Exactly one of `token_url` and `issuer`.
+    pub(super) token_url: Option<Field<String>>,
+    /// The issuer, whose metadata names the token endpoint. Exactly one of `token_url` and `issuer`.
+    pub(super) issuer: Option<Field<String>>,
+    /// How the client proves who it is. Default `client_secret_basic`.
+    pub(super) auth: Option<Field<Auth>>,
+    /// Whether id and secret are form-encoded before they go into the Basic header (RFC 6749 §2.3.1) or
+    /// sent as they are, which some servers expect. Default `form`.
+    pub(super) basic_encoding: Option<Field<BasicEncoding>>,
+    /// Client id.
+    pub(super) client_id: Field<String>,
+    /// Where the client secret is kept. Required unless `auth` is `none`.
+    pub(super) client_secret: Option<Field<Place>>,
+    /// Scopes, separated by spaces. Default none.
+    pub(super) scope: Option<Field<String>>,
+    /// The `audience` parameter that some servers want. Default none.
+    pub(super) audience: Option<Field<String>>,
+    /// Resource indicators (RFC 8707): one absolute URI, or a list of them. Default none.
+    pub(super) resource: Option<Field<Resource>>,
+    /// More parameters of the token request, by name. Not for secrets. Default none.
+    pub(super) extra: Option<Field<Named<String>>>,
+    /// Roles that tokens should carry; a warning tells when they do not. Default none.
+    pub(super) expected_roles: Option<Field<Vec<Field<String>>>>,
+    /// Whether readiness waits for this profile's token. Default true.
+    pub(super) required: Option<Field<bool>>,
+    /// How often a 401 may cause a new token.
+    pub(super) recovery: Option<Field<Recovery>>,
+    /// Lifetime of a token whose answer tells none, 1s to 24h. Default 5m.
+    pub(super) default_ttl: Option<Field<DurationText>>,
+    /// The longest that one token request may take, 100ms to 5m. Default 10s.
+    pub(super) token_timeout: Option<Field<DurationText>>,
+}
+
+/// The kind of an OAuth 2.0 profile.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum OAuth2Kind {
+    /// Any OAuth 2.0 server.
+    OAuth2,
+}
+
+/// How a client proves who it is to the token endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Auth {
+    /// Id and secret in a Basic header.
+    ClientSecretBasic,
+    /// Id and secret in the body.
+    ClientSecretPost,
+    /// The id alone.
+    None,
+}
+
+/// How id and secret are written into a Basic header.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum BasicEncoding {
+    /// Form-encoded first.
+    Form,
+    /// As they are.
+    Raw,
+}
+
+/// Where a secret is kept, or by mistake the secret itself.
+#[derive(Debug, Deserialize)]
+#[serde(rename = "$shape")]
+pub(super) enum Place {
+    /// A secret in the file: refused, never kept.
+    #[serde(rename = "text")]
+    Inline(Hidden),
+    /// Several, refused as well.
+    #[serde(rename = "list")]
+    Listed(Hidden),
+    #[serde(rename = "map")]
+    Kept(SecretPlace),
+}
+
+/// Text that was dropped as soon as it was read.
+#[derive(Debug)]
+pub(super) struct Hidden;
+
+impl<'de> Deserialize<'de> for Hidden {
+    fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+        Ok(Self)
+    }
+}
+
+/// Where a secret is kept. Exactly one key.
+#[derive(Debug, Deserialize)]
+pub(super) struct SecretPlace {
+    /// An environment variable of the gateway.
+    pub(super) env: Option<Field<String>>,
+    /// A file, relative to the configuration file.
+    pub(super) file: Option<Field<String>>,
+}
+
+impl JsonSchema for Place {
+    fn schema_name() -> Cow<'static, str> {
+        "SecretPlace".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "Where a secret is kept: an environment variable or a file. Never the secret itself.",
+            "type": "object",
+            "properties": {
+                "env": {
+                    "description": "An environment variable of the gateway.",
+                    "type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$"
+                },
+                "file": {
+                    "description": "A file, relative to the configuration file. One line break at its end is taken off.",
+                    "type": "string", "minLength": 1
+                },
+            },
+            "additionalProperties": false, "minProperties": 1, "maxProperties": 1,
+        })
+    }
+}
+
+/// One URI, or several.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename = "$shape")]
+#[schemars(rename = "Resource", untagged)]
+pub(super) enum Resource {
+    #[serde(rename = "text")]
+    One(String),
+    #[serde(rename = "list")]
+    Many(Vec<Field<String>>),
+}
+
+/// How often a 401 may cause a new token.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub(super) struct Recovery {
+    /// A token younger than this is not replaced because of a 401, 0s to 1h. Default 5s.
+    pub(super) min_token_age: Option<Field<DurationText>>,
+    /// The least time between two tokens fetched because of 401s, 0s to 1h. Default 30s.
+    pub(super) min_interval: Option<Field<DurationText>>,
+}

@@ -1,0 +1,276 @@
+//! From what the file says to what the program believes, collecting problems on the way.
+//!
+//! Here are the parts without much to say; `profiles` and `routes` have their own files.
+
+use std::{
+    net::SocketAddr,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::{
+    Settings,
+    field::{Field, Named, given},
+    file::{self, DurationText, SizeText},
+    names::{is_name, not_a_name},
+    problem::Findings,
+    profiles, routes,
+    tree::Position,
+    units,
+};
+use crate::{listen, proxy, telemetry};
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+const GIB: usize = 1024 * MIB;
+
+/// More threads than any machine's cores for this work.
+const WORKERS: RangeInclusive<usize> = 1..=1024;
+/// Below, no browser's request fits; above, a head is an attack.
+const HEADER_BYTES: RangeInclusive<usize> = KIB..=MIB;
+const HEADERS: RangeInclusive<usize> = 1..=1000;
+const URI_BYTES: RangeInclusive<usize> = 256..=MIB;
+const CONNECTIONS: RangeInclusive<usize> = 1..=1_000_000;
+/// A body is held in memory: more than this is not a body but a file.
+const REPLAY_LIMIT: RangeInclusive<usize> = 0..=GIB;
+const REPLAY_TOTAL: RangeInclusive<usize> = 0..=64 * GIB;
+/// What a person waits for, in milliseconds upwards.
+const SHORT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(600);
+/// What a long poll or a batch may take.
+const LONG: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(86_400);
+
+/// What lowering needs to know besides the file.
+pub(super) struct Context<'a> {
+    pub(super) findings: &'a Findings<'a>,
+    /// Where relative paths begin.
+    pub(super) folder: &'a Path,
+    /// Whether this is what will run: only then must its secrets be there.
+    pub(super) selected: bool,
+}
+
+impl Context<'_> {
+    pub(super) fn problem(&self, at: Position, message: impl Into<String>) {
+        self.findings.add(at, message);
+    }
+
+    /// Something is not on this machine: a problem only when it is needed here.
+    pub(super) fn missing(&self, at: Position, message: String) {
+        if self.selected { self.findings.add(at, message) } else { self.findings.warn(at, message) }
+    }
+
+    pub(super) fn path(&self, text: &str) -> PathBuf {
+        self.folder.join(text)
+    }
+
+    pub(super) fn name(&self, thing: &str, at: Position, name: &str) {
+        if !is_name(name) {
+            self.problem(at, not_a_name(thing, name));
+        }
+    }
+
+    pub(super) fn duration(
+        &self,
+        place: &str,
+        field: &Option<Field<DurationText>>,
+        range: RangeInclusive<Duration>,
+        default: Duration,
+    ) -> Duration {
+        let Some((at, text)) = given(field) else { return default };
+        units::duration(&text.0, range).unwrap_or_else(|words| {
+            self.problem(at, format!("{place}: {words}"));
+            default
+        })
+    }
+
+    pub(super) fn size(
+        &self,
+        place: &str,
+        field: Option<(Position, &SizeText)>,
+        range: RangeInclusive<usize>,
+        default: usize,
+    ) -> usize {
+        let Some((at, text)) = field else { return default };
+        units::size(&text.0, range).unwrap_or_else(|words| {
+            self.problem(at, format!("{place}: {words}"));
+            default
+        })
+    }
+
+    fn number(
+        &self,
+        place: &str,
+        field: &Option<Field<u64>>,
+        range: RangeInclusive<usize>,
+        default: usize,
+    ) -> usize {
+        let Some((at, number)) = given(field) else { return default };
+        match usize::try_from(*number) {
+            Ok(number) if range.contains(&number) => number,
+            _ => {
+                let (start, end) = range.into_inner();
+                self.problem(at, format!("{place}: {number} is out of range ({start} to {end})"));
+                default
+            }
+        }
+    }
+}
+
+/// The settings of one reading of the file. Where there were problems, they are incomplete.
+pub(super) fn lower(file: &file::File, environment: Option<&str>, cx: &Context<'_>) -> Settings {
+    let replay = replay(file, cx);
+    let listeners = listeners(&file.listeners, cx);
+    let admin = admin(file, &listeners, cx);
+    let profiles = profiles::lower(file, cx);
+    let routes = routes::lower(file, replay, cx);
+    Settings {
+        listeners,
+        admin,
+        profiles,
+        routes,
+        workers: workers(file, cx),
+        log: log(file),
+        limits: limits(file, cx),
+        timeouts: timeouts(file, cx),
+        replay,
+        environment: environment.map(str::to_owned),
+    }
+}
+
+fn listeners(field: &Field<Named<file::Listener>>, cx: &Context<'_>) -> Vec<listen::Settings> {
+    let Some((at, listeners)) = field.get() else { return Vec::new() };
+    if listeners.0.is_empty() {
+        cx.problem(
+            at,
+            "listeners: there must be at least one (for example `local: {address: 127.0.0.1:8080}`)",
+        );
+    }
+    let mut out: Vec<listen::Settings> = Vec::new();
+    for (at, name, listener) in listeners.iter() {
+        cx.name("listener", at, name);
+        let Some(listener) = &listener.value else { continue };
+        let Some((at, text)) = listener.address.get() else { continue };
+        let Some(address) = address(&format!("listener {name:?}: address"), at, text, cx) else { continue };
+        if let Some(other) = out.iter().find(|other| address.port() != 0 && other.address == address) {
+            let text = format!("listener {name:?}: address {address} is taken by listener {:?}", other.name);
+            cx.problem(at, text);
+        }
+        out.push(listen::Settings { name: name.to_owned(), address });
+    }
+    out
+}
+
+fn address(place: &str, at: Position, text: &str, cx: &Context<'_>) -> Option<SocketAddr> {
+    if text.starts_with("unix:") {
+        cx.problem(at, format!("{place}: unix sockets are not built yet (write an IP address and a port)"));
+        return None;
+    }
+    let address = text.parse().ok();
+    if address.is_none() {
+        let words = "is not an IP address and a port (as in 127.0.0.1:8080 or [::1]:8080)";
+        cx.problem(at, format!("{place}: {text:?} {words}"));
+    }
+    address
+}
+
+fn admin(file: &file::File, listeners: &[listen::Settings], cx: &Context<'_>) -> Option<SocketAddr> {
+    let (_, admin) = given(&file.admin)?;
+    let (at, text) = admin.address.get()?;
+    let address = address("admin.address", at, text, cx)?;
+    if let Some(other) = listeners.iter().find(|other| address.port() != 0 && other.address == address) {
+        cx.problem(at, format!("admin.address: {address} is taken by listener {:?}", other.name));
+    }
+    if !address.ip().is_loopback() {
+        let text =
+            "is not loopback: anyone who reaches it can read metrics (127.0.0.1 keeps them on this machine)";
+        cx.findings.warn(at, format!("admin.address: {address} {text}"));
+    }
+    Some(address)
+}
+
+fn workers(file: &file::File, cx: &Context<'_>) -> Option<usize> {
+    let (at, text) = given(&file.workers)?;
+    if text.0 == "auto" {
+        return None;
+    }
+    let number = text.0.parse().ok().filter(|number| WORKERS.contains(number));
+    if number.is_none() {
+        cx.problem(at, format!("workers: {:?} is neither auto nor a number from 1 to 1024", text.0));
+    }
+    number
+}
+
+fn log(file: &file::File) -> telemetry::log::Settings {
+    let mut out = telemetry::log::Settings::default();
+    let log = given(&file.telemetry).and_then(|(_, telemetry)| given(&telemetry.log));
+    let Some((_, log)) = log else { return out };
+    if let Some((_, level)) = given(&log.level) {
+        out.level = match level {
+            file::Level::Error => tracing::Level::ERROR,
+            file::Level::Warn => tracing::Level::WARN,
+            file::Level::Info => tracing::Level::INFO,
+            file::Level::Debug => tracing::Level::DEBUG,
+            file::Level::Trace => tracing::Level::TRACE,
+        };
+    }
+    if let Some((_, format)) = given(&log.format) {
+        out.format = match format {
+            file::Format::Auto => telemetry::log::Format::Auto,
+            file::Format::Human => telemetry::log::Format::Human,
+            file::Format::Json => telemetry::log::Format::Json,
+        };
+    }
+    if let Some((_, access)) = given(&log.access) {
+        out.access = *access;
+    }
+    out
+}
+
+fn limits(file: &file::File, cx: &Context<'_>) -> listen::Limits {
+    let default = listen::Limits::default();
+    let Some((_, limits)) = given(&file.limits) else { return default };
+    let size = |place, field, range, default| cx.size(place, given(field), range, default);
+    listen::Limits {
+        header_bytes: size("limits.header_bytes", &limits.header_bytes, HEADER_BYTES, default.header_bytes),
+        headers: cx.number("limits.headers", &limits.headers, HEADERS, default.headers),
+        uri_bytes: size("limits.uri_bytes", &limits.uri_bytes, URI_BYTES, default.uri_bytes),
+        connections: cx.number("limits.connections", &limits.connections, CONNECTIONS, default.connections),
+    }
+}
+
+fn timeouts(file: &file::File, cx: &Context<'_>) -> proxy::settings::Timeouts {
+    let default = proxy::settings::Timeouts::default();
+    let Some((_, timeouts)) = given(&file.timeouts) else { return default };
+    proxy::settings::Timeouts {
+        header_read: cx.duration("timeouts.header_read", &timeouts.header_read, SHORT, default.header_read),
+        connect: cx.duration("timeouts.connect", &timeouts.connect, SHORT, default.connect),
+        response: cx.duration("timeouts.response", &timeouts.response, LONG, default.response),
+        idle: cx.duration("timeouts.idle", &timeouts.idle, LONG, default.idle),
+        drain: cx.duration("timeouts.drain", &timeouts.drain, LONG, default.drain),
+    }
+}
+
+fn replay(file: &file::File, cx: &Context<'_>) -> proxy::settings::Replay {
+    let default = proxy::settings::Replay::default();
+    let Some((_, replay)) = given(&file.replay) else { return default };
+    let limit = given(&replay.limit);
+    let out = proxy::settings::Replay {
+        limit_bytes: replay_limit("replay.limit", limit, default.limit_bytes, cx),
+        total_bytes: cx.size("replay.total", given(&replay.total), REPLAY_TOTAL, default.total_bytes),
+    };
+    let at = limit.map(|(at, _)| at).or_else(|| Some(given(&replay.total)?.0));
+    if let Some(at) = at.filter(|_| out.limit_bytes > out.total_bytes) {
+        cx.problem(at, "replay: limit is larger than total, so no request could use it");
+    }
+    out
+}
+
+/// A limit on what one request may keep for a second attempt.
+pub(super) fn replay_limit(
+    place: &str,
+    field: Option<(Position, &SizeText)>,
+    default: usize,
+    cx: &Context<'_>,
+) -> usize {
+    cx.size(place, field, REPLAY_LIMIT, default)
+}

@@ -1,0 +1,33 @@
+//! Words of the plan that this version does not know yet.
+//!
+//! They get an honest answer instead of "unknown key". They are not in the schema. Building one
+//! means deleting its row.
+
+/// (struct, enum or `kind`; word; what to do meanwhile)
+const PLANNED: [(&str, &str, &str); 17] = [
+    ("File", "watch", "restart the gateway after a change"),
+    ("File", "state_dir", "remove the key; nothing is kept"),
+    ("Listener", "tls", "listen on loopback, or let something in front end TLS"),
+    ("Mode", "forward", "use reverse"),
+    ("Mode", "transparent", "use reverse"),
+    ("kind", "managed_identity", "use entra or oauth2"),
+    ("kind", "static", "use entra or oauth2"),
+    ("Entra", "certificate", "use client_secret"),
+    ("Entra", "federated_token", "use client_secret"),
+    ("OAuth2", "certificate", "use client_secret"),
+    ("Auth", "private_key_jwt", "use client_secret_basic or client_secret_post"),
+    ("Auth", "client_secret_jwt", "use client_secret_basic or client_secret_post"),
+    ("Auth", "tls_client_auth", "use client_secret_basic or client_secret_post"),
+    ("Route", "callers", "remove the key; whoever reaches the listener may use the route"),
+    ("SecretPlace", "credential", "use {file: PATH}, with the path that systemd shows"),
+    ("SecretPlace", "exec", "use {env: NAME} or {file: PATH}"),
+    ("SecretPlace", "vault", "use {env: NAME} or {file: PATH}"),
+];
+
+/// What to do until `word` is built, when it is planned for `container`.
+pub(super) fn planned(container: &str, word: &str) -> Option<&'static str> {
+    PLANNED
+        .iter()
+        .find(|(place, planned, _)| *place == container && *planned == word)
+        .map(|(_, _, hint)| *hint)
+}

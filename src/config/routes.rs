@@ -1,0 +1,257 @@
+//! Routes: from the file's words to the entries of the routing table.
+
+use http::{HeaderName, HeaderValue, Method, uri::PathAndQuery};
+use url::Host;
+
+use super::{
+    field::{Field, Named, given},
+    file::{self, Upstream},
+    lower::{Context, replay_limit},
+    names::quoted,
+    profiles::{NONE, authorities},
+    tree::Position,
+    urls,
+};
+use crate::{
+    proxy::settings::{Replay, RouteSettings},
+    route::{
+        Entry, Rule, Table,
+        path::Check,
+        pattern::{HostPattern, PathPrefix},
+    },
+    upstream::{Origin, Scheme},
+};
+
+/// The routes that could be read. Records conflicts between them.
+pub(super) fn lower(file: &file::File, replay: Replay, cx: &Context<'_>) -> Vec<Entry<RouteSettings>> {
+    let Some((at, routes)) = file.routes.get() else { return Vec::new() };
+    if routes.0.is_empty() {
+        cx.problem(at, "routes: there must be at least one (config/minimal.yaml has an example)");
+    }
+    let profiles: Vec<&str> = given(&file.profiles)
+        .map(|(_, all)| all.iter().map(|(_, name, _)| name).collect())
+        .unwrap_or_default();
+    let mut out = Vec::new();
+    for (at, name, field) in routes.iter() {
+        cx.name("route", at, name);
+        let Some(route) = &field.value else { continue };
+        let trip = Trip { cx, name };
+        let rule = trip.rule(route);
+        let target = trip.target(route, replay, &profiles);
+        if let (Some(rule), Some(target)) = (rule, target) {
+            out.push(Entry { name: name.to_owned(), rule, target });
+        }
+    }
+    conflicts(&out, routes, cx);
+    out
+}
+
+fn conflicts(entries: &[Entry<RouteSettings>], routes: &Named<file::Route>, cx: &Context<'_>) {
+    let bare = |entry: &Entry<RouteSettings>| Entry {
+        name: entry.name.clone(),
+        rule: entry.rule.clone(),
+        target: (),
+    };
+    let Err(conflicts) = Table::build(entries.iter().map(bare).collect()) else { return };
+    for conflict in conflicts {
+        let at = routes.iter().find(|(_, name, _)| *name == conflict.second).map(|(at, ..)| at);
+        cx.problem(at.unwrap_or_default(), conflict.to_string());
+    }
+}
+
+/// One route on its way.
+struct Trip<'a> {
+    cx: &'a Context<'a>,
+    name: &'a str,
+}
+
+impl Trip<'_> {
+    fn problem(&self, at: Position, message: impl std::fmt::Display) {
+        self.cx.problem(at, format!("route {:?}: {message}", self.name));
+    }
+
+    fn rule(&self, route: &file::Route) -> Option<Rule> {
+        let mut rule =
+            Rule { host: None, path: PathPrefix::parse("/").ok()?, methods: Vec::new(), headers: Vec::new() };
+        let Some(matching) = &route.matching else { return Some(rule) };
+        let matching = matching.value.as_ref()?;
+        let mut whole = true;
+        if let Some((at, text)) = given(&matching.host) {
+            rule.host =
+                HostPattern::parse(text).map_err(|e| self.problem(at, format_args!("match.{e}"))).ok();
+            whole = rule.host.is_some();
+        }
+        if let Some((at, text)) = given(&matching.path) {
+            match PathPrefix::parse(text) {
+                Ok(path) => rule.path = path,
+                Err(e) => {
+                    self.problem(at, format_args!("match.{e}"));
+                    whole = false;
+                }
+            }
+        }
+        if let Some((at, methods)) = given(&matching.methods) {
+            rule.methods = self.methods(at, methods);
+            whole &= !rule.methods.is_empty();
+        }
+        if let Some((_, headers)) = given(&matching.headers) {
+            rule.headers = self.headers(headers);
+            whole &= rule.headers.len() == headers.0.len();
+        }
+        whole.then_some(rule)
+    }
+
+    fn methods(&self, at: Position, methods: &[Field<String>]) -> Vec<Method> {
+        if methods.is_empty() {
+            self.problem(at, "match.methods: the list is empty (leave the key out for every method)");
+        }
+        let mut out = Vec::new();
+        for (at, text) in methods.iter().filter_map(Field::get) {
+            let upper = text.to_ascii_uppercase();
+            match Method::from_bytes(text.as_bytes()) {
+                Ok(_) if *text != upper => {
+                    self.problem(
+                        at,
+                        format_args!("match.methods: {text:?} is not in upper case (write {upper})"),
+                    );
+                }
+                Ok(Method::CONNECT | Method::TRACE) => {
+                    self.problem(
+                        at,
+                        format_args!("match.methods: {text} is always refused, so no route can take it"),
+                    );
+                }
+                Ok(method) if out.contains(&method) => {
+                    self.problem(at, format_args!("match.methods: {text} is written twice"));
+                }
+                Ok(method) => out.push(method),
+                Err(_) => self.problem(at, format_args!("match.methods: {text:?} is not a method")),
+            }
+        }
+        out
+    }
+
+    fn headers(&self, headers: &Named<String>) -> Vec<(HeaderName, HeaderValue)> {
+        let mut out: Vec<(HeaderName, HeaderValue)> = Vec::new();
+        for (key_at, name, field) in headers.iter() {
+            let Some((at, text)) = field.get() else { continue };
+            let Ok(key) = HeaderName::from_bytes(name.as_bytes()) else {
+                self.problem(key_at, format_args!("match.headers: {name:?} is not the name of a header"));
+                continue;
+            };
+            if out.iter().any(|(other, _)| *other == key) {
+                self.problem(key_at, format_args!("match.headers: {name:?} is written twice"));
+                continue;
+            }
+            match HeaderValue::from_str(text) {
+                Ok(value) if text.trim() == text => out.push((key, value)),
+                _ => self.problem(at, format_args!("match.headers.{name}: no header can have this value")),
+            }
+        }
+        out
+    }
+
+    fn target(&self, route: &file::Route, replay: Replay, profiles: &[&str]) -> Option<RouteSettings> {
+        let upstream = route.upstream.get().and_then(|(at, upstream)| self.upstream(at, upstream));
+        let profile = route.profile.get().map(|(at, name)| self.profile(at, name, profiles));
+        let flag = |field| given::<bool>(field).is_some_and(|(_, on)| *on);
+        if let Some((at, true)) = given(&route.pass_authorization)
+            && matches!(profile, Some(Some(_)))
+        {
+            let words = "is only for profile: none (the profile's token takes the place of the caller's)";
+            self.problem(at, format_args!("pass_authorization {words}"));
+        }
+        let plain = |origin: &Origin| origin.scheme == Scheme::Http && !origin.is_loopback();
+        if let Some((at, origin, _)) = &upstream
+            && plain(origin)
+            && matches!(profile, Some(Some(_)))
+            && !flag(&route.allow_plaintext)
+        {
+            let words = "plain http would show the token to the network (write https, or allow_plaintext: true if nobody can listen)";
+            self.problem(*at, format_args!("upstream: {words}"));
+        }
+        let place = format!("route {:?}: replay.limit", self.name);
+        let limit = given(&route.replay).and_then(|(_, replay)| replay.limit.get());
+        let limit = replay_limit(&place, limit, replay.limit_bytes, self.cx);
+        let (_, upstream, base_path) = upstream?;
+        Some(RouteSettings {
+            upstream,
+            base_path,
+            profile: profile?,
+            strip_path: flag(&route.strip_path),
+            preserve_host: flag(&route.preserve_host),
+            pass_authorization: flag(&route.pass_authorization),
+            path_check: match given(&route.path_check) {
+                Some((_, file::PathCheck::Lenient)) => Check::Lenient,
+                _ => Check::Strict,
+            },
+            replay_limit_bytes: limit,
+        })
+    }
+
+    fn profile(&self, at: Position, name: &str, profiles: &[&str]) -> Option<String> {
+        if name == NONE {
+            return None;
+        }
+        if !profiles.contains(&name) {
+            let defined = quoted(profiles.iter().copied());
+            self.problem(at, format_args!("profile {name:?} is not defined (defined: {defined})"));
+        }
+        Some(name.to_owned())
+    }
+
+    fn upstream(
+        &self,
+        at: Position,
+        upstream: &Upstream,
+    ) -> Option<(Position, Origin, Option<PathAndQuery>)> {
+        let (at, text, ca) = match upstream {
+            Upstream::Url(text) => (at, text, None),
+            Upstream::Full(full) => {
+                let (at, text) = full.url.get()?;
+                (at, text, given(&full.ca).and_then(|(_, ca)| ca.file.get()))
+            }
+        };
+        let mut origin = self.origin(at, text)?;
+        if let Some((at, path)) = ca {
+            if origin.scheme == Scheme::Http {
+                self.problem(at, "upstream.ca: plain http has no certificates (write https, or remove ca)");
+            }
+            let place = format!("route {:?}: upstream.ca", self.name);
+            origin.ca = Some(authorities(&place, at, path, self.cx));
+        }
+        let path = urls::raw_path(text).trim_end_matches('/');
+        let folded = urls::raw_path(text).len() - path.len() <= 1;
+        if path.is_empty() && folded {
+            return Some((at, origin, None));
+        }
+        let canonical =
+            PathPrefix::parse(path).map_err(|e| self.problem(at, format_args!("upstream: {e}"))).ok();
+        if canonical.is_some() && !folded {
+            self.problem(at, "upstream: the path ends with more than one slash (one or none is the same)");
+        }
+        let base = PathAndQuery::try_from(canonical?.as_str()).ok()?;
+        Some((at, origin, Some(base)))
+    }
+
+    fn origin(&self, at: Position, text: &str) -> Option<Origin> {
+        let url = match urls::server(text) {
+            Ok(url) if url.query().is_none() => url,
+            Ok(_) => {
+                self.problem(at, "upstream: a query is not allowed (the caller's is passed on)");
+                return None;
+            }
+            Err(words) => {
+                self.problem(at, format_args!("upstream: {words}"));
+                return None;
+            }
+        };
+        let scheme = if url.scheme() == "https" { Scheme::Https } else { Scheme::Http };
+        let host = match url.host()? {
+            Host::Domain(name) => name.to_owned(),
+            Host::Ipv4(ip) => ip.to_string(),
+            Host::Ipv6(ip) => ip.to_string(),
+        };
+        Some(Origin { scheme, host, port: url.port_or_known_default()?, ca: None })
+    }
+}

@@ -1,0 +1,388 @@
+//! The doors of the identity provider: Entra's token endpoints, B2C's policy door, a plain OAuth 2.0
+//! server, and what each publishes about itself.
+//!
+//! A door checks the request as its model does and says no in the same words. What a test wants
+//! instead of that is in `Behaviour`; this file only carries it out.
+
+use std::{future, sync::Arc};
+
+use axum::{
+    Json, Router,
+    body::to_bytes,
+    extract::{Path, Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde_json::{Value, json};
+use url::form_urlencoded;
+
+use super::{
+    Behaviour, Inner, Plan, Recorded,
+    issue::{self, Grant, unix_ms},
+    loopback::{pairs, pause, raw},
+    refusal::{Refusal, Voice},
+};
+
+/// A token request is a few hundred bytes; an assertion makes it a few thousand.
+const BODY_BYTES: usize = 64 * 1024;
+
+/// Where a token request came in.
+enum Door {
+    /// Entra ID, version 2.0 and 1.0 of the endpoint.
+    Entra {
+        tenant: String,
+    },
+    EntraV1 {
+        tenant: String,
+    },
+    /// Azure AD B2C with a policy in the path.
+    Policy {
+        tenant: String,
+        policy: String,
+    },
+    /// RFC 6749 and nothing else.
+    Plain,
+}
+
+/// A token request as it was read.
+struct Asked {
+    parts: Parts,
+    form: Vec<(String, String)>,
+}
+
+/// Who asks, and how that was shown.
+struct Credentials {
+    client_id: String,
+    secret: Option<String>,
+    basic: bool,
+}
+
+pub(super) fn router(idp: Arc<Inner>) -> Router {
+    Router::new()
+        .route("/oauth2/token", post(plain))
+        .route("/{tenant}/oauth2/v2.0/token", post(entra))
+        .route("/{tenant}/oauth2/token", post(entra_v1))
+        .route("/{tenant}/{policy}/oauth2/v2.0/token", post(policy))
+        .route("/.well-known/openid-configuration", get(plain_metadata))
+        .route("/.well-known/oauth-authorization-server", get(plain_metadata))
+        .route("/{tenant}/v2.0/.well-known/openid-configuration", get(entra_metadata))
+        .route("/{tenant}/{policy}/v2.0/.well-known/openid-configuration", get(policy_metadata))
+        .route("/jwks", get(keys))
+        .route("/{tenant}/discovery/v2.0/keys", get(keys))
+        .route("/{tenant}/{policy}/discovery/v2.0/keys", get(keys))
+        .with_state(idp)
+}
+
+async fn plain(State(idp): State<Arc<Inner>>, request: Request) -> Response {
+    answer(&idp, &Door::Plain, request).await
+}
+
+async fn entra(State(idp): State<Arc<Inner>>, Path(tenant): Path<String>, request: Request) -> Response {
+    answer(&idp, &Door::Entra { tenant }, request).await
+}
+
+async fn entra_v1(State(idp): State<Arc<Inner>>, Path(tenant): Path<String>, request: Request) -> Response {
+    answer(&idp, &Door::EntraV1 { tenant }, request).await
+}
+
+async fn policy(
+    State(idp): State<Arc<Inner>>,
+    Path((tenant, policy)): Path<(String, String)>,
+    request: Request,
+) -> Response {
+    answer(&idp, &Door::Policy { tenant, policy }, request).await
+}
+
+async fn plain_metadata(State(idp): State<Arc<Inner>>) -> Json<Value> {
+    let base = &idp.base;
+    Json(metadata(base, &format!("{base}/oauth2"), "token", &format!("{base}/jwks")))
+}
+
+async fn entra_metadata(State(idp): State<Arc<Inner>>, Path(tenant): Path<String>) -> Response {
+    tenant_metadata(&idp, &Door::Entra { tenant })
+}
+
+async fn policy_metadata(
+    State(idp): State<Arc<Inner>>,
+    Path((tenant, policy)): Path<(String, String)>,
+) -> Response {
+    tenant_metadata(&idp, &Door::Policy { tenant, policy })
+}
+
+/// As Entra does, the issuer names the tenant by its GUID, however it was asked for.
+fn tenant_metadata(idp: &Inner, door: &Door) -> Response {
+    let tenant = door.tenant().unwrap_or("");
+    let Some(id) = idp.tenant_id(tenant) else {
+        return Refusal::unknown_tenant(tenant).answer(door.voice(), None);
+    };
+    let base = &idp.base;
+    let (root, issuer) = match door {
+        Door::Policy { policy, .. } => (format!("{base}/{tenant}/{policy}"), format!("{base}/{id}/v2.0/")),
+        _ => (format!("{base}/{tenant}"), format!("{base}/{id}/v2.0")),
+    };
+    let (oauth2, keys) = (format!("{root}/oauth2"), format!("{root}/discovery/v2.0/keys"));
+    Json(metadata(&issuer, &oauth2, "v2.0/token", &keys)).into_response()
+}
+
+fn metadata(issuer: &str, oauth2: &str, token: &str, keys: &str) -> Value {
+    let authorize = token.replace("token", "authorize");
+    json!({
+        "issuer": issuer,
+        "token_endpoint": format!("{oauth2}/{token}"),
+        "authorization_endpoint": format!("{oauth2}/{authorize}"),
+        "jwks_uri": keys,
+        "grant_types_supported": ["client_credentials"],
+        "response_types_supported": ["token"],
+        "subject_types_supported": ["pairwise"],
+        "id_token_signing_alg_values_supported": ["RS256"],
+        "token_endpoint_auth_methods_supported": ["client_secret_post", "client_secret_basic"],
+    })
+}
+
+async fn keys() -> Json<Value> {
+    Json(issue::key_set())
+}
+
+async fn answer(idp: &Inner, door: &Door, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let body = to_bytes(body, BODY_BYTES).await.unwrap_or_default();
+    let form = form_urlencoded::parse(&body).into_owned().collect();
+    let asked = Asked { parts, form };
+    let Plan { behaviour, delay } = idp.record(recorded(&asked));
+    pause(delay).await;
+    let correlation_id = asked.header("client-request-id").map(str::to_owned);
+    let voice = door.voice();
+    let refuse = |refusal: Refusal| refusal.answer(voice, correlation_id.as_deref());
+    let mut response = match behaviour {
+        Behaviour::Hang => future::pending().await,
+        Behaviour::Raw { status, headers, body } => raw(status, &headers, body),
+        Behaviour::Status(status) => refuse(Refusal::of_status(status)),
+        Behaviour::Refuse { status, error, code } => {
+            refuse(Refusal::new(status, error, code, "Refused as the script says."))
+        }
+        Behaviour::Throttle { retry_after_seconds } => {
+            let mut response = refuse(Refusal::of_status(429));
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_after_seconds));
+            response
+        }
+        Behaviour::Normal => grant(idp, door, &asked).map_or_else(refuse, success),
+        Behaviour::Shape(shape) => match grant(idp, door, &asked) {
+            Ok(mut token) => {
+                shape(&mut token);
+                success(token)
+            }
+            Err(refusal) => refuse(refusal),
+        },
+    };
+    if let Some(Ok(id)) = correlation_id.as_deref().map(HeaderValue::from_str) {
+        response.headers_mut().insert(HeaderName::from_static("client-request-id"), id);
+    }
+    response
+}
+
+fn success(token: Value) -> Response {
+    let mut response = Json(token).into_response();
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-cache"));
+    response.headers_mut().insert(header::PRAGMA, HeaderValue::from_static("no-cache"));
+    response
+}
+
+/// Decides one request in the order in which Entra does: form, tenant, client, secret, scope.
+fn grant(idp: &Inner, door: &Door, asked: &Asked) -> Result<Value, Refusal> {
+    asked.check_form()?;
+    let tenant = door.tenant().unwrap_or("");
+    let tenant_id = match door.tenant() {
+        Some(name) => idp.tenant_id(name).ok_or_else(|| Refusal::unknown_tenant(name))?,
+        None => String::new(),
+    };
+    let credentials = asked.credentials()?;
+    let roles = authenticate(idp, door, tenant, &credentials).map_err(|mut refusal| {
+        refusal.basic_challenge = credentials.basic && refusal.status == StatusCode::UNAUTHORIZED;
+        refusal
+    })?;
+    let (resource, audience) = target(idp, door, tenant, asked)?;
+    let base = &idp.base;
+    let (issuer, rights) = match door {
+        Door::Entra { .. } | Door::EntraV1 { .. } => {
+            (format!("{base}/{tenant_id}/v2.0"), roles_claim(&roles))
+        }
+        Door::Policy { policy, .. } => (
+            format!("{base}/{tenant_id}/v2.0/"),
+            vec![("scp", json!(roles.join(" "))), ("tfp", json!(policy))],
+        ),
+        Door::Plain => {
+            let mut rights = roles_claim(&roles);
+            rights.extend(asked.field("scope").map(|scope| ("scp", json!(scope))));
+            (base.clone(), rights)
+        }
+    };
+    let (lifetime, refresh_in) = idp.lifetime();
+    let client_id = credentials.client_id;
+    let token = idp.issue(&Grant { issuer, audience, client_id, tenant_id, lifetime, rights });
+    let seconds = lifetime.as_secs();
+    let mut body = json!({"token_type": "Bearer", "expires_in": seconds, "access_token": token});
+    let members = door.members(seconds, &resource, asked.field("scope").unwrap_or(""));
+    merge(&mut body, members);
+    if let Some(refresh_in) = refresh_in {
+        merge(&mut body, json!({"refresh_in": refresh_in.as_secs()}));
+    }
+    Ok(body)
+}
+
+fn merge(body: &mut Value, members: Value) {
+    if let (Value::Object(body), Value::Object(members)) = (body, members) {
+        body.extend(members);
+    }
+}
+
+/// An account without roles gets a token without the claim, as from Entra.
+fn roles_claim(roles: &[String]) -> Vec<(&'static str, Value)> {
+    if roles.is_empty() { Vec::new() } else { vec![("roles", json!(roles))] }
+}
+
+fn authenticate(
+    idp: &Inner,
+    door: &Door,
+    tenant: &str,
+    credentials: &Credentials,
+) -> Result<Vec<String>, Refusal> {
+    let id = &credentials.client_id;
+    let Some(account) = idp.account(id) else {
+        return Err(match door {
+            Door::Plain => Refusal::wrong_secret(id),
+            _ => Refusal::unknown_client(id, tenant),
+        });
+    };
+    let secret = credentials.secret.as_ref().ok_or_else(Refusal::no_secret)?;
+    if account.secrets.contains(secret) { Ok(account.roles) } else { Err(Refusal::wrong_secret(id)) }
+}
+
+/// The resource as it was named, and the audience of its tokens.
+fn target(idp: &Inner, door: &Door, tenant: &str, asked: &Asked) -> Result<(String, String), Refusal> {
+    let resource = match door {
+        Door::Plain => match asked.field("resource").or_else(|| asked.field("audience")) {
+            Some(resource) => resource.to_owned(),
+            None => return Ok((String::new(), idp.first_audience())),
+        },
+        Door::EntraV1 { .. } => {
+            asked.field("resource").ok_or_else(|| Refusal::missing("resource"))?.to_owned()
+        }
+        Door::Entra { .. } | Door::Policy { .. } => {
+            let scope = asked.field("scope").ok_or_else(|| Refusal::missing("scope"))?;
+            if scope.contains(' ') {
+                return Err(Refusal::several_scopes(scope));
+            }
+            // Entra takes everything before the last slash, so that `https://x//.default` works.
+            scope.strip_suffix("/.default").ok_or_else(|| Refusal::scope_without_default(scope))?.to_owned()
+        }
+    };
+    match idp.audience(&resource) {
+        Some(audience) => Ok((resource, audience)),
+        None if matches!(door, Door::Plain) => {
+            Err(Refusal::new(400, "invalid_target", 0, "The resource is not known."))
+        }
+        None => Err(Refusal::unknown_resource(&resource, tenant)),
+    }
+}
+
+impl Door {
+    fn tenant(&self) -> Option<&str> {
+        match self {
+            Door::Entra { tenant } | Door::EntraV1 { tenant } | Door::Policy { tenant, .. } => Some(tenant),
+            Door::Plain => None,
+        }
+    }
+
+    /// What the answer holds beyond type, lifetime and token.
+    fn members(&self, seconds: u64, resource: &str, scope: &str) -> Value {
+        let now = unix_ms() / 1000;
+        let end = now + seconds;
+        match self {
+            Door::Entra { .. } => json!({"ext_expires_in": seconds}),
+            // Version 1 sends its numbers as strings.
+            Door::EntraV1 { .. } => json!({
+                "expires_in": seconds.to_string(), "ext_expires_in": seconds.to_string(),
+                "not_before": now.to_string(), "expires_on": end.to_string(), "resource": resource,
+            }),
+            Door::Policy { .. } => json!({"not_before": now, "expires_on": end, "resource": resource}),
+            Door::Plain => json!({"scope": scope}),
+        }
+    }
+
+    fn voice(&self) -> Voice {
+        match self {
+            Door::Entra { .. } | Door::EntraV1 { .. } => Voice::Entra,
+            Door::Policy { .. } => Voice::Policy,
+            Door::Plain => Voice::Plain,
+        }
+    }
+}
+
+impl Asked {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.parts.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// RFC 6749 §3.2: an empty parameter counts as absent.
+    fn field(&self, name: &str) -> Option<&str> {
+        self.form.iter().find(|(n, v)| n == name && !v.is_empty()).map(|(_, v)| v.as_str())
+    }
+
+    fn check_form(&self) -> Result<(), Refusal> {
+        let media_type = self.header("content-type").and_then(|t| t.split(';').next()).unwrap_or("").trim();
+        if !media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+            return Err(Refusal::malformed("The content type must be application/x-www-form-urlencoded."));
+        }
+        let repeated = |name: &str| self.form.iter().filter(|(n, _)| n == name).count() > 1;
+        if self.form.iter().any(|(name, _)| name != "resource" && repeated(name)) {
+            return Err(Refusal::malformed("A parameter is included more than once."));
+        }
+        match self.field("grant_type") {
+            Some("client_credentials") => Ok(()),
+            Some(other) => Err(Refusal::grant_type(other)),
+            None => Err(Refusal::missing("grant_type")),
+        }
+    }
+
+    fn credentials(&self) -> Result<Credentials, Refusal> {
+        let secret = self.field("client_secret").map(str::to_owned);
+        if self.parts.headers.contains_key(header::AUTHORIZATION) {
+            if secret.is_some() {
+                return Err(Refusal::malformed("Only one way of client authentication may be used."));
+            }
+            let (client_id, secret) = basic(&self.parts.headers).ok_or_else(|| {
+                let mut refusal = Refusal::wrong_secret("");
+                refusal.basic_challenge = true;
+                refusal
+            })?;
+            return Ok(Credentials { client_id, secret: Some(secret), basic: true });
+        }
+        let client_id = self.field("client_id").ok_or_else(|| Refusal::missing("client_id"))?.to_owned();
+        Ok(Credentials { client_id, secret, basic: false })
+    }
+}
+
+/// RFC 6749 §2.3.1: each half is form-encoded by itself.
+fn basic(headers: &HeaderMap) -> Option<(String, String)> {
+    let (scheme, encoded) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    let pair = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
+    let (id, secret) = pair.split_once(':')?;
+    scheme.eq_ignore_ascii_case("basic").then(|| (form_decoded(id), form_decoded(secret)))
+}
+
+fn form_decoded(text: &str) -> String {
+    // As a form, an `&` or `=` would divide it; the encoder wrote neither, so both stand for themselves.
+    let whole = text.replace('&', "%26").replace('=', "%3D");
+    form_urlencoded::parse(whole.as_bytes()).map(|(name, _)| name.into_owned()).collect()
+}
+
+fn recorded(asked: &Asked) -> Recorded {
+    Recorded {
+        path: asked.parts.uri.path().to_owned(),
+        form: asked.form.clone(),
+        headers: pairs(&asked.parts.headers),
+        basic: basic(&asked.parts.headers),
+    }
+}

@@ -1,0 +1,417 @@
+//! The guard between a caller's socket and the HTTP library: only judged bytes pass.
+//!
+//! A head passes when it is complete and sound. In the place of a refused one the library gets a
+//! stand-in, so that the refusal is answered in order, like any other request, and the connection
+//! closes behind it. A body that breaks its framing later on breaks the stream.
+
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, Waker, ready},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
+
+use crate::{
+    listen::{
+        Limits,
+        framing::{self, BodyLength, Chunks, Extent, Refusal},
+    },
+    proxy::fault::{BadRequest, Fault},
+};
+
+/// What the library gets in the place of a refused head.
+const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nHost: -\r\nConnection: close\r\n\r\n";
+
+/// What a connection is doing, for those who watch its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Between requests.
+    Idle,
+    /// A head has begun and is not complete.
+    Head,
+    /// A request is being served.
+    Busy,
+}
+
+/// The state of a connection, shared by its guard, its service and the worker's watch.
+pub(super) struct Watched {
+    since: Cell<Instant>,
+    has_partial_head: Cell<bool>,
+    /// Requests that passed the guard, and those that have been answered.
+    passed: Cell<u64>,
+    served: Cell<u64>,
+    answered: Cell<u64>,
+    refused: RefCell<Option<(u64, Fault)>>,
+    has_refused: Cell<bool>,
+    end: Cell<End>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// How the watch ends a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    No,
+    /// As if the caller had closed it.
+    Silently,
+    /// With the fault for a head that came too slowly.
+    TooSlow,
+}
+
+impl Watched {
+    pub(super) fn new() -> Rc<Self> {
+        Rc::new(Self {
+            since: Cell::new(Instant::now()),
+            has_partial_head: Cell::new(false),
+            passed: Cell::new(0),
+            served: Cell::new(0),
+            answered: Cell::new(0),
+            refused: RefCell::new(None),
+            has_refused: Cell::new(false),
+            end: Cell::new(End::No),
+            waker: RefCell::new(None),
+        })
+    }
+
+    /// What the connection is doing, and since when.
+    pub(super) fn phase(&self) -> (Phase, Instant) {
+        let phase = if self.passed.get() > self.answered.get() {
+            Phase::Busy
+        } else if self.has_partial_head.get() {
+            Phase::Head
+        } else {
+            Phase::Idle
+        };
+        (phase, self.since.get())
+    }
+
+    /// Ends the connection between two requests.
+    pub(super) fn end_silently(&self) {
+        self.end_with(End::Silently);
+    }
+
+    /// Ends a connection whose head does not get complete.
+    pub(super) fn end_too_slow(&self) {
+        self.end_with(End::TooSlow);
+    }
+
+    fn end_with(&self, end: End) {
+        self.end.set(end);
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    /// The library hands over the next request: the fault it stands for, if it is a stand-in.
+    pub(super) fn serve(&self) -> Option<Fault> {
+        let number = self.served.get();
+        self.served.set(number + 1);
+        let mut refused = self.refused.borrow_mut();
+        if refused.as_ref().is_some_and(|(at, _)| *at == number) {
+            return refused.take().map(|(_, fault)| fault);
+        }
+        None
+    }
+
+    /// A request is over.
+    pub(super) fn answer(&self) {
+        self.answered.set(self.answered.get() + 1);
+        self.since.set(Instant::now());
+    }
+
+    /// Whether the caller may still be sending what nobody will read.
+    pub(super) fn has_refused(&self) -> bool {
+        self.has_refused.get()
+    }
+
+    fn pass(&self) {
+        self.passed.set(self.passed.get() + 1);
+    }
+
+    fn refuse(&self, fault: Fault) {
+        *self.refused.borrow_mut() = Some((self.passed.get(), fault));
+        self.has_refused.set(true);
+        self.pass();
+    }
+
+    fn wake_by(&self, cx: &Context<'_>) {
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+    }
+}
+
+enum Place {
+    /// At the beginning of a head or in it.
+    Head,
+    Bytes(u64),
+    Chunked(Chunks),
+    /// Behind a stand-in: nothing passes any more.
+    Closed,
+}
+
+/// See the module.
+pub(super) struct Guard<T> {
+    io: T,
+    limits: Rc<Limits>,
+    watched: Rc<Watched>,
+    place: Place,
+    /// An incomplete head.
+    held: Vec<u8>,
+    /// How much of it has been looked through for its end.
+    seen: usize,
+    has_skipped: bool,
+    /// Judged bytes that did not fit into the reader's buffer yet.
+    judged: Vec<u8>,
+    handed: usize,
+}
+
+impl<T> Guard<T> {
+    pub(super) fn new(io: T, limits: &Rc<Limits>, watched: &Rc<Watched>) -> Self {
+        Self {
+            io,
+            limits: Rc::clone(limits),
+            watched: Rc::clone(watched),
+            place: Place::Head,
+            held: Vec::new(),
+            seen: 0,
+            has_skipped: false,
+            judged: Vec::new(),
+            handed: 0,
+        }
+    }
+
+    pub(super) fn into_inner(self) -> T {
+        self.io
+    }
+
+    /// Hands out judged bytes that are waiting. True if there were any.
+    fn hand_out(&mut self, buf: &mut ReadBuf<'_>) -> bool {
+        let waiting = self.judged.get(self.handed..).unwrap_or_default();
+        if waiting.is_empty() {
+            return false;
+        }
+        let fits = waiting.get(..buf.remaining()).unwrap_or(waiting);
+        buf.put_slice(fits);
+        self.handed += fits.len();
+        if self.handed == self.judged.len() {
+            self.judged = Vec::new();
+            self.handed = 0;
+        }
+        true
+    }
+
+    /// Judges `bytes`, which begin where the last ones ended. Gives how many may pass; the rest is
+    /// the beginning of a head. A refused head is cut off in front of itself.
+    fn judge(&mut self, bytes: &[u8]) -> io::Result<Verdict> {
+        let mut at = 0;
+        // Where the head of the current request begins, if it is in `bytes` and not out of reach.
+        let mut head_at = None;
+        loop {
+            let rest = bytes.get(at..).unwrap_or_default();
+            if rest.is_empty() {
+                return Ok(Verdict::Pass(at));
+            }
+            match &mut self.place {
+                Place::Closed => return Ok(Verdict::Pass(at)),
+                Place::Bytes(left) => {
+                    let used = rest.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                    *left -= used as u64;
+                    if *left == 0 {
+                        self.place = Place::Head;
+                    }
+                    at += used;
+                }
+                Place::Chunked(chunks) => match chunks.read(rest) {
+                    Ok(used) => {
+                        at += used;
+                        if chunks.is_done() {
+                            self.place = Place::Head;
+                        }
+                    }
+                    Err(refusal) => match head_at {
+                        Some(head_at) => return Ok(Verdict::Refuse(head_at, refusal, true)),
+                        None => return Err(io::Error::new(io::ErrorKind::InvalidData, "malformed chunk")),
+                    },
+                },
+                Place::Head => {
+                    // RFC 9112 §2.2: an empty line in front of a request line is skipped.
+                    if !self.has_skipped && rest.starts_with(b"\r\n") {
+                        self.has_skipped = true;
+                        at += 2;
+                        continue;
+                    }
+                    let end = match framing::extent(rest, if at == 0 { self.seen } else { 0 }, &self.limits) {
+                        Ok(Extent::Complete(end)) => end,
+                        Ok(Extent::Partial) => return Ok(Verdict::Pass(at)),
+                        Err(refusal) => return Ok(Verdict::Refuse(at, refusal, false)),
+                    };
+                    let length = match framing::head(rest.get(..end).unwrap_or_default(), &self.limits) {
+                        Ok(length) => length,
+                        Err(refusal) => return Ok(Verdict::Refuse(at, refusal, false)),
+                    };
+                    self.place = match length {
+                        BodyLength::None => Place::Head,
+                        BodyLength::Bytes(n) => Place::Bytes(n),
+                        BodyLength::Chunked => Place::Chunked(Chunks::default()),
+                    };
+                    self.has_skipped = false;
+                    self.watched.pass();
+                    head_at = Some(at);
+                    at += end;
+                    self.seen = 0;
+                }
+            }
+        }
+    }
+
+    /// Takes `verdict` on the bytes that `buf` holds from `from` on.
+    fn apply(&mut self, verdict: Verdict, buf: &mut ReadBuf<'_>, from: usize) {
+        let (pass, refusal) = match verdict {
+            Verdict::Pass(pass) => (pass, None),
+            Verdict::Refuse(at, refusal, was_passed) => (at, Some((refusal, was_passed))),
+        };
+        let rest = buf.filled().get(from + pass..).unwrap_or_default().to_vec();
+        buf.set_filled(from + pass);
+        match refusal {
+            Some((refusal, was_passed)) => {
+                self.stand_in(fault(refusal), was_passed);
+                self.hand_out(buf);
+            }
+            None if !rest.is_empty() => {
+                self.seen = rest.len();
+                self.held = rest;
+                self.watched.has_partial_head.set(true);
+                self.watched.since.set(Instant::now());
+            }
+            None => {}
+        }
+    }
+
+    fn stand_in(&mut self, fault: Fault, was_passed: bool) {
+        if was_passed {
+            // Its head had been counted, but has not reached the library.
+            self.watched.passed.set(self.watched.passed.get() - 1);
+        }
+        self.watched.refuse(fault);
+        self.watched.has_partial_head.set(false);
+        self.judged.extend_from_slice(STAND_IN);
+        self.place = Place::Closed;
+        self.held = Vec::new();
+    }
+
+    /// Judges a head that comes in pieces, all of them together.
+    fn judge_held(&mut self, new: &[u8]) -> io::Result<()> {
+        self.held.extend_from_slice(new);
+        let held = std::mem::take(&mut self.held);
+        match self.judge(&held)? {
+            Verdict::Refuse(at, refusal, was_passed) => {
+                self.judged.extend_from_slice(held.get(..at).unwrap_or_default());
+                self.stand_in(fault(refusal), was_passed);
+            }
+            Verdict::Pass(pass) => {
+                self.judged.extend_from_slice(held.get(..pass).unwrap_or_default());
+                let rest = held.get(pass..).unwrap_or_default();
+                self.seen = rest.len();
+                self.watched.has_partial_head.set(!rest.is_empty());
+                if pass > 0 && !rest.is_empty() {
+                    self.watched.since.set(Instant::now());
+                }
+                self.held = if pass == 0 { held } else { rest.to_vec() };
+            }
+        }
+        Ok(())
+    }
+}
+
+enum Verdict {
+    /// So many bytes may pass; the rest is the beginning of a head.
+    Pass(usize),
+    /// The head that begins here is refused; whether it had been counted already.
+    Refuse(usize, Refusal, bool),
+}
+
+fn fault(refusal: Refusal) -> Fault {
+    match refusal {
+        Refusal::Framing(what) => Fault::BadRequest(BadRequest::Framing(what)),
+        Refusal::HeadersTooLarge => Fault::HeadersTooLarge,
+        Refusal::UriTooLong => Fault::UriTooLong,
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Guard<T> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            if buf.remaining() == 0 || this.hand_out(buf) {
+                return Poll::Ready(Ok(()));
+            }
+            if matches!(this.place, Place::Closed) {
+                // What the caller still sends is nobody's business; the answer closes the connection.
+                return Poll::Pending;
+            }
+            match this.watched.end.get() {
+                End::No => {}
+                End::Silently => return Poll::Ready(Ok(())),
+                End::TooSlow => {
+                    this.stand_in(Fault::HeadTimeout, false);
+                    continue;
+                }
+            }
+            let from = buf.filled().len();
+            let read = Pin::new(&mut this.io).poll_read(cx, buf);
+            if read.is_pending() {
+                this.watched.wake_by(cx);
+                return Poll::Pending;
+            }
+            ready!(read)?;
+            let new = buf.filled().get(from..).unwrap_or_default();
+            if new.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            if this.held.is_empty() {
+                let verdict = this.judge(new)?;
+                this.apply(verdict, buf, from);
+                if buf.filled().len() > from {
+                    return Poll::Ready(Ok(()));
+                }
+            } else {
+                let new = new.to_vec();
+                buf.set_filled(from);
+                this.judge_held(&new)?;
+            }
+        }
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Guard<T> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,154 @@
+//! Profiles: service accounts, and the one exchange that turns an account into a token.
+//!
+//! A profile knows how to ask once. It keeps no token, never retries and never waits its turn: when
+//! to ask, and what to do with the answer, belongs to `token`.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use aws_lc_rs::digest;
+use http::HeaderValue;
+
+use crate::{
+    clock::Moment,
+    secret::Secret,
+    source::{Source, SourceError},
+};
+
+pub mod answer;
+pub mod discovery;
+pub mod entra;
+pub mod oauth2;
+pub mod refusal;
+
+/// What kind of service account a profile is, with that kind's settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// An app registration in Microsoft Entra ID.
+    Entra(entra::Settings),
+    /// A client of any OAuth 2.0 server.
+    OAuth2(oauth2::Settings),
+}
+
+/// Everything a profile is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The profile's name in the configuration.
+    pub name: String,
+    /// The service account.
+    pub kind: Kind,
+    /// Roles that a token is expected to carry; compared for diagnosis, never enforced.
+    pub expected_roles: Vec<String>,
+    /// Lifetime of a token whose answer does not say one.
+    pub default_ttl: Duration,
+    /// Limit of one token request, from connecting to the last byte of the answer.
+    pub timeout: Duration,
+}
+
+impl Settings {
+    /// Lifetime that is assumed when neither the answer nor the profile gives one.
+    pub const DEFAULT_TTL: Duration = Duration::from_secs(300);
+    /// Default limit of one token request.
+    pub const TIMEOUT: Duration = Duration::from_secs(10);
+
+    /// The source of the secret, if the account is proven with one.
+    pub fn source(&self) -> Option<&Source> {
+        match &self.kind {
+            Kind::Entra(entra) => Some(&entra.client_secret),
+            Kind::OAuth2(oauth2) => oauth2.auth.source(),
+        }
+    }
+}
+
+/// What an identity provider gave for one exchange.
+pub struct Grant {
+    /// The access token, checked to be legal in a header.
+    pub access_token: Secret,
+    /// Validity counted from `asked_at`; zero for a token that may be used at once and not kept.
+    pub lifetime: Duration,
+    /// When the provider would like to be asked again, counted from `asked_at`.
+    pub refresh_in: Option<Duration>,
+    /// Taken before the request went out, so that a slow answer never prolongs a token.
+    pub asked_at: Moment,
+}
+
+impl Grant {
+    /// The value of the `Authorization` field (RFC 6750 §2.1), marked sensitive.
+    ///
+    /// The scheme is always `Bearer`, whatever case the answer used: servers insist on it.
+    pub fn header(&self) -> HeaderValue {
+        let text = zeroize::Zeroizing::new(format!("Bearer {}", self.access_token.expose()));
+        let mut value =
+            HeaderValue::from_str(&text).expect("`answer` refuses tokens with illegal characters");
+        value.set_sensitive(true);
+        value
+    }
+}
+
+/// A digest of everything that shapes a token: endpoint, client, secret, method, scope, resource,
+/// audience, extra parameters and claims. Two tokens of one identity are interchangeable.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Identity([u8; 32]);
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Identity(…)")
+    }
+}
+
+impl Identity {
+    /// Digests `parts`, each with its length in front: plain concatenation would collide.
+    pub fn of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut context = digest::Context::new(&digest::SHA256);
+        for part in parts {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part);
+        }
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(context.finish().as_ref());
+        Self(bytes)
+    }
+}
+
+/// A profile that can be asked for a token.
+pub struct Profile {
+    settings: Settings,
+    client: oauth2::Client,
+}
+
+impl Profile {
+    /// Prepares the exchange; nothing is sent yet.
+    pub fn new(settings: Settings, http: Arc<oauth2::Http>) -> Self {
+        let (request, is_entra) = match &settings.kind {
+            Kind::Entra(entra) => (entra.as_oauth2(), true),
+            Kind::OAuth2(oauth2) => (oauth2.clone(), false),
+        };
+        let client = oauth2::Client::new(request, is_entra, settings.default_ttl, settings.timeout, http);
+        Self { settings, client }
+    }
+
+    /// What the profile was told.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Scheme, host and port that the profile talks to first.
+    pub fn provider(&self) -> String {
+        self.client.provider()
+    }
+
+    /// Asks the identity provider for a token, once. The secret is read from its source now.
+    ///
+    /// # Errors
+    /// [`refusal::ExchangeError`], which says what happened and how soon asking again makes sense.
+    pub async fn exchange(&self, claims: Option<&str>) -> Result<Grant, refusal::ExchangeError> {
+        self.client.exchange(claims).await
+    }
+
+    /// The identity that a token asked for now would have. Reads the secret's source.
+    ///
+    /// # Errors
+    /// When the source cannot be read.
+    pub fn identity(&self) -> Result<Identity, SourceError> {
+        self.client.identity()
+    }
+}

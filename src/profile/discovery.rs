@@ -1,0 +1,147 @@
+//! Finding an issuer's token endpoint (RFC 8414, OpenID Connect Discovery).
+//!
+//! The metadata is kept for a day and outlives failures to read it again; errors are not kept.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use reqwest::header::ACCEPT;
+use serde::Deserialize;
+use url::Url;
+
+use crate::{
+    clock::{self, Moment},
+    profile::{
+        oauth2::{self, Http},
+        refusal::ExchangeError,
+    },
+};
+
+/// How long an endpoint is believed without asking again.
+const KEPT: Duration = Duration::from_secs(86_400);
+
+/// What one profile knows of its issuer.
+#[derive(Default)]
+pub(super) struct Discovery {
+    found: Mutex<Option<(Url, Moment)>>,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    issuer: String,
+    token_endpoint: String,
+}
+
+impl Discovery {
+    /// The token endpoint of `issuer`; one network round when it is not known yet.
+    ///
+    /// # Errors
+    /// [`ExchangeError::Discovery`], unless an older answer can stand in.
+    pub(super) async fn token_endpoint(&self, issuer: &str, http: &Http) -> Result<Url, ExchangeError> {
+        let known = self.found.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((url, at)) = &known
+            && clock::now().since(*at) < KEPT
+        {
+            return Ok(url.clone());
+        }
+        match fetch(issuer, http).await {
+            Ok(url) => {
+                *self.found.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Some((url.clone(), clock::now()));
+                Ok(url)
+            }
+            Err(error) => known.map(|(url, _)| url).ok_or(error),
+        }
+    }
+}
+
+async fn fetch(issuer: &str, http: &Http) -> Result<Url, ExchangeError> {
+    let mut failure = None;
+    for url in well_known(issuer)? {
+        match metadata(&url, http).await {
+            Ok(metadata) => return endpoint(issuer, &metadata),
+            Err(error) => failure = failure.or(Some(error)),
+        }
+    }
+    let (what, permanent) = failure.unwrap_or(("no address to ask".into(), true));
+    Err(ExchangeError::Discovery { issuer: issuer.to_owned(), what, permanent })
+}
+
+/// Both places: OpenID Connect appends to the issuer, RFC 8414 §3 inserts after the host.
+fn well_known(issuer: &str) -> Result<[Url; 2], ExchangeError> {
+    let bad = || ExchangeError::Discovery {
+        issuer: issuer.to_owned(),
+        what: "the issuer is no URL".into(),
+        permanent: true,
+    };
+    let trimmed = issuer.trim_end_matches('/');
+    let appended = Url::parse(&format!("{trimmed}/.well-known/openid-configuration")).map_err(|_| bad())?;
+    let mut inserted = Url::parse(trimmed).map_err(|_| bad())?;
+    let path = inserted.path().trim_end_matches('/').to_owned();
+    inserted.set_path(&format!("/.well-known/oauth-authorization-server{path}"));
+    Ok([appended, inserted])
+}
+
+async fn metadata(url: &Url, http: &Http) -> Result<Metadata, (String, bool)> {
+    let request = http.client(url).get(url.clone()).header(ACCEPT, "application/json");
+    let mut response =
+        request.send().await.map_err(|e| (ExchangeError::unreachable(url, &e).to_string(), false))?;
+    let status = response.status();
+    if !status.is_success() {
+        return Err((format!("{url} answered HTTP {}", status.as_u16()), status.is_client_error()));
+    }
+    let body = oauth2::bounded(&mut response).await.map_err(|e| (e.at(url).to_string(), false))?;
+    serde_json::from_slice(&body).map_err(|_| (format!("{url} gave no issuer and token_endpoint"), false))
+}
+
+/// RFC 8414 §3.3: the metadata must name the very issuer that was asked for.
+fn endpoint(issuer: &str, metadata: &Metadata) -> Result<Url, ExchangeError> {
+    let refuse = |what: String| ExchangeError::Discovery { issuer: issuer.to_owned(), what, permanent: true };
+    if metadata.issuer != issuer {
+        return Err(refuse("its metadata names another issuer (a trailing slash counts)".into()));
+    }
+    let url =
+        Url::parse(&metadata.token_endpoint).map_err(|_| refuse("its token_endpoint is no URL".into()))?;
+    let loopback_issuer = Url::parse(issuer).is_ok_and(|issuer| issuer.scheme() == "http");
+    if url.scheme() != "https" && !(url.scheme() == "http" && loopback_issuer) {
+        return Err(refuse("its token_endpoint is not https".into()));
+    }
+    if url.scheme() == "http" && Url::parse(issuer).is_ok_and(|issuer| issuer.host() != url.host()) {
+        return Err(refuse("its token_endpoint is plain http on another host".into()));
+    }
+    Ok(url)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_well_known_places_are_tried() {
+        let [appended, inserted] = well_known("https://id.example.com/tenant1").unwrap();
+        assert_eq!(appended.as_str(), "https://id.example.com/tenant1/.well-known/openid-configuration");
+        assert_eq!(
+            inserted.as_str(),
+            "https://id.example.com/.well-known/oauth-authorization-server/tenant1"
+        );
+        let [appended, inserted] = well_known("https://id.example.com/").unwrap();
+        assert_eq!(appended.as_str(), "https://id.example.com/.well-known/openid-configuration");
+        assert_eq!(inserted.as_str(), "https://id.example.com/.well-known/oauth-authorization-server");
+    }
+
+    #[test]
+    fn metadata_of_another_issuer_or_of_a_plain_endpoint_is_refused() {
+        let check = |issuer: &str, named: &str, url: &str| {
+            let metadata = Metadata { issuer: named.into(), token_endpoint: url.into() };
+            endpoint(issuer, &metadata).is_ok()
+        };
+        let id = "https://id.example.com";
+        assert!(check(id, id, "https://tokens.example.com/t"));
+        assert!(!check(id, "https://id.example.com/", "https://id.example.com/t"));
+        assert!(!check(id, id, "http://id.example.com/t"));
+        assert!(!check("http://127.0.0.1:9", "http://127.0.0.1:9", "http://evil.example/t"));
+        assert!(check("http://127.0.0.1:9", "http://127.0.0.1:9", "http://127.0.0.1:9/t"));
+    }
+}

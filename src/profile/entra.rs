@@ -1,0 +1,46 @@
+//! Profiles of kind `entra`: Microsoft Entra ID, also as the directory of an Azure AD B2C tenant.
+//!
+//! Entra is an OAuth 2.0 server with habits: one resource per token, `/.default` scopes, the secret
+//! in the body, and error numbers that say more than the `error` member.
+
+use url::Url;
+
+use crate::{
+    profile::oauth2::{self, ClientAuth, Endpoint},
+    source::Source,
+};
+
+/// The global cloud's authority.
+pub const AUTHORITY: &str = "https://login.microsoftonline.com";
+
+/// A service account that is an app registration in an Entra tenant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The authority's base URL without a path: [`AUTHORITY`], a sovereign cloud's, or a test's.
+    pub authority: Url,
+    /// Tenant id (GUID) or verified domain; never `common`, `organizations` or `consumers`.
+    pub tenant: String,
+    /// Application (client) id.
+    pub client_id: String,
+    /// The client secret's value.
+    pub client_secret: Source,
+    /// `<App ID URI>/.default`.
+    pub scope: String,
+}
+
+impl Settings {
+    /// The same account in the words of RFC 6749: v2 endpoint, secret in the body.
+    pub fn as_oauth2(&self) -> oauth2::Settings {
+        let mut token_url = self.authority.clone();
+        token_url.set_path(&format!("/{}/oauth2/v2.0/token", self.tenant));
+        oauth2::Settings {
+            endpoint: Endpoint::TokenUrl(token_url),
+            client_id: self.client_id.clone(),
+            auth: ClientAuth::SecretPost(self.client_secret.clone()),
+            scope: Some(self.scope.clone()),
+            audience: None,
+            resource: Vec::new(),
+            extra: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! Sending a request to its upstream, as often as that is safe.
+
+use std::{
+    pin::{Pin, pin},
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request};
+use http_body::{Body, Frame, SizeHint};
+use hyper::{body::Incoming, client::conn::TrySendError};
+
+use crate::{
+    proxy::{
+        fault::{BadRequest, Fault},
+        headers,
+        record::Record,
+        worker::{RouteState, Worker},
+    },
+    replay::{Attempt, AttemptError, NotReplayable, Recorder},
+    upstream::{connect::ConnectError, pool::Connection},
+};
+
+/// The body of one attempt.
+pub enum RequestBody {
+    /// The request has none.
+    Empty,
+    /// The caller's, recorded on the way.
+    Recorded(Attempt<Incoming>),
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = AttemptError<hyper::Error>;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Recorded(attempt) => Pin::new(attempt).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Recorded(attempt) => attempt.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Recorded(attempt) => attempt.size_hint(),
+        }
+    }
+}
+
+/// An upstream's response head with what its body still needs.
+pub struct Sent {
+    /// The response.
+    pub response: Response<Incoming>,
+    /// The connection that it comes over.
+    pub connection: Connection<RequestBody>,
+    /// The request's body, to know when the connection is free.
+    pub upload: Upload,
+}
+
+/// The caller's body, if there is one: tells whether it has been sent completely.
+pub type Upload = Option<Rc<Recorder<Incoming>>>;
+
+/// One request on its way to one upstream: its prepared head and its recorded body.
+pub struct Exchange {
+    worker: Rc<Worker>,
+    route: Rc<RouteState>,
+    head: request::Parts,
+    body: Upload,
+}
+
+impl Exchange {
+    /// Takes over a prepared head and the caller's body.
+    pub fn new(
+        worker: &Rc<Worker>,
+        route: &Rc<RouteState>,
+        mut head: request::Parts,
+        body: Incoming,
+    ) -> Self {
+        head.version = Version::HTTP_11;
+        head.extensions.clear();
+        let body = (!body.is_end_stream()).then(|| {
+            // Without a credential there is nothing to recover, so nothing to record.
+            let limit = route.profile().map_or(0, |_| route.settings().replay_limit_bytes);
+            Rc::new(Recorder::new(body, limit, worker.budget()))
+        });
+        Self { worker: Rc::clone(worker), route: Rc::clone(route), head, body }
+    }
+
+    /// Whether the request could be sent again.
+    ///
+    /// # Errors
+    /// The reason why not.
+    pub fn is_replayable(&self) -> Result<(), NotReplayable> {
+        if self.route.settings().replay_limit_bytes == 0 {
+            return Err(NotReplayable::Off);
+        }
+        self.body.as_ref().map_or(Ok(()), |body| body.is_replayable())
+    }
+
+    /// The recorded body.
+    pub fn body(&self) -> Option<&Recorder<Incoming>> {
+        self.body.as_deref()
+    }
+
+    /// Sends the request with `credential` and waits for the response's head.
+    ///
+    /// A connection that the upstream closed while it was idle is replaced by a new one when nothing
+    /// of the request was sent, or when the method allows sending it again (RFC 9110 §9.2.2).
+    ///
+    /// # Errors
+    /// [`Fault`], when there is no response that could be passed on.
+    pub async fn send(
+        &mut self,
+        credential: Option<HeaderValue>,
+        record: &mut Record,
+    ) -> Result<Sent, Fault> {
+        record.attempted();
+        let pool = self.worker.pool();
+        let mut connection = pool.connection(self.route.upstream()).await.map_err(connect_fault)?;
+        let mut request = self.request(credential.clone());
+        loop {
+            let was_reused = connection.is_reused();
+            let failure = match self.exchange(&mut connection, request).await {
+                Ok(response) => {
+                    record.upstream_answered();
+                    return self.sent(response, connection);
+                }
+                Err(failure) => failure,
+            };
+            request = match failure {
+                Failure::Unsent(unsent) if was_reused => *unsent,
+                Failure::Broken if was_reused && self.is_idempotent() && self.is_replayable().is_ok() => {
+                    self.request(credential.clone())
+                }
+                Failure::Unsent(_) | Failure::Broken => return Err(Fault::UpstreamProtocol),
+                Failure::Fault(fault) => return Err(fault),
+            };
+            connection = pool.new_connection(self.route.upstream()).await.map_err(connect_fault)?;
+        }
+    }
+
+    fn request(&self, credential: Option<HeaderValue>) -> Request<RequestBody> {
+        let mut head = self.head.clone();
+        if let Some(credential) = credential {
+            headers::authorize(&mut head.headers, credential);
+        }
+        let body =
+            self.body.as_ref().map_or(RequestBody::Empty, |body| RequestBody::Recorded(body.attempt()));
+        Request::from_parts(head, body)
+    }
+
+    /// One request over one connection, until the response's head.
+    async fn exchange(
+        &self,
+        connection: &mut Connection<RequestBody>,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, Failure> {
+        let mut sending = pin!(connection.send(request));
+        loop {
+            let drawn = self.drawn_bytes();
+            match tokio::time::timeout(self.worker.timeouts().response, sending.as_mut()).await {
+                Ok(Ok(response)) => return Ok(response),
+                Ok(Err(error)) => return Err(failure(error)),
+                // The clock runs for the answer, not for an upload that moves on.
+                Err(_) if self.drawn_bytes() > drawn => {}
+                Err(_) => return Err(Failure::Fault(Fault::UpstreamTimeout)),
+            }
+        }
+    }
+
+    fn drawn_bytes(&self) -> u64 {
+        self.body.as_ref().map_or(0, |body| body.drawn_bytes())
+    }
+
+    fn sent(&self, response: Response<Incoming>, connection: Connection<RequestBody>) -> Result<Sent, Fault> {
+        let headers = response.headers();
+        // Nothing was upgraded, so 101 is nonsense; two framings are a smuggling attempt.
+        let two_framings = headers.contains_key(http::header::TRANSFER_ENCODING)
+            && headers.contains_key(http::header::CONTENT_LENGTH);
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS || two_framings {
+            return Err(Fault::UpstreamProtocol);
+        }
+        Ok(Sent { response, connection, upload: self.body.clone() })
+    }
+
+    fn is_idempotent(&self) -> bool {
+        matches!(
+            self.head.method,
+            Method::GET | Method::HEAD | Method::PUT | Method::DELETE | Method::OPTIONS
+        )
+    }
+}
+
+/// How one attempt failed.
+enum Failure {
+    /// Nothing of the request left: here it is again.
+    Unsent(Box<Request<RequestBody>>),
+    /// The connection broke before a response; the upstream may have acted.
+    Broken,
+    /// Sending it again would not help or not be safe.
+    Fault(Fault),
+}
+
+fn failure(mut error: TrySendError<Request<RequestBody>>) -> Failure {
+    if let Some(request) = error.take_message() {
+        return Failure::Unsent(Box::new(request));
+    }
+    let error = error.into_error();
+    if is_callers(&error) {
+        return Failure::Fault(Fault::BadRequest(BadRequest::Body));
+    }
+    if error.is_parse() {
+        return Failure::Fault(Fault::UpstreamProtocol);
+    }
+    Failure::Broken
+}
+
+/// Whether the caller's body was the cause.
+fn is_callers(error: &hyper::Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        if inner.downcast_ref::<AttemptError<hyper::Error>>().is_some() {
+            return true;
+        }
+        cause = inner.source();
+    }
+    false
+}
+
+fn connect_fault(error: ConnectError) -> Fault {
+    tracing::debug!(%error, "no upstream connection");
+    match error {
+        ConnectError::Unreachable(_) => Fault::UpstreamUnreachable,
+        ConnectError::TimedOut => Fault::UpstreamTimeout,
+        ConnectError::Tls(_) => Fault::UpstreamTls,
+    }
+}

@@ -1,0 +1,195 @@
+//! Reading `WWW-Authenticate` (RFC 9110 §11.6.1, RFC 6750 §3) to decide what a 401 asks for.
+//!
+//! The text comes from the upstream and is treated as hostile: it can cause a refresh, or not, and
+//! hand claims to the identity provider if they are a JSON object; nothing else.
+
+use base64::{
+    Engine, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
+use http::{HeaderMap, header::WWW_AUTHENTICATE};
+
+/// Challenges are read up to here; what is longer is no challenge that anybody sends.
+const CHALLENGE_BYTES_MAX: usize = 8 * 1024;
+
+/// What a 401 asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Demand {
+    /// Another token.
+    Refresh,
+    /// Another token with these claims: a JSON object for the `claims` parameter.
+    Claims(String),
+    /// Nothing that another token could give: `insufficient_scope`.
+    Scope,
+    /// Another scheme than Bearer.
+    OtherScheme,
+}
+
+/// What the challenges of a 401 response ask for. No challenge at all asks for another token: many
+/// APIs send none.
+pub fn demand(headers: &HeaderMap) -> Demand {
+    let mut seen_any = false;
+    let mut bearer = None;
+    for value in headers.get_all(WWW_AUTHENTICATE) {
+        let Some(text) = value.to_str().ok().filter(|text| text.len() <= CHALLENGE_BYTES_MAX) else {
+            continue;
+        };
+        for challenge in challenges(text) {
+            seen_any = true;
+            if challenge.scheme.eq_ignore_ascii_case("bearer") && bearer.is_none() {
+                bearer = Some(of_bearer(&challenge));
+            }
+        }
+    }
+    match bearer {
+        Some(demand) => demand,
+        None if seen_any => Demand::OtherScheme,
+        None => Demand::Refresh,
+    }
+}
+
+fn of_bearer(challenge: &Challenge<'_>) -> Demand {
+    match challenge.parameter("error").as_deref() {
+        Some("insufficient_scope") => Demand::Scope,
+        Some("insufficient_claims") => challenge
+            .parameter("claims")
+            .and_then(|text| claims(&text))
+            .map_or(Demand::Refresh, Demand::Claims),
+        _ => Demand::Refresh,
+    }
+}
+
+/// Claims are base64 of a JSON object, with either alphabet, padded or not.
+fn claims(text: &str) -> Option<String> {
+    let config = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    let bytes = [alphabet::URL_SAFE, alphabet::STANDARD]
+        .iter()
+        .find_map(|alphabet| GeneralPurpose::new(alphabet, config).decode(text).ok())?;
+    let json: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
+    json.is_object().then(|| json.to_string())
+}
+
+#[derive(Debug)]
+struct Challenge<'a> {
+    scheme: &'a str,
+    parameters: Vec<(&'a str, String)>,
+}
+
+impl Challenge<'_> {
+    fn parameter(&self, name: &str) -> Option<String> {
+        self.parameters.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.clone())
+    }
+}
+
+/// Splits a field value into challenges. Lists of challenges and of parameters share the comma, so a
+/// word followed by `=` is a parameter of the last challenge, and any other word begins a new one.
+fn challenges(text: &str) -> Vec<Challenge<'_>> {
+    let mut found: Vec<Challenge<'_>> = Vec::new();
+    let mut rest = text;
+    loop {
+        rest = rest.trim_start_matches([' ', '\t', ',']);
+        let (word, after) = split_word(rest);
+        if word.is_empty() {
+            return found;
+        }
+        let after_space = after.trim_start_matches([' ', '\t']);
+        match (after_space.strip_prefix('='), found.last_mut()) {
+            (Some(value), Some(challenge)) => {
+                let (value, after) = split_value(value.trim_start_matches([' ', '\t']));
+                challenge.parameters.push((word, value));
+                rest = after;
+            }
+            (Some(value), None) => rest = split_value(value).1,
+            (None, _) => {
+                found.push(Challenge { scheme: word, parameters: Vec::new() });
+                rest = after;
+            }
+        }
+    }
+}
+
+fn split_word(text: &str) -> (&str, &str) {
+    let end = text.find([' ', '\t', ',', '=', '"']).unwrap_or(text.len());
+    // A stray quote must not stop the scan for good.
+    let end = if end == 0 { text.chars().next().map_or(0, char::len_utf8) } else { end };
+    text.split_at_checked(end).unwrap_or((text, ""))
+}
+
+/// A token or a quoted string with its backslashes resolved.
+fn split_value(text: &str) -> (String, &str) {
+    let Some(quoted) = text.strip_prefix('"') else {
+        let (word, rest) =
+            text.split_at_checked(text.find([',', ' ', '\t']).unwrap_or(text.len())).unwrap_or((text, ""));
+        return (word.to_owned(), rest);
+    };
+    let mut value = String::new();
+    let mut chars = quoted.char_indices();
+    while let Some((at, c)) = chars.next() {
+        match c {
+            '"' => return (value, quoted.get(at + 1..).unwrap_or_default()),
+            '\\' => value.extend(chars.next().map(|(_, escaped)| escaped)),
+            c => value.push(c),
+        }
+    }
+    (value, "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(values: &[&str], expected: Demand) {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(WWW_AUTHENTICATE, value.parse().unwrap());
+        }
+        assert_eq!(demand(&headers), expected, "{values:?}");
+    }
+
+    #[test]
+    fn anything_but_scope_and_another_scheme_asks_for_another_token() {
+        check(&[], Demand::Refresh);
+        check(&["Bearer"], Demand::Refresh);
+        check(&["bearer realm=\"x\""], Demand::Refresh);
+        check(
+            &["Bearer realm=\"a, b\", error=\"invalid_token\", error_description=\"say \\\"x\\\"\""],
+            Demand::Refresh,
+        );
+        check(&["Bearer error=\"something_new\""], Demand::Refresh);
+        check(&["Bearer error=insufficient_scope, scope=\"a\""], Demand::Scope);
+        check(&["Bearer realm=\"r\" , error = \"insufficient_scope\""], Demand::Scope);
+        check(&["Basic realm=\"x\""], Demand::OtherScheme);
+        check(&["Negotiate", "NTLM"], Demand::OtherScheme);
+        check(&["DPoP error=\"use_dpop_nonce\""], Demand::OtherScheme);
+    }
+
+    #[test]
+    fn the_bearer_challenge_is_found_among_others() {
+        check(&["Basic realm=\"x\", Bearer error=\"invalid_token\""], Demand::Refresh);
+        check(&["Negotiate YII=, Bearer error=\"insufficient_scope\""], Demand::Scope);
+        check(&["Basic realm=\"Bearer\""], Demand::OtherScheme);
+        check(&["Basic realm=\"x\"", "Bearer error=\"insufficient_scope\""], Demand::Scope);
+    }
+
+    #[test]
+    fn claims_are_taken_from_every_kind_of_base64_and_only_as_an_object() {
+        let claims = Demand::Claims("{\"access_token\":{\"nbf\":{\"essential\":true}}}".into());
+        let url_unpadded = "eyJhY2Nlc3NfdG9rZW4iOnsibmJmIjp7ImVzc2VudGlhbCI6dHJ1ZX19fQ";
+        for text in [url_unpadded.to_owned(), format!("{url_unpadded}==")] {
+            check(&[&format!("Bearer error=\"insufficient_claims\", claims=\"{text}\"")], claims.clone());
+            check(&[&format!("Bearer claims=\"{text}\", error=\"insufficient_claims\"")], claims.clone());
+        }
+        check(&["Bearer error=\"insufficient_claims\", claims=\"WzFd\""], Demand::Refresh);
+        check(&["Bearer error=\"insufficient_claims\", claims=\"%%%\""], Demand::Refresh);
+        check(&["Bearer error=\"insufficient_claims\""], Demand::Refresh);
+    }
+
+    #[test]
+    fn nonsense_ends() {
+        for text in ["\"", "=", "\"\"\"", "Bearer \"", "a=\"b", ",,,", "Bearer error=\"\\"] {
+            let mut headers = HeaderMap::new();
+            headers.append(WWW_AUTHENTICATE, text.parse().unwrap());
+            demand(&headers);
+        }
+    }
+}

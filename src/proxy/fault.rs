@@ -1,0 +1,303 @@
+//! Faults: requests that the gateway itself answers, and the one place where they become responses.
+//!
+//! Every fault has a status, a side, a stable code and words that say what to do. Its response is a
+//! problem document (RFC 9457) with `Proxy-Status` (RFC 9209), so that nobody takes it for the
+//! upstream's answer. Nothing of an upstream's or identity provider's own text is in it.
+
+use std::{fmt, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use serde_json::json;
+
+use crate::{
+    route::{authority::AuthorityFlaw, path::Flaw},
+    token,
+};
+
+/// Why a request is not served.
+#[derive(Debug)]
+pub enum Fault {
+    /// No route matches; nothing is forwarded.
+    NoRoute,
+    /// The request cannot be trusted to mean one thing.
+    BadRequest(BadRequest),
+    /// TRACE, CONNECT on a reverse listener, or a method nobody asked for.
+    MethodRefused,
+    /// The request has been here before.
+    Loop,
+    /// The header block is larger than the limit.
+    HeadersTooLarge,
+    /// The request target is longer than the limit.
+    UriTooLong,
+    /// The caller took too long to send the head.
+    HeadTimeout,
+    /// The profile has no token.
+    TokenUnavailable(token::Unavailable),
+    /// More connections or waiters than the limit.
+    Overloaded,
+    /// No connection to the upstream.
+    UpstreamUnreachable,
+    /// No TLS with the upstream.
+    UpstreamTls,
+    /// The upstream's answer is no HTTP, or broke off before its head was complete.
+    UpstreamProtocol,
+    /// The upstream did not answer in time.
+    UpstreamTimeout,
+}
+
+/// Why a request is malformed or ambiguous.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadRequest {
+    /// The bytes are no HTTP/1.1 request; what is wrong.
+    Framing(&'static str),
+    /// There must be exactly one `Host`.
+    HostCount,
+    /// The `Host` is no `host[:port]`.
+    Host(AuthorityFlaw),
+    /// Absolute-form with another authority than `Host`.
+    HostMismatch,
+    /// A request target of a form that this listener does not take.
+    Target,
+    /// The path could be read in more than one way.
+    Path(Flaw),
+    /// `Connection` names a field that no connection owns.
+    Nomination,
+    /// An expectation other than `100-continue`.
+    Expectation,
+    /// The caller's body was broken.
+    Body,
+}
+
+impl fmt::Display for BadRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Framing(what) => f.write_str(what),
+            Self::HostCount => f.write_str("a request has exactly one Host field"),
+            Self::Host(flaw) => write!(f, "the Host field cannot be used: {flaw}"),
+            Self::HostMismatch => f.write_str("the request target and the Host field name different hosts"),
+            Self::Target => f.write_str("a request target here begins with / or http://"),
+            Self::Path(flaw) => write!(f, "the path could be read in more than one way: it holds {flaw}"),
+            Self::Nomination => {
+                f.write_str("the Connection field names a field that must reach the upstream")
+            }
+            Self::Expectation => f.write_str("the only expectation that is understood is 100-continue"),
+            Self::Body => f.write_str("the request's body broke off or was malformed"),
+        }
+    }
+}
+
+/// Number of codes.
+pub const CODES: usize = 11;
+
+/// All codes, for counters.
+pub const CODE_NAMES: [&str; CODES] = [
+    "no_route",
+    "bad_request",
+    "method_refused",
+    "loop",
+    "too_large",
+    "token_unavailable",
+    "overloaded",
+    "upstream_unreachable",
+    "upstream_tls",
+    "upstream_protocol",
+    "upstream_timeout",
+];
+
+/// Everything a fault is, apart from its words.
+struct Facts {
+    status: StatusCode,
+    code: &'static str,
+    /// RFC 9209 §2.3 error type.
+    proxy_error: &'static str,
+    title: &'static str,
+    closes: bool,
+}
+
+impl Fault {
+    /// The stable code of design §5.
+    pub fn code(&self) -> &'static str {
+        self.facts().code
+    }
+
+    /// The response's status.
+    pub fn status(&self) -> StatusCode {
+        self.facts().status
+    }
+
+    fn facts(&self) -> Facts {
+        let facts =
+            |status, code, proxy_error, title| Facts { status, code, proxy_error, title, closes: false };
+        let closing = |facts: Facts| Facts { closes: true, ..facts };
+        use StatusCode as S;
+        match self {
+            Self::NoRoute => facts(S::NOT_FOUND, "no_route", "destination_not_found", "No route matches"),
+            Self::BadRequest(BadRequest::Expectation) => facts(
+                S::EXPECTATION_FAILED,
+                "bad_request",
+                "http_request_error",
+                "Expectation not understood",
+            ),
+            Self::BadRequest(bad) => {
+                let all =
+                    facts(S::BAD_REQUEST, "bad_request", "http_request_error", "The request is refused");
+                match bad {
+                    BadRequest::Path(_) => all,
+                    _ => closing(all),
+                }
+            }
+            Self::MethodRefused => closing(facts(
+                S::METHOD_NOT_ALLOWED,
+                "method_refused",
+                "http_request_denied",
+                "The method is refused",
+            )),
+            Self::Loop => {
+                facts(S::LOOP_DETECTED, "loop", "proxy_loop_detected", "The request goes in circles")
+            }
+            Self::HeadersTooLarge => closing(facts(
+                S::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "too_large",
+                "http_request_error",
+                "The header block is too large",
+            )),
+            Self::UriTooLong => closing(facts(
+                S::URI_TOO_LONG,
+                "too_large",
+                "http_request_error",
+                "The request target is too long",
+            )),
+            Self::HeadTimeout => closing(facts(
+                S::REQUEST_TIMEOUT,
+                "bad_request",
+                "http_request_error",
+                "The request came too slowly",
+            )),
+            Self::TokenUnavailable(_) => facts(
+                S::SERVICE_UNAVAILABLE,
+                "token_unavailable",
+                "proxy_internal_error",
+                "There is no token for the request",
+            ),
+            Self::Overloaded => facts(
+                S::SERVICE_UNAVAILABLE,
+                "overloaded",
+                "connection_limit_reached",
+                "The gateway has too much to do",
+            ),
+            Self::UpstreamUnreachable => facts(
+                S::BAD_GATEWAY,
+                "upstream_unreachable",
+                "destination_unavailable",
+                "The upstream cannot be reached",
+            ),
+            Self::UpstreamTls => {
+                facts(S::BAD_GATEWAY, "upstream_tls", "tls_protocol_error", "TLS with the upstream failed")
+            }
+            Self::UpstreamProtocol => facts(
+                S::BAD_GATEWAY,
+                "upstream_protocol",
+                "http_protocol_error",
+                "The upstream's answer cannot be used",
+            ),
+            Self::UpstreamTimeout => facts(
+                S::GATEWAY_TIMEOUT,
+                "upstream_timeout",
+                "http_response_timeout",
+                "The upstream did not answer in time",
+            ),
+        }
+    }
+
+    /// What happened and what to do now, for the caller.
+    fn detail(&self, route: Option<&str>, profile: Option<&str>) -> String {
+        let route = route.unwrap_or("?");
+        match self {
+            Self::NoRoute => {
+                "no route of the gateway matches this host, path, method and headers; `keybearer explain` shows why"
+                    .into()
+            }
+            Self::BadRequest(bad) => bad.to_string(),
+            Self::MethodRefused => "the gateway does not forward this method on this route".into(),
+            Self::Loop => "the request has passed this gateway before: an upstream points back to it".into(),
+            Self::HeadersTooLarge => "send fewer or shorter header fields, or raise limits.header_bytes".into(),
+            Self::UriTooLong => "send a shorter request target, or raise limits.uri_bytes".into(),
+            Self::HeadTimeout => "the request's head was not complete in time".into(),
+            Self::TokenUnavailable(unavailable) => {
+                let why = match &unavailable.reason {
+                    token::Reason::Failed(error) => error.public_words(),
+                    token::Reason::TimedOut => "the identity provider has not answered yet",
+                    token::Reason::TooManyWaiters => "too many requests wait for it already",
+                };
+                format!(
+                    "profile \"{}\" has no valid token: {why}; nothing was forwarded, try again after Retry-After",
+                    profile.unwrap_or("?")
+                )
+            }
+            Self::Overloaded => "try again after Retry-After".into(),
+            Self::UpstreamUnreachable => {
+                format!("no connection to the upstream of route \"{route}\" could be made")
+            }
+            Self::UpstreamTls => format!(
+                "the upstream of route \"{route}\" did not complete a TLS handshake; its certificate may not be trusted"
+            ),
+            Self::UpstreamProtocol => {
+                format!("the upstream of route \"{route}\" broke off or did not answer in HTTP")
+            }
+            Self::UpstreamTimeout => format!("the upstream of route \"{route}\" sent no response head in time"),
+        }
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::TokenUnavailable(unavailable) => Some(unavailable.retry_after),
+            Self::Overloaded => Some(Duration::from_secs(1)),
+            _ => None,
+        }
+    }
+
+    /// The response. `is_head` leaves the body out, as RFC 9110 §9.3.2 wants.
+    pub fn response(
+        &self,
+        route: Option<&str>,
+        profile: Option<&str>,
+        request_id: &HeaderValue,
+    ) -> Response<Bytes> {
+        let facts = self.facts();
+        let problem = json!({
+            "type": "about:blank",
+            "title": facts.title,
+            "status": facts.status.as_u16(),
+            "code": facts.code,
+            "detail": self.detail(route, profile),
+            "route": route,
+            "request_id": request_id.to_str().unwrap_or_default(),
+        });
+        let mut response = Response::new(Bytes::from(problem.to_string() + "\n"));
+        *response.status_mut() = facts.status;
+        let proxy_status = format!("keybearer; error={}; details=\"{}\"", facts.proxy_error, facts.code);
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(
+            "proxy-status",
+            HeaderValue::from_str(&proxy_status).expect("codes are made of letters and underscores"),
+        );
+        if let Some(span) = self.retry_after() {
+            // Rounded up: a caller that comes back a moment early finds the same fault.
+            let seconds = span.as_secs() + u64::from(span.subsec_nanos() > 0);
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
+        if self.status() == StatusCode::METHOD_NOT_ALLOWED {
+            headers.insert(
+                header::ALLOW,
+                HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS"),
+            );
+        }
+        if facts.closes {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}

@@ -1,0 +1,335 @@
+//! Header rules of RFC 9110 §7.6 and of a gateway that holds credentials, in one fixed order:
+//! what belongs to a connection goes off, then the caller's credentials, then ours go on.
+//!
+//! The order is the point: ours go on last, so nothing that a caller sends can take them off again.
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Uri, Version,
+    header::{
+        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, PROXY_AUTHENTICATE,
+        PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+    },
+};
+
+use crate::{
+    proxy::fault::{BadRequest, Fault},
+    route::authority,
+};
+
+/// The correlation id of a request, taken over from the caller or made.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// A caller's id is taken over up to this length.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+
+/// The one host a request is for: `Host`, or the target's authority when it has one.
+///
+/// # Errors
+/// [`BadRequest`] when there is not exactly one, when it is malformed, or when the two differ
+/// (RFC 9112 §3.2).
+pub fn host<'a>(uri: &'a Uri, version: Version, headers: &'a HeaderMap) -> Result<&'a str, BadRequest> {
+    let mut fields = headers.get_all(HOST).iter();
+    let target = match uri.authority() {
+        None => None,
+        Some(named) => {
+            if uri.scheme_str() != Some("http") {
+                return Err(BadRequest::Target);
+            }
+            Some(authority::parse(named.as_str().as_bytes()).map_err(BadRequest::Host)?)
+        }
+    };
+    let Some(field) = fields.next() else {
+        // HTTP/1.0 knows no Host; RFC 9112 §3.2 demands it of HTTP/1.1 only.
+        return match target {
+            _ if version != Version::HTTP_10 => Err(BadRequest::HostCount),
+            Some(target) => Ok(target.host),
+            None => Ok(""),
+        };
+    };
+    if fields.next().is_some() {
+        return Err(BadRequest::HostCount);
+    }
+    let field = authority::parse(field.as_bytes()).map_err(BadRequest::Host)?;
+    match target {
+        Some(target) if !authority::same(&target, &field, 80) => Err(BadRequest::HostMismatch),
+        _ => Ok(field.host),
+    }
+}
+
+/// Names that no `Connection` field may carry away: they are no connection's business.
+fn is_protected(name: &str) -> bool {
+    const NAMES: [&str; 8] =
+        ["host", "authorization", "cookie", "via", "forwarded", "x-request-id", "date", "expect"];
+    let lower = name.to_ascii_lowercase();
+    NAMES.contains(&lower.as_str())
+        || lower == COOKIE.as_str()
+        || lower.starts_with("content-")
+        || lower == "transfer-encoding"
+        || lower.starts_with("x-forwarded-")
+}
+
+/// Takes off what belongs to one connection (RFC 9110 §7.6.1), both directions.
+fn take_off_hop_by_hop(headers: &mut HeaderMap, protect: bool) -> Result<(), BadRequest> {
+    let mut nominated: Vec<HeaderName> = Vec::new();
+    for value in headers.get_all(CONNECTION) {
+        let value = value.to_str().map_err(|_| BadRequest::Nomination)?;
+        for name in value.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+            if name.eq_ignore_ascii_case("close") || name.eq_ignore_ascii_case("keep-alive") {
+                continue;
+            }
+            // Framing is made anew on the other side, so naming it here changes nothing.
+            if name.eq_ignore_ascii_case("transfer-encoding") && !protect {
+                continue;
+            }
+            if is_protected(name) {
+                if protect {
+                    return Err(BadRequest::Nomination);
+                }
+                continue;
+            }
+            nominated.push(name.parse().map_err(|_| BadRequest::Nomination)?);
+        }
+    }
+    for name in nominated {
+        headers.remove(name);
+    }
+    remove_present(
+        headers,
+        &[
+            CONNECTION,
+            KEEP_ALIVE,
+            PROXY_CONNECTION,
+            PROXY_AUTHENTICATE,
+            PROXY_AUTHORIZATION,
+            TE,
+            TRAILER,
+            TRANSFER_ENCODING,
+            UPGRADE,
+        ],
+    );
+    Ok(())
+}
+
+/// Removes `names`; one pass over the few fields there are is cheaper than a lookup for each name.
+fn remove_present(headers: &mut HeaderMap, names: &[HeaderName]) {
+    let mut present = 0u32;
+    for field in headers.keys() {
+        if let Some(at) = names.iter().position(|name| name == field) {
+            present |= 1 << at;
+        }
+    }
+    for (at, name) in names.iter().enumerate() {
+        if present & (1 << at) != 0 {
+            headers.remove(name);
+        }
+    }
+}
+
+/// What goes on a request to an upstream.
+pub struct Outgoing<'a> {
+    /// `Host`; `None` keeps the caller's.
+    pub host: Option<&'a HeaderValue>,
+    /// Lets the caller's own `Authorization` through.
+    pub pass_authorization: bool,
+    /// This gateway's entry for `Via`.
+    pub via: &'a HeaderValue,
+    /// The pseudonym in it, by which a loop is noticed.
+    pub pseudonym: &'a str,
+    /// The request's id.
+    pub request_id: &'a HeaderValue,
+}
+
+/// Turns a caller's header fields into those for the upstream, all but our own credential, which
+/// [`authorize`] puts on each attempt.
+///
+/// # Errors
+/// [`Fault`] for a nomination that no connection owns, a loop, or an expectation we cannot keep.
+pub fn prepare(headers: &mut HeaderMap, outgoing: &Outgoing<'_>) -> Result<(), Fault> {
+    if let Some(expect) = headers.get(EXPECT)
+        && !expect.as_bytes().eq_ignore_ascii_case(b"100-continue")
+    {
+        return Err(Fault::BadRequest(BadRequest::Expectation));
+    }
+    take_off_hop_by_hop(headers, true).map_err(Fault::BadRequest)?;
+    // Framing is made anew from the body; 100-continue was answered by this gateway's own reader.
+    remove_present(headers, &[CONTENT_LENGTH, EXPECT]);
+    if !outgoing.pass_authorization {
+        headers.remove(AUTHORIZATION);
+    }
+    let mut loops = headers.get_all(VIA).iter();
+    if loops.any(|via| memchr::memmem::find(via.as_bytes(), outgoing.pseudonym.as_bytes()).is_some()) {
+        return Err(Fault::Loop);
+    }
+    headers.append(VIA, outgoing.via.clone());
+    if let Some(host) = outgoing.host {
+        headers.insert(HOST, host.clone());
+    }
+    headers.insert(REQUEST_ID, outgoing.request_id.clone());
+    Ok(())
+}
+
+/// Puts the profile's credential on: the last thing that happens to a request's header.
+pub fn authorize(headers: &mut HeaderMap, credential: HeaderValue) {
+    headers.insert(AUTHORIZATION, credential);
+}
+
+/// Turns an upstream's header fields into those for the caller.
+pub fn answer(headers: &mut HeaderMap, request_id: &HeaderValue) {
+    // An upstream's nominations are obeyed as far as they go: a response is not worth a fault.
+    let _ = take_off_hop_by_hop(headers, false);
+    headers.insert(REQUEST_ID, request_id.clone());
+}
+
+/// Takes over the caller's request id when it is short and harmless, else makes one.
+pub fn request_id(headers: &HeaderMap) -> HeaderValue {
+    match headers.get(REQUEST_ID) {
+        Some(given)
+            if !given.is_empty()
+                && given.len() <= REQUEST_ID_BYTES_MAX
+                && given.as_bytes().iter().all(|b| b.is_ascii_graphic() && *b != b'"') =>
+        {
+            given.clone()
+        }
+        _ => made_id(),
+    }
+}
+
+fn made_id() -> HeaderValue {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let random = fastrand::u128(..).to_be_bytes();
+    let mut text = [0u8; 32];
+    for (pair, byte) in text.chunks_exact_mut(2).zip(random) {
+        for (digit, nibble) in pair.iter_mut().zip([byte >> 4, byte & 15]) {
+            *digit = DIGITS.get(usize::from(nibble)).copied().unwrap_or(b'0');
+        }
+    }
+    HeaderValue::from_bytes(&text).expect("hexadecimal digits are legal in a header")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(pairs: &[(&str, &str)]) -> HeaderMap {
+        let pair = |(name, value): &(&str, &str)| {
+            (name.parse::<HeaderName>().unwrap(), value.parse::<HeaderValue>().unwrap())
+        };
+        pairs.iter().map(pair).collect()
+    }
+
+    fn prepared(pairs: &[(&str, &str)]) -> Result<HeaderMap, Fault> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+        }
+        let outgoing = Outgoing {
+            host: Some(&HeaderValue::from_static("api.internal")),
+            pass_authorization: false,
+            via: &HeaderValue::from_static("1.1 kb-1"),
+            pseudonym: "kb-1",
+            request_id: &HeaderValue::from_static("id"),
+        };
+        prepare(&mut headers, &outgoing)?;
+        authorize(&mut headers, HeaderValue::from_static("Bearer ours"));
+        Ok(headers)
+    }
+
+    #[test]
+    fn exactly_one_authorization_leaves_and_it_is_ours() {
+        let sent = prepared(&[
+            ("authorization", "Basic theirs"),
+            ("authorization", "Bearer theirs"),
+            ("proxy-authorization", "Basic theirs"),
+            ("accept", "*/*"),
+        ])
+        .unwrap();
+        assert_eq!(sent.get_all(AUTHORIZATION).iter().collect::<Vec<_>>(), ["Bearer ours"]);
+        assert!(!sent.contains_key(PROXY_AUTHORIZATION));
+        assert_eq!(sent[HOST], "api.internal");
+        assert_eq!(sent["accept"], "*/*");
+    }
+
+    #[test]
+    fn what_belongs_to_the_connection_and_what_it_names_stays_behind() {
+        let sent = prepared(&[
+            ("connection", "x-hop, keep-alive"),
+            ("connection", "X-Other"),
+            ("x-hop", "1"),
+            ("x-other", "1"),
+            ("x-kept", "1"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+            ("te", "gzip"),
+            ("trailer", "x"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("content-length", "5"),
+            ("expect", "100-continue"),
+        ])
+        .unwrap();
+        let mut names: Vec<&str> = sent.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["authorization", "host", "via", "x-kept", "x-request-id"]);
+    }
+
+    #[test]
+    fn a_connection_field_cannot_carry_away_what_must_arrive() {
+        for name in
+            ["authorization", "Host", "Cookie", "content-type", "transfer-encoding", "x-request-id", "via"]
+        {
+            let refused = prepared(&[("connection", name)]);
+            assert!(matches!(refused, Err(Fault::BadRequest(BadRequest::Nomination))), "{name}");
+        }
+    }
+
+    #[test]
+    fn our_own_pseudonym_in_via_is_a_loop() {
+        assert!(matches!(prepared(&[("via", "1.1 other, 1.1 kb-1")]), Err(Fault::Loop)));
+        let sent = prepared(&[("via", "1.1 other")]).unwrap();
+        assert_eq!(sent.get_all(VIA).iter().collect::<Vec<_>>(), ["1.1 other", "1.1 kb-1"]);
+    }
+
+    #[test]
+    fn an_unknown_expectation_is_refused() {
+        let refused = prepared(&[("expect", "200-ok")]);
+        assert!(matches!(refused, Err(Fault::BadRequest(BadRequest::Expectation))));
+    }
+
+    #[test]
+    fn a_request_is_for_exactly_one_host() {
+        let check = |uri: &str, hosts: &[&str], version, expected: Result<&str, ()>| {
+            let pairs: Vec<_> = hosts.iter().map(|h| ("host", *h)).collect();
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                headers.append(name, value.parse().unwrap());
+            }
+            let uri: Uri = uri.parse().unwrap();
+            assert_eq!(host(&uri, version, &headers).map_err(|_| ()), expected, "{uri} {hosts:?}");
+        };
+        let v11 = Version::HTTP_11;
+        check("/", &["a.example:80"], v11, Ok("a.example"));
+        check("/", &[], v11, Err(()));
+        check("/", &[], Version::HTTP_10, Ok(""));
+        check("/", &["a", "a"], v11, Err(()));
+        for bad in ["", "u@a", "a/b", "a,b", "a b", "a:x"] {
+            check("/", &[bad], v11, Err(()));
+        }
+        check("http://a.example/x", &["a.example"], v11, Ok("a.example"));
+        check("http://a.example/x", &["A.example:80"], v11, Ok("A.example"));
+        check("http://a.example/x", &["b.example"], v11, Err(()));
+        check("https://a.example/x", &["a.example"], v11, Err(()));
+    }
+
+    #[test]
+    fn a_harmless_request_id_is_taken_over_and_any_other_is_replaced() {
+        assert_eq!(request_id(&fields(&[("x-request-id", "abc-123")])), "abc-123");
+        let long = "a".repeat(200);
+        for bad in ["", "a b", "a\"b", long.as_str()] {
+            let id = request_id(&fields(&[("x-request-id", bad)]));
+            assert_eq!(id.len(), 32, "{bad}");
+        }
+        assert_ne!(request_id(&HeaderMap::new()), request_id(&HeaderMap::new()));
+    }
+}

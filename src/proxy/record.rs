@@ -1,0 +1,217 @@
+//! What is kept of a request: one set of counters and one access line, written when it is over.
+//!
+//! A record is written when it is dropped, so a caller who hangs up is on record as well. It never
+//! holds a query, a header value or a body.
+
+use std::{any::Any, rc::Rc, time::Duration};
+
+use http::{HeaderValue, Method, Request, StatusCode, Uri};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use crate::{
+    caller::Caller,
+    proxy::{
+        fault::{CODE_NAMES, Fault},
+        headers,
+        recovery::Outcome,
+        worker::{RouteState, Shard, Worker},
+    },
+    telemetry::log,
+};
+
+/// A path is logged up to here.
+const PATH_LOGGED_MAX: usize = 512;
+
+/// The story of one request so far.
+pub struct Record {
+    worker: Rc<Worker>,
+    route: Option<Rc<RouteState>>,
+    caller: Caller,
+    /// Tells the listener that the request is over when the record is.
+    _presence: Box<dyn Any>,
+    request_id: HeaderValue,
+    /// What only the access line needs.
+    line: Option<(Method, Uri)>,
+    started: Instant,
+    sent_at: Option<Instant>,
+    upstream_time: Option<Duration>,
+    attempts: u32,
+    outcome: Option<Outcome>,
+    status: Option<StatusCode>,
+    fault: Option<&'static str>,
+    received_bytes: u64,
+    sent_bytes: u64,
+    is_complete: bool,
+}
+
+impl Record {
+    /// Begins the record of a request. `is_genuine` is false for a stand-in whose head says nothing.
+    pub fn begin(
+        worker: &Rc<Worker>,
+        request: &Request<Incoming>,
+        caller: Caller,
+        presence: Box<dyn Any>,
+        is_genuine: bool,
+    ) -> Self {
+        let line =
+            (worker.logs_access() && is_genuine).then(|| (request.method().clone(), request.uri().clone()));
+        worker.enter();
+        Self {
+            worker: Rc::clone(worker),
+            route: None,
+            caller,
+            _presence: presence,
+            request_id: headers::request_id(request.headers()),
+            line,
+            started: Instant::now(),
+            sent_at: None,
+            upstream_time: None,
+            attempts: 0,
+            outcome: None,
+            status: None,
+            fault: None,
+            received_bytes: 0,
+            sent_bytes: 0,
+            is_complete: false,
+        }
+    }
+
+    /// The request's id, the caller's or ours.
+    pub fn request_id(&self) -> &HeaderValue {
+        &self.request_id
+    }
+
+    /// The route is known.
+    pub fn routed(&mut self, route: &Rc<RouteState>) {
+        route.shard().in_flight.add(1);
+        self.route = Some(Rc::clone(route));
+    }
+
+    /// The name of the route, once it is known.
+    pub fn route_name(&self) -> Option<&str> {
+        self.route.as_ref().map(|route| route.name())
+    }
+
+    /// The name of the route's profile.
+    pub fn profile_name(&self) -> Option<&str> {
+        self.route.as_ref().and_then(|route| route.profile()).map(|profile| profile.name())
+    }
+
+    /// A request goes out to the upstream.
+    pub fn attempted(&mut self) {
+        self.attempts += 1;
+        self.sent_at.get_or_insert_with(Instant::now);
+    }
+
+    /// The upstream's response head is there; the last attempt's counts.
+    pub fn upstream_answered(&mut self) {
+        self.upstream_time = self.sent_at.map(|at| at.elapsed());
+    }
+
+    /// What became of a 401.
+    pub fn recovered(&mut self, outcome: Outcome) {
+        self.outcome = Some(outcome);
+    }
+
+    /// The caller gets a response with this status.
+    pub fn answered(&mut self, status: StatusCode) {
+        self.status = Some(status);
+    }
+
+    /// The gateway itself answers.
+    pub fn faulted(&mut self, fault: &Fault) {
+        self.fault = Some(fault.code());
+        self.status = Some(fault.status());
+    }
+
+    /// Bytes of the answer's body went out.
+    pub fn sent(&mut self, bytes: usize) {
+        self.sent_bytes += bytes as u64;
+    }
+
+    /// Bytes of the request's body came in.
+    pub fn received(&mut self, bytes: u64) {
+        self.received_bytes = bytes;
+    }
+
+    /// The answer's last byte is on its way.
+    pub fn complete(&mut self) {
+        self.is_complete = true;
+    }
+
+    fn shard(&self) -> &Shard {
+        self.route.as_ref().map_or(self.worker.unrouted(), |route| route.shard())
+    }
+
+    fn count(&self, took: Duration) {
+        let shard = self.shard();
+        // A caller who left before an answer began is class 0.
+        let class = self.status.map_or(0, |status| usize::from(status.as_u16() / 100));
+        if let Some(answers) = shard.answers.get(class) {
+            answers.add(1);
+        }
+        let code = self.fault.and_then(|code| CODE_NAMES.iter().position(|name| *name == code));
+        if let Some(faults) = code.and_then(|at| shard.faults.get(at)) {
+            faults.add(1);
+        }
+        if let Some(recoveries) = self.outcome.and_then(|outcome| shard.recoveries.get(outcome as usize)) {
+            recoveries.add(1);
+        }
+        shard.total.observe(took);
+        if let Some(upstream) = self.upstream_time {
+            shard.upstream.observe(upstream);
+        }
+        shard.received_bytes.add(self.received_bytes);
+        shard.sent_bytes.add(self.sent_bytes);
+        if self.route.is_some() {
+            shard.in_flight.decrement();
+        }
+    }
+
+    fn log(&self, took: Duration) {
+        let (method, path) = match &self.line {
+            Some((method, uri)) => (method.as_str(), shown(uri.path())),
+            None => ("-", "-"),
+        };
+        tracing::info!(
+            target: log::ACCESS,
+            route = self.route_name(),
+            profile = self.profile_name(),
+            caller = %self.caller,
+            method,
+            path,
+            status = self.status.map(|status| status.as_u16()),
+            fault = self.fault,
+            attempts = self.attempts,
+            recovery = self.outcome.map(Outcome::name),
+            upstream_ms = self.upstream_time.map(milliseconds),
+            total_ms = milliseconds(took),
+            bytes_in = self.received_bytes,
+            bytes_out = self.sent_bytes,
+            complete = self.is_complete,
+            request_id = self.request_id.to_str().unwrap_or_default(),
+        );
+    }
+}
+
+/// The path as far as it is logged. hyper has refused control characters already.
+fn shown(path: &str) -> &str {
+    path.split_at_checked(PATH_LOGGED_MAX).map_or(path, |(shown, _)| shown)
+}
+
+/// Milliseconds with three decimals.
+fn milliseconds(span: Duration) -> f64 {
+    (span.as_secs_f64() * 1e6).round() / 1e3
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let took = self.started.elapsed();
+        self.count(took);
+        if self.worker.logs_access() {
+            self.log(took);
+        }
+        self.worker.leave();
+    }
+}

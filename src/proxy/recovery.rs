@@ -1,0 +1,184 @@
+//! What becomes of an upstream's 401: the second attempt, or the reason why there is none.
+//!
+//! The first 401 is kept until the second attempt has a response head. Whenever there is no better
+//! answer the caller gets that 401 unchanged, body included.
+
+use std::time::Duration;
+
+use http_body_util::BodyExt;
+
+use crate::{
+    proxy::{
+        attempt::{Exchange, Sent},
+        challenge::{self, Demand},
+        record::Record,
+    },
+    replay::{NotReplayable, Parked},
+    token::{self, NotReplaced, Suppressed},
+};
+
+/// A rejected answer is read to its end up to here, so that its connection can be used again.
+const DRAIN_BYTES_MAX: usize = 64 * 1024;
+/// And for so long.
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// What became of a 401 that an upstream gave to our credential.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The second attempt was answered with something else than 401.
+    Recovered,
+    /// The second attempt got 401 as well.
+    SecondRefused,
+    /// The challenge says that another token would not help.
+    NotAskedFor,
+    /// The token was too young to be at fault.
+    SuppressedYoung,
+    /// A 401 caused a refresh a moment ago.
+    SuppressedRecent,
+    /// No fresh token could be had.
+    NoFreshToken,
+    /// The second attempt could not be made.
+    SecondFailed,
+    /// Replay is off for the route.
+    ReplayOff,
+    /// The body is over the replay limit.
+    BodyOverLimit,
+    /// The memory for recorded bodies is spent.
+    BudgetSpent,
+    /// The caller's body broke off.
+    BodyBroken,
+}
+
+/// Number of outcomes.
+pub const OUTCOMES: usize = 11;
+
+/// Label values for metrics and logs, in the order of [`Outcome`].
+pub const OUTCOME_NAMES: [&str; OUTCOMES] = [
+    "recovered",
+    "second_refused",
+    "not_asked_for",
+    "suppressed_young",
+    "suppressed_recent",
+    "no_fresh_token",
+    "second_failed",
+    "replay_off",
+    "body_over_limit",
+    "budget_spent",
+    "body_broken",
+];
+
+impl Outcome {
+    /// The label value.
+    pub fn name(self) -> &'static str {
+        OUTCOME_NAMES.get(self as usize).copied().unwrap_or_default()
+    }
+}
+
+/// Answers a 401: with a second attempt's response if that is better, else with `first`.
+pub async fn recover(
+    exchange: &mut Exchange,
+    profile: &token::Handle,
+    generation: u64,
+    first: Sent,
+    record: &mut Record,
+) -> Sent {
+    let claims = match challenge::demand(first.response.headers()) {
+        Demand::Refresh => None,
+        Demand::Claims(claims) => Some(claims),
+        Demand::Scope | Demand::OtherScheme => return kept(first, Outcome::NotAskedFor, record),
+    };
+    if let Err(why) = exchange.is_replayable() {
+        // The next request shall have a fresh token, even if this one cannot.
+        let _ = profile.reject(generation, claims);
+        return kept(first, of_body(why), record);
+    }
+    let first =
+        First { is_uploaded: is_uploaded(&first), parked: exchange.body().map(|b| b.park()), sent: first };
+    match profile.replace(generation, claims, profile.patience()).await {
+        Ok(token) => second(exchange, token.header().clone(), first, record).await,
+        Err(why) => first.stands(of_token(&why), record),
+    }
+}
+
+/// The first 401 while a better answer is looked for.
+struct First {
+    sent: Sent,
+    /// Its upload, held where it was, so that what the caller still sends is there for the second.
+    parked: Option<Parked>,
+    is_uploaded: bool,
+}
+
+impl First {
+    /// There is no better answer: the caller gets this one, and its upload may go on.
+    fn stands(self, outcome: Outcome, record: &mut Record) -> Sent {
+        if let (Some(body), Some(parked)) = (&self.sent.upload, self.parked) {
+            body.resume(parked);
+        }
+        kept(self.sent, outcome, record)
+    }
+
+    /// Reads an answer that nobody wants to its end, if that is near, so that its connection lives on.
+    fn discard(self) {
+        if !self.is_uploaded {
+            return;
+        }
+        let Sent { response, connection, .. } = self.sent;
+        let drain = async move {
+            let body = http_body_util::Limited::new(response.into_body(), DRAIN_BYTES_MAX);
+            if tokio::time::timeout(DRAIN_TIME_MAX, body.collect()).await.is_ok_and(|read| read.is_ok()) {
+                connection.give_back();
+            }
+        };
+        // Bounded by its own limits, so nobody has to stop it.
+        tokio::task::spawn_local(drain);
+    }
+}
+
+fn is_uploaded(sent: &Sent) -> bool {
+    sent.upload.as_ref().is_none_or(|body| body.is_sent())
+}
+
+async fn second(
+    exchange: &mut Exchange,
+    credential: http::HeaderValue,
+    first: First,
+    record: &mut Record,
+) -> Sent {
+    match exchange.send(Some(credential), record).await {
+        Ok(second) => {
+            if let Some(body) = exchange.body() {
+                body.settle();
+            }
+            let is_refused = second.response.status() == http::StatusCode::UNAUTHORIZED;
+            record.recovered(if is_refused { Outcome::SecondRefused } else { Outcome::Recovered });
+            first.discard();
+            second
+        }
+        Err(fault) => {
+            tracing::debug!(code = fault.code(), "the second attempt failed, the caller gets the first 401");
+            first.stands(Outcome::SecondFailed, record)
+        }
+    }
+}
+
+fn kept(first: Sent, outcome: Outcome, record: &mut Record) -> Sent {
+    record.recovered(outcome);
+    first
+}
+
+fn of_body(why: NotReplayable) -> Outcome {
+    match why {
+        NotReplayable::Off => Outcome::ReplayOff,
+        NotReplayable::OverLimit => Outcome::BodyOverLimit,
+        NotReplayable::BudgetSpent => Outcome::BudgetSpent,
+        NotReplayable::Broken => Outcome::BodyBroken,
+    }
+}
+
+fn of_token(why: &NotReplaced) -> Outcome {
+    match why {
+        NotReplaced::Suppressed(Suppressed::Young) => Outcome::SuppressedYoung,
+        NotReplaced::Suppressed(Suppressed::Recent) => Outcome::SuppressedRecent,
+        NotReplaced::Suppressed(Suppressed::Failing) | NotReplaced::Unavailable(_) => Outcome::NoFreshToken,
+    }
+}

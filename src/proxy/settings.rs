@@ -1,0 +1,70 @@
+//! What a route may be told: the settings of the data plane.
+
+use std::time::Duration;
+
+use http::uri::PathAndQuery;
+
+use crate::{route::path::Check, upstream::Origin};
+
+/// What happens to the requests of one route.
+#[derive(Clone, Debug)]
+pub struct RouteSettings {
+    /// Where its requests go: scheme, host and port come from here only.
+    pub upstream: Origin,
+    /// The path in front of every request's path; `None` for none.
+    pub base_path: Option<PathAndQuery>,
+    /// The profile whose token goes on the request; `None` means `profile: none`.
+    pub profile: Option<String>,
+    /// Takes the matched prefix off before forwarding.
+    pub strip_path: bool,
+    /// Sends the caller's `Host` instead of the upstream's authority.
+    pub preserve_host: bool,
+    /// Lets the caller's own `Authorization` through; only on `profile: none`.
+    pub pass_authorization: bool,
+    /// How ambiguous a path may be.
+    pub path_check: Check,
+    /// Bytes of request body that are kept for a second attempt; zero turns replay off.
+    pub replay_limit_bytes: usize,
+}
+
+/// Time limits of the data plane. All end in a fault or a closed connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From the first byte of a request to the end of its head.
+    pub header_read: Duration,
+    /// DNS, TCP and TLS towards the upstream.
+    pub connect: Duration,
+    /// From the request being sent to the upstream's response head.
+    pub response: Duration,
+    /// A caller's connection without a request.
+    pub idle: Duration,
+    /// From the stop signal to giving up on requests in flight.
+    pub drain: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            header_read: Duration::from_secs(10),
+            connect: Duration::from_secs(5),
+            response: Duration::from_secs(60),
+            idle: Duration::from_secs(75),
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Memory for bodies that may have to be sent twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Replay {
+    /// Bytes per request; a route may set its own.
+    pub limit_bytes: usize,
+    /// Bytes for the whole process.
+    pub total_bytes: usize,
+}
+
+impl Default for Replay {
+    fn default() -> Self {
+        Self { limit_bytes: 1024 * 1024, total_bytes: 256 * 1024 * 1024 }
+    }
+}

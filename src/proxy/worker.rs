@@ -1,0 +1,299 @@
+//! What a worker thread serves requests with: its own pool and its own view of the routing table.
+//!
+//! [`Gateway`] is shared by all workers and never locked; everything in [`Worker`] belongs to one
+//! thread.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+
+use crate::{
+    proxy::{
+        attempt::RequestBody,
+        fault::CODES,
+        recovery::OUTCOMES,
+        settings::{RouteSettings, Timeouts},
+    },
+    replay::Budget,
+    route::{Entry, Head, Table},
+    telemetry::metrics,
+    token,
+    upstream::{Upstream, pool::Pool},
+};
+
+/// What one worker counts for one route.
+pub type Shard = metrics::Shard<CODES, OUTCOMES>;
+
+/// A route made ready to forward.
+pub struct Route {
+    /// The route's name.
+    pub name: String,
+    /// The path prefix that the route matches.
+    pub prefix: String,
+    /// What it was told.
+    pub settings: RouteSettings,
+    /// Where it forwards to.
+    pub upstream: Arc<Upstream>,
+    /// The owner of its profile's token; `None` for `profile: none`.
+    pub profile: Option<token::Handle>,
+    /// One per worker.
+    pub shards: Vec<Arc<Shard>>,
+}
+
+/// The routing table that is in force, with its routes by index.
+pub struct Snapshot {
+    /// From a request to the index of its route.
+    pub table: Table<usize>,
+    /// In the order of the table's indices.
+    pub routes: Vec<Arc<Route>>,
+}
+
+/// What all workers share.
+pub struct Gateway {
+    snapshot: ArcSwap<Snapshot>,
+    /// Counts snapshots, so that a worker notices a new one by reading a number.
+    version: AtomicU64,
+    pseudonym: String,
+    via: HeaderValue,
+    timeouts: Timeouts,
+    budget: Arc<Budget>,
+    log_access: bool,
+    draining: AtomicBool,
+    /// For requests that no route took, one per worker.
+    unrouted: Vec<Arc<Shard>>,
+}
+
+impl Gateway {
+    /// A gateway of `workers` workers that serves `snapshot`.
+    pub fn new(
+        snapshot: Snapshot,
+        workers: usize,
+        timeouts: Timeouts,
+        replay_total_bytes: usize,
+        log_access: bool,
+    ) -> Arc<Self> {
+        // Random, so that it names this process and tells nothing about it (RFC 9110 §7.6.3).
+        let pseudonym = format!("kb-{:012x}", fastrand::u64(..) & 0xffff_ffff_ffff);
+        let via =
+            HeaderValue::from_str(&format!("1.1 {pseudonym}")).expect("hexadecimal is legal in a header");
+        Arc::new(Self {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            version: AtomicU64::new(1),
+            pseudonym,
+            via,
+            timeouts,
+            budget: Budget::new(replay_total_bytes),
+            log_access,
+            draining: AtomicBool::new(false),
+            unrouted: (0..workers).map(|_| Arc::default()).collect(),
+        })
+    }
+
+    /// The snapshot in force.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// Memory for recorded bodies.
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
+    /// Counters of requests that no route took.
+    pub fn unrouted(&self) -> &[Arc<Shard>] {
+        &self.unrouted
+    }
+
+    /// Time limits.
+    pub fn timeouts(&self) -> &Timeouts {
+        &self.timeouts
+    }
+
+    /// From now on every answer closes its connection.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether the gateway is about to stop.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+}
+
+/// One worker's side of a route.
+pub struct RouteState {
+    route: Arc<Route>,
+    shard: Arc<Shard>,
+    /// A copy of the current token that no other thread touches: reference counts that travel between
+    /// cores cost more than the copy.
+    token: RefCell<Option<(u64, HeaderValue)>>,
+}
+
+impl RouteState {
+    /// The route's name.
+    pub fn name(&self) -> &str {
+        &self.route.name
+    }
+
+    /// The matched path prefix.
+    pub fn prefix(&self) -> &str {
+        &self.route.prefix
+    }
+
+    /// What the route was told.
+    pub fn settings(&self) -> &RouteSettings {
+        &self.route.settings
+    }
+
+    /// Where it forwards to.
+    pub fn upstream(&self) -> &Upstream {
+        &self.route.upstream
+    }
+
+    /// The owner of its profile's token.
+    pub fn profile(&self) -> Option<&token::Handle> {
+        self.route.profile.as_ref()
+    }
+
+    /// This worker's counters.
+    pub fn shard(&self) -> &Shard {
+        &self.shard
+    }
+
+    /// Generation and header of the profile's current token, if there is a valid one.
+    pub fn current_token(&self) -> Option<(u64, HeaderValue)> {
+        let current = self.profile()?.current()?;
+        let current = current.token();
+        let mut copy = self.token.borrow_mut();
+        match copy.as_ref() {
+            Some(copied) if copied.0 == current.generation() => Some(copied.clone()),
+            _ => {
+                let mut header = HeaderValue::from_bytes(current.header().as_bytes()).ok()?;
+                header.set_sensitive(true);
+                *copy = Some((current.generation(), header));
+                copy.clone()
+            }
+        }
+    }
+}
+
+struct View {
+    version: u64,
+    snapshot: Arc<Snapshot>,
+    routes: Vec<Rc<RouteState>>,
+}
+
+/// Everything that one worker thread serves requests with.
+pub struct Worker {
+    index: usize,
+    gateway: Arc<Gateway>,
+    pool: Rc<Pool<RequestBody>>,
+    view: RefCell<Rc<View>>,
+    unrouted: Arc<Shard>,
+    in_flight: Cell<usize>,
+}
+
+impl Worker {
+    /// Worker number `index` of `gateway`. To be made on the worker's own thread.
+    pub fn new(gateway: &Arc<Gateway>, index: usize) -> Rc<Self> {
+        let view = RefCell::new(Rc::new(view(gateway, index)));
+        Rc::new(Self {
+            index,
+            gateway: Arc::clone(gateway),
+            pool: Pool::new(gateway.timeouts.connect),
+            view,
+            unrouted: gateway.unrouted.get(index).cloned().unwrap_or_default(),
+            in_flight: Cell::new(0),
+        })
+    }
+
+    /// The upstream connections.
+    pub fn pool(&self) -> &Rc<Pool<RequestBody>> {
+        &self.pool
+    }
+
+    /// Time limits.
+    pub fn timeouts(&self) -> &Timeouts {
+        &self.gateway.timeouts
+    }
+
+    /// Whether the gateway is about to stop.
+    pub fn is_draining(&self) -> bool {
+        self.gateway.is_draining()
+    }
+
+    /// Requests that this worker is serving.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.get()
+    }
+
+    pub(super) fn budget(&self) -> &Arc<Budget> {
+        &self.gateway.budget
+    }
+
+    pub(super) fn via(&self) -> &HeaderValue {
+        &self.gateway.via
+    }
+
+    pub(super) fn pseudonym(&self) -> &str {
+        &self.gateway.pseudonym
+    }
+
+    pub(super) fn logs_access(&self) -> bool {
+        self.gateway.log_access
+    }
+
+    pub(super) fn unrouted(&self) -> &Shard {
+        &self.unrouted
+    }
+
+    pub(super) fn enter(&self) {
+        self.in_flight.set(self.in_flight.get() + 1);
+    }
+
+    pub(super) fn leave(&self) {
+        self.in_flight.set(self.in_flight.get().saturating_sub(1));
+    }
+
+    /// The route of a request and its rule, from the snapshot in force.
+    pub(super) fn find(&self, head: &Head<'_>) -> Option<(Rc<RouteState>, Matched)> {
+        let view = self.view();
+        let entry: &Entry<usize> = view.snapshot.table.find(head)?;
+        let route = Rc::clone(view.routes.get(entry.target)?);
+        let names_method = entry.rule.methods.contains(head.method);
+        Some((route, Matched { names_method }))
+    }
+
+    fn view(&self) -> Rc<View> {
+        let mut view = self.view.borrow_mut();
+        if view.version != self.gateway.version.load(Ordering::Acquire) {
+            *view = Rc::new(self::view(&self.gateway, self.index));
+        }
+        Rc::clone(&view)
+    }
+}
+
+/// What a request's match says beside the route.
+pub(super) struct Matched {
+    /// The rule lists the request's method by name.
+    pub(super) names_method: bool,
+}
+
+fn view(gateway: &Gateway, index: usize) -> View {
+    let version = gateway.version.load(Ordering::Acquire);
+    let snapshot = gateway.snapshot();
+    let state = |route: &Arc<Route>| {
+        let shard = route.shards.get(index).cloned().unwrap_or_default();
+        Rc::new(RouteState { route: Arc::clone(route), shard, token: RefCell::default() })
+    };
+    let routes = snapshot.routes.iter().map(state).collect();
+    View { version, snapshot, routes }
+}

@@ -1,0 +1,307 @@
+//! Recording a request body while it streams, so that it can be sent a second time.
+//!
+//! The body is *teed*: every frame goes on at once and is kept, up to a limit, beside the stream.
+//! Nothing is read ahead of the upstream. An [`Attempt`] that starts later gets the recorded prefix
+//! first and the rest of the caller's stream after it, so even a 401 in the middle of an upload can
+//! be answered by a second attempt. Trailers of requests are dropped (RFC 9110 §6.5.1 allows it).
+//!
+//! Everything of one request lives on one thread; only the [`Budget`] is shared.
+
+use std::{
+    cell::RefCell,
+    pin::Pin,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+
+/// What keeping one frame costs beside its bytes: a flood of tiny frames must not be cheap.
+const FRAME_OVERHEAD: usize = 64;
+
+/// Memory for recorded bodies, all requests together.
+#[derive(Debug)]
+pub struct Budget {
+    total_bytes: usize,
+    used_bytes: AtomicUsize,
+}
+
+impl Budget {
+    /// A budget of `total_bytes`.
+    pub fn new(total_bytes: usize) -> Arc<Self> {
+        Arc::new(Self { total_bytes, used_bytes: AtomicUsize::new(0) })
+    }
+
+    /// Bytes that recorded bodies hold now.
+    pub fn used_bytes(&self) -> usize {
+        self.used_bytes.load(Ordering::Relaxed)
+    }
+
+    fn take(&self, bytes: usize) -> bool {
+        let before = self.used_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before.saturating_add(bytes) > self.total_bytes {
+            self.give(bytes);
+            return false;
+        }
+        true
+    }
+
+    fn give(&self, bytes: usize) {
+        self.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Why a body cannot be sent a second time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotReplayable {
+    /// Replay is turned off for the route.
+    Off,
+    /// The body is longer than the limit.
+    OverLimit,
+    /// All requests together hold as much as they may.
+    BudgetSpent,
+    /// The caller's stream failed.
+    Broken,
+}
+
+/// Why an attempt's body ends early.
+#[derive(Debug, thiserror::Error)]
+pub enum AttemptError<E> {
+    /// The caller's stream failed.
+    #[error("the caller's body broke off")]
+    Caller(#[source] E),
+    /// Another attempt has taken over for good.
+    #[error("the attempt was given up for another one")]
+    Abandoned,
+}
+
+/// One request's body, recorded while it streams.
+pub struct Recorder<S> {
+    tape: Rc<RefCell<Tape<S>>>,
+}
+
+struct Tape<S> {
+    source: S,
+    length: SizeHint,
+    ended: bool,
+    frames: Vec<Bytes>,
+    held_bytes: usize,
+    recorded_bytes: usize,
+    limit_bytes: usize,
+    budget: Arc<Budget>,
+    /// Whether frames are still kept, or why not.
+    recording: Result<(), NotReplayable>,
+    /// The request is settled: what was recorded may go once it has been sent.
+    settled: bool,
+    /// The attempt that may draw from the source; others are parked at the end of the tape.
+    active: u8,
+    /// Attempts before this one are over.
+    first_alive: u8,
+    parked: Option<Waker>,
+    drawn_bytes: u64,
+}
+
+impl<S> Tape<S> {
+    fn erase(&mut self) {
+        self.frames = Vec::new();
+        self.budget.give(std::mem::take(&mut self.held_bytes));
+    }
+
+    fn stop(&mut self, why: NotReplayable) {
+        self.recording = Err(why);
+        self.erase();
+    }
+
+    /// Keeps `frame` if it may be kept; says whether it is on the tape.
+    fn keep(&mut self, frame: &Bytes) -> bool {
+        if self.recording.is_err() || self.settled {
+            return false;
+        }
+        let cost = frame.len() + FRAME_OVERHEAD;
+        if self.recorded_bytes + frame.len() > self.limit_bytes {
+            self.stop(NotReplayable::OverLimit);
+        } else if !self.budget.take(cost) {
+            self.stop(NotReplayable::BudgetSpent);
+        } else {
+            self.held_bytes += cost;
+            self.recorded_bytes += frame.len();
+            self.frames.push(frame.clone());
+            return true;
+        }
+        false
+    }
+}
+
+impl<S> Drop for Tape<S> {
+    fn drop(&mut self) {
+        self.erase();
+    }
+}
+
+impl<S: Body<Data = Bytes> + Unpin> Recorder<S> {
+    /// Prepares to record `source`. A body that is known to be too long is not recorded at all.
+    pub fn new(source: S, limit_bytes: usize, budget: &Arc<Budget>) -> Self {
+        let length = source.size_hint();
+        let recording = if limit_bytes == 0 {
+            Err(NotReplayable::Off)
+        } else if length.lower() > limit_bytes as u64 {
+            Err(NotReplayable::OverLimit)
+        } else {
+            Ok(())
+        };
+        let tape = Tape {
+            source,
+            length,
+            ended: false,
+            frames: Vec::new(),
+            held_bytes: 0,
+            recorded_bytes: 0,
+            limit_bytes,
+            budget: Arc::clone(budget),
+            recording,
+            settled: false,
+            active: 0,
+            first_alive: 0,
+            parked: None,
+            drawn_bytes: 0,
+        };
+        Self { tape: Rc::new(RefCell::new(tape)) }
+    }
+
+    /// Whether everything that was sent so far could be sent again.
+    ///
+    /// # Errors
+    /// The reason why not.
+    pub fn is_replayable(&self) -> Result<(), NotReplayable> {
+        self.tape.borrow().recording
+    }
+
+    /// Bytes drawn from the caller so far.
+    pub fn drawn_bytes(&self) -> u64 {
+        self.tape.borrow().drawn_bytes
+    }
+
+    /// A new attempt at sending the body from its first byte. An earlier one is parked.
+    pub fn attempt(&self) -> Attempt<S> {
+        let mut tape = self.tape.borrow_mut();
+        tape.active += 1;
+        Attempt { tape: Rc::clone(&self.tape), number: tape.active, position: 0 }
+    }
+
+    /// Holds the current attempt where it is: it takes nothing more from the caller's stream until
+    /// it is resumed, and what the caller has sent stays on the tape.
+    pub fn park(&self) -> Parked {
+        let mut tape = self.tape.borrow_mut();
+        let parked = Parked(tape.active);
+        tape.active += 1;
+        parked
+    }
+
+    /// Gives the stream back to a parked attempt, because later ones have failed. It is the last.
+    pub fn resume(&self, parked: Parked) {
+        let mut tape = self.tape.borrow_mut();
+        tape.active = parked.0;
+        tape.settled = true;
+        if let Some(waker) = tape.parked.take() {
+            waker.wake();
+        }
+    }
+
+    /// Whether the caller's stream has been taken to its end.
+    pub fn is_sent(&self) -> bool {
+        let tape = self.tape.borrow();
+        tape.ended || tape.source.is_end_stream()
+    }
+
+    /// No further attempt will be made: earlier ones end, and the memory goes once it was sent.
+    pub fn settle(&self) {
+        let mut tape = self.tape.borrow_mut();
+        tape.settled = true;
+        tape.first_alive = tape.active;
+        if let Some(waker) = tape.parked.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// An attempt that waits, see [`Recorder::park`].
+#[must_use = "a parked attempt waits for ever unless it is resumed or the recorder is settled"]
+pub struct Parked(u8);
+
+/// One sending of a recorded body.
+pub struct Attempt<S> {
+    tape: Rc<RefCell<Tape<S>>>,
+    number: u8,
+    position: usize,
+}
+
+impl<S: Body<Data = Bytes> + Unpin> Body for Attempt<S> {
+    type Data = Bytes;
+    type Error = AttemptError<S::Error>;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = self.get_mut();
+        let mut guard = this.tape.borrow_mut();
+        let tape = &mut *guard;
+        if this.number < tape.first_alive {
+            return Poll::Ready(Some(Err(AttemptError::Abandoned)));
+        }
+        if let Some(frame) = tape.frames.get(this.position) {
+            this.position += 1;
+            return Poll::Ready(Some(Ok(Frame::data(frame.clone()))));
+        }
+        if this.number != tape.active {
+            tape.parked = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        if tape.settled && !tape.frames.is_empty() {
+            tape.erase();
+            this.position = 0;
+        }
+        loop {
+            if tape.ended {
+                return Poll::Ready(None);
+            }
+            let frame = match Pin::new(&mut tape.source).poll_frame(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(None) => {
+                    tape.ended = true;
+                    continue;
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    tape.stop(NotReplayable::Broken);
+                    return Poll::Ready(Some(Err(AttemptError::Caller(error))));
+                }
+                Poll::Ready(Some(Ok(frame))) => frame,
+            };
+            let Ok(data) = frame.into_data() else { continue };
+            tape.drawn_bytes += data.len() as u64;
+            if tape.keep(&data) {
+                this.position += 1;
+            }
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let tape = self.tape.borrow();
+        let source_ended = tape.ended || tape.source.is_end_stream();
+        source_ended && self.position >= tape.frames.len() && self.number >= tape.first_alive
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        // Asked before the first frame, when all attempts have the whole body in front of them.
+        if self.position == 0 { self.tape.borrow().length.clone() } else { SizeHint::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,181 @@
+use std::{collections::VecDeque, convert::Infallible, future::poll_fn};
+
+use super::*;
+
+/// A caller's stream that the test feeds.
+#[derive(Clone, Default)]
+struct Stream(Rc<RefCell<(VecDeque<Option<&'static str>>, Option<u64>)>>);
+
+impl Stream {
+    fn of(parts: &[&'static str]) -> Self {
+        let stream = Self::default();
+        parts.iter().for_each(|part| stream.feed(part));
+        stream
+    }
+
+    fn feed(&self, part: &'static str) {
+        self.0.borrow_mut().0.push_back(Some(part));
+    }
+
+    fn end(&self) {
+        self.0.borrow_mut().0.push_back(None);
+    }
+}
+
+impl Body for Stream {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match self.0.borrow_mut().0.pop_front() {
+            None => Poll::Pending,
+            Some(None) => Poll::Ready(None),
+            Some(Some(part)) => Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(part.as_bytes()))))),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.borrow().1.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+/// What `attempt` gives until it has to wait; `.` at its end, `!` when it was given up.
+fn drain(attempt: &mut Attempt<Stream>) -> String {
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut out = String::new();
+    loop {
+        match Pin::new(&mut *attempt).poll_frame(&mut cx) {
+            Poll::Pending => return out,
+            Poll::Ready(None) => return out + ".",
+            Poll::Ready(Some(Err(_))) => return out + "!",
+            Poll::Ready(Some(Ok(frame))) => {
+                out += std::str::from_utf8(&frame.into_data().unwrap()).unwrap();
+            }
+        }
+    }
+}
+
+fn recorder(stream: &Stream, limit: usize) -> (Recorder<Stream>, Arc<Budget>) {
+    let budget = Budget::new(10_000);
+    (Recorder::new(stream.clone(), limit, &budget), budget)
+}
+
+#[test]
+fn a_second_attempt_gets_the_recorded_prefix_and_then_the_rest_of_the_stream() {
+    let stream = Stream::of(&["one ", "two "]);
+    let (recorder, _) = recorder(&stream, 100);
+    let mut first = recorder.attempt();
+    assert_eq!(drain(&mut first), "one two ");
+    let mut second = recorder.attempt();
+    stream.feed("three");
+    stream.end();
+    assert_eq!(drain(&mut first), "", "a parked attempt must not take from the stream");
+    assert_eq!(drain(&mut second), "one two three.");
+}
+
+#[test]
+fn the_limit_is_exact_and_passing_it_frees_what_was_recorded() {
+    let stream = Stream::of(&["12345", "67890"]);
+    let (recorder, budget) = recorder(&stream, 10);
+    let mut first = recorder.attempt();
+    assert_eq!(drain(&mut first), "1234567890");
+    assert_eq!(recorder.is_replayable(), Ok(()));
+    assert_eq!(budget.used_bytes(), 10 + 2 * FRAME_OVERHEAD);
+    stream.feed("1");
+    stream.end();
+    assert_eq!(drain(&mut first), "1.");
+    assert_eq!(recorder.is_replayable(), Err(NotReplayable::OverLimit));
+    assert_eq!(budget.used_bytes(), 0);
+}
+
+#[test]
+fn a_body_known_to_be_too_long_is_not_recorded_at_all() {
+    let stream = Stream::of(&["12345"]);
+    stream.0.borrow_mut().1 = Some(11);
+    let (recorder, budget) = recorder(&stream, 10);
+    assert_eq!(recorder.is_replayable(), Err(NotReplayable::OverLimit));
+    assert_eq!(drain(&mut recorder.attempt()), "12345");
+    assert_eq!(budget.used_bytes(), 0);
+}
+
+#[test]
+fn a_limit_of_zero_turns_recording_off() {
+    let (recorder, _) = recorder(&Stream::of(&["1"]), 0);
+    assert_eq!(recorder.is_replayable(), Err(NotReplayable::Off));
+}
+
+#[test]
+fn a_spent_budget_stops_recording_and_loses_nothing_of_the_stream() {
+    let stream = Stream::of(&["1", "2"]);
+    stream.end();
+    let budget = Budget::new(FRAME_OVERHEAD + 1);
+    let recorder = Recorder::new(stream, 100, &budget);
+    assert_eq!(drain(&mut recorder.attempt()), "12.");
+    assert_eq!(recorder.is_replayable(), Err(NotReplayable::BudgetSpent));
+    assert_eq!(budget.used_bytes(), 0);
+}
+
+#[test]
+fn memory_goes_when_the_request_is_settled_and_when_it_is_dropped() {
+    let stream = Stream::of(&["1", "2"]);
+    let (recorder, budget) = recorder(&stream, 100);
+    let mut first = recorder.attempt();
+    drain(&mut first);
+    let mut second = recorder.attempt();
+    recorder.settle();
+    assert_eq!(drain(&mut first), "!", "an attempt that was replaced ends with an error");
+    stream.feed("3");
+    assert_eq!(drain(&mut second), "123");
+    assert_eq!(budget.used_bytes(), 0, "nothing is kept once it was sent");
+    drop((first, second, recorder));
+
+    let (recorder, budget) = self::recorder(&Stream::of(&["1"]), 100);
+    let mut only = recorder.attempt();
+    drain(&mut only);
+    assert!(budget.used_bytes() > 0);
+    drop((only, recorder));
+    assert_eq!(budget.used_bytes(), 0);
+}
+
+#[test]
+fn when_the_second_attempt_fails_the_first_goes_on_where_it_was() {
+    let stream = Stream::of(&["1", "2"]);
+    let (recorder, _) = recorder(&stream, 100);
+    let mut first = recorder.attempt();
+    drain(&mut first);
+    let parked = recorder.park();
+    let mut second = recorder.attempt();
+    stream.feed("3");
+    assert_eq!(drain(&mut first), "", "a parked attempt takes nothing");
+    assert_eq!(drain(&mut second), "123");
+    drop(second);
+    recorder.resume(parked);
+    stream.feed("4");
+    stream.end();
+    assert_eq!(drain(&mut first), "34.");
+}
+
+#[test]
+fn every_attempt_announces_the_whole_length() {
+    let stream = Stream::of(&["12345"]);
+    stream.0.borrow_mut().1 = Some(5);
+    let (recorder, _) = recorder(&stream, 100);
+    let mut first = recorder.attempt();
+    drain(&mut first);
+    assert_eq!(recorder.attempt().size_hint().exact(), Some(5));
+}
+
+#[tokio::test]
+async fn a_parked_attempt_is_woken_when_it_is_given_up() {
+    let stream = Stream::of(&["1"]);
+    let (recorder, _) = recorder(&stream, 100);
+    let mut first = recorder.attempt();
+    drain(&mut first);
+    let _second = recorder.attempt();
+    let waiting = poll_fn(|cx| Pin::new(&mut first).poll_frame(cx));
+    let (frame, ()) = tokio::join!(waiting, async { recorder.settle() });
+    assert!(matches!(frame, Some(Err(AttemptError::Abandoned))));
+}

@@ -1,0 +1,149 @@
+//! Where a secret lives, and reading it from there.
+//!
+//! A source is read again for every token request, so a rotated secret needs no restart. What is
+//! read is checked for the accidents that secret files are prone to; it is never guessed at.
+
+use std::{fmt, fs, io, io::Read, path::PathBuf};
+
+use crate::secret::Secret;
+
+/// The largest secret that is read. A private key with its chain fits many times.
+const BYTES_MAX: u64 = 64 * 1024;
+
+/// A place that holds one secret.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// An environment variable of the gateway's own process.
+    Env(String),
+    /// A file, its path made absolute when the configuration was read.
+    File(PathBuf),
+}
+
+/// Why a source gave no secret. Never holds any part of the secret.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum SourceError {
+    /// The variable does not exist in the gateway's environment.
+    #[error("{0} is not set (export it before the gateway starts)")]
+    NotSet(Source),
+    /// The file could not be opened or read.
+    #[error("{0} cannot be read: {1} (check the path and that the gateway's user may read it)")]
+    Unreadable(Source, io::ErrorKind),
+    /// Nothing is left after the trailing line break.
+    #[error("{0} is empty")]
+    Empty(Source),
+    /// Larger than any secret.
+    #[error("{0} is larger than 64 KiB, so it is hardly a secret")]
+    TooLarge(Source),
+    /// A byte-order mark, as some editors put in front.
+    #[error("{0} begins with a byte-order mark (save it as UTF-8 without BOM)")]
+    ByteOrderMark(Source),
+    /// Bytes that are no UTF-8 text.
+    #[error("{0} is not UTF-8 text")]
+    NotText(Source),
+    /// A control character, most often a second line break.
+    #[error("{0} holds a control character at byte {1} (only one line break, at the end, is taken off)")]
+    Control(Source, usize),
+}
+
+impl Source {
+    /// Reads the secret as it is now.
+    ///
+    /// One trailing line break is taken off. Spaces are kept: they are legal in a client secret
+    /// (RFC 6749 appendix A.2).
+    ///
+    /// # Errors
+    /// When the source cannot be read, is empty, or holds what no secret holds.
+    pub fn read(&self) -> Result<Secret, SourceError> {
+        let bytes = match self {
+            Source::Env(name) => {
+                let value = std::env::var_os(name).ok_or_else(|| SourceError::NotSet(self.clone()))?;
+                value.into_encoded_bytes()
+            }
+            Source::File(path) => {
+                let unreadable = |e: io::Error| SourceError::Unreadable(self.clone(), e.kind());
+                let mut bytes = Vec::new();
+                let file = fs::File::open(path).map_err(unreadable)?;
+                file.take(BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+                bytes
+            }
+        };
+        self.accept(bytes)
+    }
+
+    fn accept(&self, mut bytes: Vec<u8>) -> Result<Secret, SourceError> {
+        if bytes.len() as u64 > BYTES_MAX {
+            return Err(SourceError::TooLarge(self.clone()));
+        }
+        if [&b"\xef\xbb\xbf"[..], b"\xff\xfe", b"\xfe\xff"].iter().any(|mark| bytes.starts_with(mark)) {
+            return Err(SourceError::ByteOrderMark(self.clone()));
+        }
+        if bytes.ends_with(b"\n") {
+            bytes.pop();
+            if bytes.ends_with(b"\r") {
+                bytes.pop();
+            }
+        }
+        if bytes.is_empty() {
+            return Err(SourceError::Empty(self.clone()));
+        }
+        if let Some(at) = bytes.iter().position(u8::is_ascii_control) {
+            return Err(SourceError::Control(self.clone(), at));
+        }
+        let text = String::from_utf8(bytes).map_err(|_| SourceError::NotText(self.clone()))?;
+        Ok(Secret::new(text))
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Env(name) => write!(f, "environment variable {name}"),
+            Source::File(path) => write!(f, "file {}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(bytes: &[u8], expected: Result<&str, &str>) {
+        let source = Source::File("/s".into());
+        let got = source.accept(bytes.to_vec());
+        match (got, expected) {
+            (Ok(secret), Ok(text)) => assert_eq!(secret.expose(), text),
+            (Err(error), Err(words)) => {
+                assert!(error.to_string().contains(words), "{error}");
+            }
+            (got, expected) => panic!("{:?} gave {got:?}, expected {expected:?}", bytes),
+        }
+    }
+
+    #[test]
+    fn one_trailing_line_break_is_taken_off_and_nothing_else() {
+        check(b"s3cret\n", Ok("s3cret"));
+        check(b"s3cret\r\n", Ok("s3cret"));
+        check(b"s3cret ", Ok("s3cret "));
+        check(b"p+s/s=w:o%r&d \"~ 1", Ok("p+s/s=w:o%r&d \"~ 1"));
+        check(b"s3cret\n\n", Err("control character at byte 6"));
+    }
+
+    #[test]
+    fn accidents_of_secret_files_are_refused_by_name() {
+        check(b"\xef\xbb\xbfs3cret", Err("byte-order mark"));
+        check(b"\xff\xfes\0", Err("byte-order mark"));
+        check(b"s3\tcret", Err("control character at byte 2"));
+        check(b"\n", Err("is empty"));
+        check(b"", Err("is empty"));
+        check(b"\xc3\x28", Err("not UTF-8"));
+        check(&vec![b'a'; 70_000], Err("larger than 64 KiB"));
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let error = Source::Env("KEYBEARER_NO_SUCH_VARIABLE".into()).read().unwrap_err();
+        assert!(error.to_string().starts_with("environment variable KEYBEARER_NO_SUCH_VARIABLE is not set"));
+        let error = Source::File("/no/such/file".into()).read().unwrap_err();
+        assert!(error.to_string().starts_with("file /no/such/file cannot be read: entity not found"));
+    }
+}

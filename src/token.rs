@@ -1,0 +1,488 @@
+//! Tokens: one owner per profile fetches, everyone else reads or waits.
+//!
+//! [`start`] spawns the owner (a task of the control plane) and gives the [`Handle`] that requests
+//! use: [`Handle::current`] is a lock-free read, [`Handle::acquire`] waits when there is no token, and
+//! [`Handle::replace`] and [`Handle::reject`] say that an upstream answered 401 to one generation.
+//! A request never fetches, so a caller that hangs up cancels nothing.
+//!
+//! What a token store shared by replicas would need is here and only here: [`Exchange`] is where one
+//! would be put in between.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::{ArcSwapOption, Guard};
+use http::HeaderValue;
+use tokio::sync::{Notify, Semaphore, watch};
+
+use crate::{
+    clock::{self, Moment},
+    profile::{self, Grant, Identity, Profile, refusal::ExchangeError},
+};
+
+mod owner;
+pub mod schedule;
+
+/// Requests that may wait for one profile's token at a time.
+pub const WAITERS_MAX: usize = 10_000;
+/// Token requests in flight at a time, all profiles together: a start with a thousand profiles must
+/// not look like an attack.
+const EXCHANGES_MAX: usize = 16;
+
+/// What the owner of a profile is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The service account.
+    pub profile: profile::Settings,
+    /// Whether readiness waits for this profile's token.
+    pub required: bool,
+    /// How readily 401s cause refreshes.
+    pub recovery: Recovery,
+}
+
+/// Damping of refreshes that 401s cause: an upstream that always answers 401 must not turn every
+/// request into a token request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recovery {
+    /// A younger token is not refreshed for a 401: the fault is not its age.
+    pub min_token_age: Duration,
+    /// The least time between two refreshes that 401s caused.
+    pub min_interval: Duration,
+}
+
+impl Default for Recovery {
+    fn default() -> Self {
+        Self { min_token_age: Duration::from_secs(5), min_interval: Duration::from_secs(30) }
+    }
+}
+
+/// The seam between owner and identity provider. The product has one implementation, [`Profile`].
+pub trait Exchange: Send + Sync + 'static {
+    /// Asks once, with these claims (OpenID Connect §5.5 JSON) if an upstream demanded some.
+    fn exchange(&self, claims: Option<&str>) -> impl Future<Output = Result<Grant, ExchangeError>> + Send;
+
+    /// The identity that a token asked for now would have; `None` when it cannot be told.
+    fn identity(&self) -> Option<Identity>;
+}
+
+impl Exchange for Profile {
+    fn exchange(&self, claims: Option<&str>) -> impl Future<Output = Result<Grant, ExchangeError>> + Send {
+        Profile::exchange(self, claims)
+    }
+
+    fn identity(&self) -> Option<Identity> {
+        Profile::identity(self).ok()
+    }
+}
+
+/// A token with its place in the profile's history.
+#[derive(Debug)]
+pub struct Token {
+    generation: u64,
+    header: HeaderValue,
+    obtained: Moment,
+    expires: Moment,
+    /// The provider gave it no life: it serves those who waited for it and nobody else.
+    for_one_use: bool,
+}
+
+impl Token {
+    /// Counts the profile's tokens from 1. A 401 is reported by generation, so that a thousand 401s to
+    /// one token are one report.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The value of the `Authorization` field, marked sensitive.
+    pub fn header(&self) -> &HeaderValue {
+        &self.header
+    }
+
+    /// Life left at `now`.
+    pub fn left(&self, now: Moment) -> Duration {
+        self.expires.since(now)
+    }
+
+    fn is_valid(&self) -> bool {
+        self.expires > clock::now()
+    }
+}
+
+/// Why a request gets no token.
+#[derive(Clone, Debug)]
+pub struct Unavailable {
+    /// When asking again makes sense.
+    pub retry_after: Duration,
+    /// What happened.
+    pub reason: Reason,
+}
+
+/// See [`Unavailable`].
+#[derive(Clone, Debug)]
+pub enum Reason {
+    /// The last exchange failed; everyone who waited for it shares its error.
+    Failed(Arc<ExchangeError>),
+    /// The wait was longer than the limit.
+    TimedOut,
+    /// [`WAITERS_MAX`] requests wait already.
+    TooManyWaiters,
+}
+
+/// Why a 401 causes no refresh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Suppressed {
+    /// The token is younger than [`Recovery::min_token_age`].
+    Young,
+    /// A 401 caused a refresh less than [`Recovery::min_interval`] ago.
+    Recent,
+    /// A refresh for this very token has failed and is due again later.
+    Failing,
+}
+
+/// How [`Handle::reject`] took a report.
+enum Report {
+    Newer(Arc<Token>),
+    Refreshing,
+    Suppressed(Suppressed),
+}
+
+/// What [`Handle::replace`] could not do.
+#[derive(Clone, Debug)]
+pub enum NotReplaced {
+    /// No refresh was started.
+    Suppressed(Suppressed),
+    /// The refresh gave no token.
+    Unavailable(Unavailable),
+}
+
+/// What the owner is doing, for those who wait.
+#[derive(Clone)]
+enum Phase {
+    /// No exchange is on its way or due: the last token was for one use only.
+    Idle,
+    Fetching,
+    Ready,
+    Failed {
+        error: Arc<ExchangeError>,
+        retry_at: Moment,
+    },
+}
+
+#[derive(Clone)]
+struct Status {
+    phase: Phase,
+    /// Exchanges that have ended.
+    rounds: u64,
+    /// What the last successful exchange gave, also when it may not be kept.
+    latest: Option<Arc<Token>>,
+}
+
+/// What has been asked of the owner since it last looked.
+#[derive(Default)]
+struct Orders {
+    refresh: bool,
+    claims: Option<String>,
+    /// The youngest generation that was rejected.
+    rejected: u64,
+    rejected_at: Option<Moment>,
+}
+
+struct Shared {
+    settings: Settings,
+    current: ArcSwapOption<Token>,
+    status: watch::Sender<Status>,
+    orders: Mutex<Orders>,
+    wake: Notify,
+    waiters: AtomicUsize,
+    refreshed: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl Shared {
+    fn orders(&self) -> MutexGuard<'_, Orders> {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Limits how many owners ask at the same time. One per process.
+#[derive(Clone)]
+pub struct Turns(Arc<Semaphore>);
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(EXCHANGES_MAX)))
+    }
+}
+
+/// Spawns the owner of a profile on the current runtime; it asks for the first token at once.
+///
+/// The owner ends when the last handle is dropped.
+pub fn start(settings: Settings, exchange: impl Exchange, turns: Turns) -> Handle {
+    let status = Status { phase: Phase::Fetching, rounds: 0, latest: None };
+    let shared = Arc::new(Shared {
+        settings,
+        current: ArcSwapOption::empty(),
+        status: watch::Sender::new(status),
+        orders: Mutex::default(),
+        wake: Notify::new(),
+        waiters: AtomicUsize::new(0),
+        refreshed: AtomicU64::new(0),
+        failed: AtomicU64::new(0),
+    });
+    let owner = tokio::spawn(owner::run(Arc::clone(&shared), exchange, turns));
+    Handle(Arc::new(Inner { shared, owner: owner.abort_handle() }))
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    owner: tokio::task::AbortHandle,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.owner.abort();
+    }
+}
+
+/// What requests hold of a profile. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle(Arc<Inner>);
+
+impl Handle {
+    /// The profile's name.
+    pub fn name(&self) -> &str {
+        &self.0.shared.settings.profile.name
+    }
+
+    /// How long a request waits for a token: one token request, and some for its turn.
+    pub fn patience(&self) -> Duration {
+        self.0.shared.settings.profile.timeout + Duration::from_secs(5)
+    }
+
+    /// The token to use now, unless there is none or it has expired. Lock-free.
+    pub fn current(&self) -> Option<Current> {
+        let guard = self.0.shared.current.load();
+        guard.as_ref().is_some_and(|token| token.is_valid()).then_some(Current(guard))
+    }
+
+    /// The token to use, waiting at most `patience` when there is none.
+    ///
+    /// # Errors
+    /// [`Unavailable`], at once when the last exchange failed and the next one is not due.
+    pub async fn acquire(&self, patience: Duration) -> Result<Arc<Token>, Unavailable> {
+        match self.current() {
+            Some(current) => Ok(current.arc()),
+            None => self.settle(patience, 0).await,
+        }
+    }
+
+    /// Like [`Handle::acquire`], but for a request that cannot be sent twice: when the current token
+    /// has been rejected and its successor is on the way, it waits for that.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when there is no token at all; a failed refresh gives the old one.
+    pub async fn acquire_unrejected(&self, patience: Duration) -> Result<Arc<Token>, Unavailable> {
+        let Some(current) = self.current() else { return self.settle(patience, 0).await };
+        let current = current.arc();
+        let refreshing = matches!(self.0.shared.status.borrow().phase, Phase::Fetching);
+        if !refreshing || self.0.shared.orders().rejected < current.generation {
+            return Ok(current);
+        }
+        Ok(self.settle(patience, current.generation).await.unwrap_or(current))
+    }
+
+    /// Reports a 401 to the token of `generation` and gives the next one, waiting at most `patience` for it.
+    ///
+    /// Of any number of reports about one generation one causes a refresh; all get its outcome.
+    ///
+    /// # Errors
+    /// [`NotReplaced`]; the caller then gets the 401.
+    pub async fn replace(
+        &self,
+        generation: u64,
+        claims: Option<String>,
+        patience: Duration,
+    ) -> Result<Arc<Token>, NotReplaced> {
+        match self.report(generation, claims) {
+            Report::Newer(next) => Ok(next),
+            Report::Suppressed(why) => Err(NotReplaced::Suppressed(why)),
+            Report::Refreshing => self.settle(patience, generation).await.map_err(NotReplaced::Unavailable),
+        }
+    }
+
+    /// Reports a 401 to the token of `generation` without waiting: the next request gets a fresh one.
+    pub fn reject(&self, generation: u64, claims: Option<String>) -> Option<Suppressed> {
+        match self.report(generation, claims) {
+            Report::Suppressed(why) => Some(why),
+            Report::Newer(_) | Report::Refreshing => None,
+        }
+    }
+
+    /// Whether the profile can serve requests: it has a token, or tokens that are not kept.
+    pub fn is_ready(&self) -> bool {
+        self.current().is_some() || matches!(self.0.shared.status.borrow().phase, Phase::Idle)
+    }
+
+    /// What health checks and metrics show.
+    pub fn view(&self) -> View {
+        let shared = &self.0.shared;
+        let status = shared.status.borrow();
+        let error = match &status.phase {
+            Phase::Failed { error, .. } => Some(Arc::clone(error)),
+            _ => None,
+        };
+        drop(status);
+        View {
+            name: shared.settings.profile.name.clone(),
+            required: shared.settings.required,
+            ready: self.is_ready(),
+            generation: shared.current.load().as_ref().map_or(0, |t| t.generation),
+            expires_in: self.current().map(|t| t.token().left(clock::now())),
+            refreshed: shared.refreshed.load(Ordering::Relaxed),
+            failed: shared.failed.load(Ordering::Relaxed),
+            error,
+        }
+    }
+
+    /// Waits until a token newer than `generation` is there, or the exchange that could give one
+    /// has failed.
+    async fn settle(&self, patience: Duration, generation: u64) -> Result<Arc<Token>, Unavailable> {
+        let shared = &self.0.shared;
+        let _waiting = Waiting::enter(&shared.waiters)?;
+        let mut status = shared.status.subscribe();
+        let asked_in = status.borrow().rounds;
+        shared.wake.notify_one();
+        let settled = async {
+            loop {
+                if let Some(outcome) = outcome(&status.borrow_and_update(), generation, asked_in) {
+                    return outcome;
+                }
+                // The sender lives in `shared`, which this handle keeps alive.
+                let _ = status.changed().await;
+            }
+        };
+        // Dropping the wait leaves the exchange running: it belongs to the owner.
+        tokio::time::timeout(patience, settled).await.unwrap_or_else(|_| {
+            Err(Unavailable { retry_after: Duration::from_secs(1), reason: Reason::TimedOut })
+        })
+    }
+
+    fn report(&self, generation: u64, claims: Option<String>) -> Report {
+        let shared = &self.0.shared;
+        let mut orders = shared.orders();
+        // Read under the lock: another report may just have been answered with a newer token.
+        let current = shared.current.load();
+        let current = current.as_ref().filter(|token| token.is_valid());
+        if let Some(next) = current.filter(|token| token.generation > generation) {
+            return Report::Newer(Arc::clone(next));
+        }
+        if orders.rejected >= generation {
+            return match shared.status.borrow().phase {
+                Phase::Failed { .. } => Report::Suppressed(Suppressed::Failing),
+                _ => Report::Refreshing,
+            };
+        }
+        let now = clock::now();
+        let recovery = shared.settings.recovery;
+        let is_young = current.is_some_and(|token| now.since(token.obtained) < recovery.min_token_age);
+        // A demand for claims says nothing about the token's age.
+        if claims.is_none() && is_young {
+            return Report::Suppressed(Suppressed::Young);
+        }
+        if orders.rejected_at.is_some_and(|at| now.since(at) < recovery.min_interval) {
+            return Report::Suppressed(Suppressed::Recent);
+        }
+        orders.rejected = generation;
+        orders.rejected_at = Some(now);
+        orders.refresh = true;
+        orders.claims = claims;
+        // Set here, under the lock, so that nobody takes an older failure for this refresh's outcome.
+        shared.status.send_modify(|status| status.phase = Phase::Fetching);
+        drop(orders);
+        shared.wake.notify_one();
+        Report::Refreshing
+    }
+}
+
+/// What somebody who began to wait in round `asked_in` for a token after `generation` gets now.
+fn outcome(status: &Status, generation: u64, asked_in: u64) -> Option<Result<Arc<Token>, Unavailable>> {
+    if let Some(token) = &status.latest
+        && token.generation > generation
+        && if token.for_one_use { status.rounds > asked_in } else { token.is_valid() }
+    {
+        return Some(Ok(Arc::clone(token)));
+    }
+    match &status.phase {
+        Phase::Failed { error, retry_at } => {
+            let retry_after = retry_at.since(clock::now());
+            (!retry_after.is_zero())
+                .then(|| Err(Unavailable { retry_after, reason: Reason::Failed(Arc::clone(error)) }))
+        }
+        Phase::Idle | Phase::Fetching | Phase::Ready => None,
+    }
+}
+
+/// A lock-free hold on the current token, for the length of a few statements.
+pub struct Current(Guard<Option<Arc<Token>>>);
+
+impl Current {
+    /// The token.
+    pub fn token(&self) -> &Token {
+        self.0.as_ref().expect("`Handle::current` gives no empty guard")
+    }
+
+    /// A hold that may be kept across an await.
+    pub fn arc(&self) -> Arc<Token> {
+        Arc::clone(self.0.as_ref().expect("`Handle::current` gives no empty guard"))
+    }
+}
+
+/// A profile's state for people and monitors. Never the token.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// The profile's name.
+    pub name: String,
+    /// Whether readiness waits for it.
+    pub required: bool,
+    /// Whether requests can be served.
+    pub ready: bool,
+    /// Generation of the current token, 0 for none yet.
+    pub generation: u64,
+    /// Life left in the current token.
+    pub expires_in: Option<Duration>,
+    /// Exchanges that gave a token.
+    pub refreshed: u64,
+    /// Exchanges that failed.
+    pub failed: u64,
+    /// Why the last exchange failed, if it did.
+    pub error: Option<Arc<ExchangeError>>,
+}
+
+/// One place in the queue of waiters.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn enter(waiters: &'a AtomicUsize) -> Result<Self, Unavailable> {
+        let place = Self(waiters);
+        if waiters.fetch_add(1, Ordering::Relaxed) >= WAITERS_MAX {
+            let retry_after = Duration::from_secs(1);
+            return Err(Unavailable { retry_after, reason: Reason::TooManyWaiters });
+        }
+        Ok(place)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,133 @@
+//! When to ask for a token again: pure functions of what is known, without a clock.
+
+use std::time::Duration;
+
+use crate::profile::refusal::Class;
+
+/// No more than this is left unused at the end of a long-lived token.
+const EARLY_MAX: Duration = Duration::from_secs(300);
+/// From here on half of the lifetime is soon enough (what MSAL does for managed identities).
+const LONG_LIVED: Duration = Duration::from_secs(2 * 3600);
+
+/// When to refresh a token that lives for `lifetime`, counted from the moment it was asked for.
+///
+/// `refresh_in` is the provider's wish. Without one it is two thirds of a short life and ten minutes
+/// before the end of a long one: a flat "five minutes early" would never serve a five-minute token
+/// from the cache. `jitter` in 0..1, drawn once per token, keeps replicas from refreshing in step.
+pub fn refresh_after(lifetime: Duration, refresh_in: Option<Duration>, jitter: f64) -> Duration {
+    let early = EARLY_MAX.min(lifetime / 6);
+    let soft = match refresh_in {
+        Some(wish) if wish < lifetime => wish,
+        _ if lifetime >= LONG_LIVED => lifetime / 2,
+        _ => lifetime.saturating_sub(2 * early),
+    };
+    // A fifth of the window between the soft and the hard end is enough to spread replicas.
+    let spread = lifetime.saturating_sub(soft).min(soft).mul_f64(0.2 * jitter.clamp(0.0, 1.0));
+    soft.saturating_sub(spread)
+}
+
+/// What [`pause`] goes by.
+#[derive(Clone, Copy, Debug)]
+pub struct Failure {
+    /// How the failure is likely to go away.
+    pub class: Class,
+    /// Failures in a row, this one included.
+    pub in_a_row: u32,
+    /// The provider's own waiting time.
+    pub retry_after: Option<Duration>,
+    /// Life left in the token that is being used meanwhile.
+    pub token_left: Duration,
+}
+
+/// How long to wait before asking again after a failure. Never for ever: a permanent error only
+/// slows the loop.
+pub fn pause(failure: Failure, jitter: f64) -> Duration {
+    let jitter = jitter.clamp(0.0, 1.0);
+    let doubled = |first: u64, most: u64| {
+        let factor = 1u64 << failure.in_a_row.saturating_sub(1).min(16);
+        Duration::from_secs(first.saturating_mul(factor).min(most))
+    };
+    let own = match failure.class {
+        // Short, as every second without a token is a second of 503s.
+        Class::Transient => doubled(1, 30).mul_f64(0.5 + 0.5 * jitter),
+        Class::Permanent | Class::Credential => doubled(10, 300),
+        // A change in the directory takes minutes; after ten it is no longer on its way.
+        Class::Eventual if failure.in_a_row <= 40 => Duration::from_secs(15),
+        Class::Eventual => Duration::from_secs(300),
+        // Entra's usual waiting time for client credentials.
+        Class::Throttled => failure.retry_after.unwrap_or(Duration::from_secs(60)),
+    };
+    let asked = failure.retry_after.map_or(Duration::ZERO, |span| span.mul_f64(1.0 + 0.1 * jitter));
+    let comfortable = failure.token_left > Duration::from_secs(60);
+    let spaced = if comfortable { own.max(Duration::from_secs(30)) } else { own };
+    spaced.max(asked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn refresh_is_early_enough_for_every_lifetime_and_never_at_once() {
+        for (lifetime, wish, latest) in [
+            (s(3599), None, s(2999)),
+            (s(300), None, s(200)),
+            (s(5), None, Duration::from_micros(3_333_334)),
+            (s(1), None, Duration::from_micros(666_668)),
+            (s(86_400), None, s(43_200)),
+            (s(7200), None, s(3600)),
+            (s(3600), Some(s(1800)), s(1800)),
+            (s(3600), Some(s(9999)), s(3000)),
+        ] {
+            let soft = refresh_after(lifetime, wish, 0.0);
+            assert_eq!(soft.as_millis(), latest.as_millis(), "{lifetime:?} {wish:?}");
+            let jittered = refresh_after(lifetime, wish, 1.0);
+            assert!(jittered < soft && jittered > soft.mul_f64(0.75), "{lifetime:?}: {jittered:?}");
+        }
+        assert_eq!(refresh_after(s(0), None, 0.5), s(0));
+    }
+
+    #[test]
+    fn each_class_of_failure_is_asked_again_at_its_own_pace() {
+        let asked_in_ten_minutes = |class, retry_after| {
+            let (mut at, mut count) = (Duration::ZERO, 0);
+            while at < s(600) {
+                count += 1;
+                let failure = Failure { class, in_a_row: count, retry_after, token_left: s(0) };
+                at += pause(failure, 1.0);
+            }
+            count
+        };
+        assert_eq!(asked_in_ten_minutes(Class::Transient, None), 24);
+        assert_eq!(asked_in_ten_minutes(Class::Permanent, None), 6);
+        assert_eq!(asked_in_ten_minutes(Class::Credential, None), 6);
+        assert_eq!(asked_in_ten_minutes(Class::Eventual, None), 40);
+        assert_eq!(asked_in_ten_minutes(Class::Throttled, None), 10);
+        assert_eq!(asked_in_ten_minutes(Class::Throttled, Some(s(120))), 5);
+        assert_eq!(asked_in_ten_minutes(Class::Transient, Some(s(300))), 2);
+    }
+
+    #[test]
+    fn a_comfortable_token_is_not_worth_more_than_one_attempt_in_thirty_seconds() {
+        let wait = |left| {
+            let class = Class::Transient;
+            pause(Failure { class, in_a_row: 1, retry_after: None, token_left: left }, 0.0)
+        };
+        assert_eq!(wait(s(600)), s(30));
+        assert_eq!(wait(s(20)), Duration::from_millis(500));
+    }
+
+    #[test]
+    fn no_number_of_failures_ends_the_loop() {
+        for class in
+            [Class::Permanent, Class::Credential, Class::Eventual, Class::Transient, Class::Throttled]
+        {
+            let failure = Failure { class, in_a_row: u32::MAX, retry_after: None, token_left: s(0) };
+            assert!(pause(failure, 1.0) <= s(300), "{class:?}");
+        }
+    }
+}

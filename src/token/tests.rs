@@ -1,0 +1,1 @@
+//! Paused clock, a provider that is a script: see the module.

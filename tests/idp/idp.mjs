@@ -1,0 +1,80 @@
+// A certified authorization server (npm `oidc-provider`) for the integration tests: an independent judge of what
+// the gateway sends. Plain HTTP on a free port of 127.0.0.1, all state in memory. `tests/it/authorization_server.rs`
+// starts it, reads the line `ready URL`, and closes its stdin to end it.
+//
+//   IDP_TTL   lifetime of tokens in seconds (default 60)
+
+import { createServer } from 'node:http';
+import { once } from 'node:events';
+import { exportJWK, generateKeyPair } from 'jose';
+import Provider, { errors } from 'oidc-provider';
+
+const LIFETIME = Number.parseInt(process.env.IDP_TTL ?? '60', 10);
+if (!(LIFETIME > 0)) throw new Error(`IDP_TTL must be a positive number of seconds: ${process.env.IDP_TTL}`);
+
+// Each character of it breaks an encoder that takes a short cut.
+const SECRET = 'p+s/s=w:o%r&d "~ 1';
+const SCOPES = 'orders.read orders.write';
+const RESOURCE = 'urn:orders';
+
+// A test that was killed leaves nothing running.
+process.stdin.resume();
+process.stdin.once('end', () => process.exit(0));
+process.stdin.once('error', () => process.exit(0));
+
+// The issuer holds the port, so listening comes first.
+const server = createServer();
+server.listen(0, '127.0.0.1');
+await once(server, 'listening');
+const issuer = `http://127.0.0.1:${server.address().port}`;
+
+const account = (client_id, token_endpoint_auth_method) => ({
+  client_id,
+  client_secret: SECRET,
+  token_endpoint_auth_method,
+  grant_types: ['client_credentials'],
+  response_types: [],
+  redirect_uris: [],
+  scope: SCOPES,
+});
+
+const { privateKey } = await generateKeyPair('RS256', { extractable: true });
+const provider = new Provider(issuer, {
+  jwks: { keys: [{ ...(await exportJWK(privateKey)), kid: 'test', use: 'sig', alg: 'RS256' }] },
+  clients: [
+    account('svc-basic', 'client_secret_basic'),
+    account('svc post:1', 'client_secret_post'),
+    // The harness asks and revokes with this one; it is nobody's service account.
+    { ...account('api', 'client_secret_basic'), client_secret: 'api-secret', scope: undefined },
+  ],
+  scopes: SCOPES.split(' '),
+  clientAuthMethods: ['client_secret_basic', 'client_secret_post'],
+  ttl: { ClientCredentials: (ctx, token) => token.resourceServer?.accessTokenTTL ?? LIFETIME },
+  extraTokenClaims: (ctx, token) => ({ azp: token.clientId, roles: ['orders.process'] }),
+  features: {
+    devInteractions: { enabled: false },
+    clientCredentials: { enabled: true },
+    introspection: { enabled: true, allowedPolicy: () => true },
+    revocation: { enabled: true, allowedPolicy: () => true },
+    resourceIndicators: {
+      enabled: true,
+      // Without a resource the token is opaque, and only introspection can tell what it is worth.
+      defaultResource: (ctx, client, oneOf) => oneOf,
+      getResourceServerInfo: (ctx, resource) => {
+        if (resource !== RESOURCE) throw new errors.InvalidTarget();
+        return {
+          audience: RESOURCE,
+          scope: SCOPES,
+          accessTokenFormat: 'jwt',
+          accessTokenTTL: LIFETIME,
+          jwt: { sign: { alg: 'RS256' } },
+        };
+      },
+    },
+  },
+});
+provider.on('grant.error', (ctx, e) => console.error('refused:', e.error, e.error_detail ?? e.error_description ?? ''));
+provider.on('server_error', (ctx, e) => console.error('broken:', e));
+
+server.on('request', provider.callback());
+console.log(`ready ${issuer}`);
