@@ -20,7 +20,8 @@
 //! | 5 | [`admin`] | health and metrics |
 //! | 6 | [`config`] | the file, and everyone's settings from it |
 //! | 7 | [`app`] | wire, bind, run, stop |
-//! | 8 | [`demo`], [`cli`] | what a person starts |
+//! | 8 | [`demo`] | a provider, an API and a tour on loopback |
+//! | 9 | [`cli`] | what a person types |
 //!
 //! # Invariants, including what is absent
 //!

@@ -129,7 +129,7 @@ fn find_route(
     let wanted = route::Head { host, path: &reading.path, method: &head.method, headers: &head.headers };
     let Some((route, matched)) = worker.find(&wanted) else {
         // Its ambiguity may be why nothing matches; that is worth more to the caller than a 404.
-        return Err(match reading.refused_by(path::Check::Lenient) {
+        return Err(match reading.refused_by(path::Check::Strict) {
             Some(flaw) => Fault::BadRequest(BadRequest::Path(flaw)),
             None => Fault::NoRoute,
         });

@@ -92,7 +92,7 @@ fn decide(
         return Err(refuse(None, Fault::MethodRefused, format!("{} is never forwarded", head.method)));
     }
     let Some(entry) = table.find(head) else {
-        return Err(match reading.refused_by(path::Check::Lenient) {
+        return Err(match reading.refused_by(path::Check::Strict) {
             Some(flaw) => ambiguous(None, flaw),
             None => refuse(None, Fault::NoRoute, "no route matches".into()),
         });

@@ -52,7 +52,7 @@ pub(super) fn run(configured: &Configured, args: &LogArgs) -> Result<ExitCode, F
 /// The first signal begins the drain, the second ends the process.
 fn wait_for_stop(running: app::Running) -> Result<Drained, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("signals cannot be received")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("signals cannot be received")?;
         tokio::select! {
@@ -68,7 +68,10 @@ fn wait_for_stop(running: app::Running) -> Result<Drained, Failure> {
             _ = terminate.recv() => Err(anyhow::anyhow!("stopped by a second signal").into()),
             _ = interrupt.recv() => Err(anyhow::anyhow!("stopped by a second signal").into()),
         }
-    })
+    });
+    // A second signal does not wait for what the first one waits for.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// Keeps secrets out of core files and other processes' reach, and lifts the limit on connections.

@@ -302,9 +302,11 @@ impl Account<'_> {
         Some(text.clone())
     }
 
+    /// RFC 6749 appendix A.1: visible ASCII, and spaces inside.
     fn visible(&self, key: &str, field: Option<(Position, &String)>) -> Option<String> {
         let (at, text) = field?;
-        if text.is_empty() || !text.chars().all(|c| c.is_ascii_graphic()) {
+        let is_legal = text.chars().all(|c| c == ' ' || c.is_ascii_graphic()) && text.trim() == text;
+        if text.is_empty() || !is_legal {
             self.problem(at, format_args!("{key}: expected visible ASCII characters, at least one"));
             return None;
         }

@@ -67,11 +67,6 @@ impl AuthorizationServer {
         server
     }
 
-    /// The base URL, without a slash at the end.
-    pub(crate) fn url(&self) -> &str {
-        &self.url
-    }
-
     /// The issuer: the base URL as well.
     pub(crate) fn issuer(&self) -> &str {
         &self.url

@@ -1,0 +1,134 @@
+//! Access lines and metrics: what they hold, and what never gets into them.
+
+use serde_json::Value;
+
+use crate::{
+    process::Process,
+    stage::{CLIENT, Plan, SECRET, Stage, eventually},
+};
+
+fn access_lines(process: &Process) -> Vec<Value> {
+    let lines = process.lines();
+    let parsed = lines.iter().map(|line| serde_json::from_str::<Value>(line).expect("every line is JSON"));
+    parsed.filter(|line| line["target"] == "access").collect()
+}
+
+#[tokio::test]
+async fn every_request_leaves_one_line_with_what_an_operator_asks_for() {
+    let stage = Stage::start().await;
+    let process = Process::start(&stage, &[]).await;
+    stage
+        .http
+        .get(process.url("/v1/orders?canary=query"))
+        .header("x-request-id", "id-1")
+        .send()
+        .await
+        .unwrap();
+    stage.idp.revoke_all();
+    stage.http.post(process.url("/v1/new")).body("four").send().await.unwrap();
+    stage.http.get(process.url("/nowhere")).send().await.unwrap();
+    eventually("three lines are written", || access_lines(&process).len() == 3).await;
+    let lines = access_lines(&process);
+    let [first, second, third] = lines.as_slice() else { panic!("{lines:?}") };
+    assert_eq!(first["route"], "orders");
+    assert_eq!(first["profile"], "account");
+    assert_eq!(first["caller"], "127.0.0.1");
+    assert_eq!((&first["method"], &first["path"]), (&"GET".into(), &"/v1/orders".into()));
+    assert_eq!((&first["status"], &first["attempts"]), (&200.into(), &1.into()));
+    assert_eq!(first["request_id"], "id-1");
+    assert!(first["upstream_ms"].as_f64().unwrap() <= first["total_ms"].as_f64().unwrap());
+    assert!(first["bytes_out"].as_u64().unwrap() > 0);
+    assert_eq!((&second["attempts"], &second["recovery"]), (&2.into(), &"recovered".into()));
+    assert_eq!((&second["bytes_in"], &second["status"]), (&4.into(), &200.into()));
+    assert_eq!((&third["status"], &third["fault"]), (&404.into(), &"no_route".into()));
+    assert_eq!(third["route"], Value::Null);
+}
+
+#[tokio::test]
+async fn no_token_secret_or_query_gets_into_logs_metrics_or_faults() {
+    let plan = Plan::default().routes(
+        "orders: {match: {path: /v1}, upstream: \"{api}\", profile: account}\n\
+         gone: {match: {path: /gone}, upstream: \"http://127.0.0.1:1\", profile: account}",
+    );
+    let stage = plan.more("telemetry: {log: {level: trace}}").start().await;
+    let process = Process::start(&stage, &["--log-level", "trace"]).await;
+    let send = |path: &str| {
+        let request = stage.http.get(process.url(path)).header("authorization", "Bearer canary-callers");
+        request.header("cookie", "canary-cookie").send()
+    };
+    let mut seen = String::new();
+    for path in
+        ["/v1/orders?canary=query", "/gone?canary=query", "/none?canary=query", "/v1/a%2fb?canary=query"]
+    {
+        let response = send(path).await.unwrap();
+        if response.headers()["content-type"] == "application/problem+json" {
+            seen += &format!("{:?}", response.headers());
+            seen += &response.text().await.unwrap();
+        }
+    }
+    stage.idp.revoke_all();
+    send("/v1/orders?canary=query").await.unwrap();
+    stage.idp.set_secrets(CLIENT, &["other"]);
+    stage.idp.revoke_all();
+    send("/v1/orders?canary=query").await.unwrap();
+    eventually("the failure is logged", || process.has_logged("no token")).await;
+    eventually("all lines are written", || access_lines(&process).len() == 6).await;
+    seen += &process.lines().join("\n");
+    seen += &stage.admin("/metrics").await.1;
+    let token = stage.api.history().iter().find_map(|seen| seen.token().map(str::to_owned)).unwrap();
+    let signature = token.rsplit('.').next().unwrap();
+    for leak in ["canary", SECRET, &token, signature, "eyJ"] {
+        assert!(!seen.contains(leak), "{leak} in {seen}");
+    }
+}
+
+#[tokio::test]
+async fn human_lines_are_for_people_and_access_lines_can_be_turned_off() {
+    let stage = Plan::default().more("telemetry: {log: {access: false}}").start().await;
+    let process = Process::start(&stage, &[]).await;
+    stage.http.get(process.url("/v1/orders")).send().await.unwrap();
+    stage.http.get(process.url("/v1/orders")).send().await.unwrap();
+    assert!(access_lines(&process).is_empty());
+}
+
+#[tokio::test]
+async fn metrics_count_requests_faults_recoveries_and_tokens() {
+    let stage = Stage::start().await;
+    stage.ready().await;
+    assert_eq!(stage.status("/v1/orders").await, 200);
+    stage.idp.revoke_all();
+    assert_eq!(stage.status("/v1/orders").await, 200);
+    assert_eq!(stage.status("/nowhere").await, 404);
+    assert_eq!(stage.status("/v1/a%2fb").await, 400);
+    let (status, metrics) = stage.admin("/metrics").await;
+    assert_eq!(status, 200);
+    for line in [
+        "keybearer_requests_total{route=\"orders\",profile=\"account\",class=\"2xx\"} 2",
+        "keybearer_requests_total{route=\"orders\",profile=\"account\",class=\"4xx\"} 1",
+        "keybearer_requests_total{route=\"\",profile=\"\",class=\"4xx\"} 1",
+        "keybearer_faults_total{route=\"orders\",profile=\"account\",code=\"bad_request\"} 1",
+        "keybearer_faults_total{route=\"\",profile=\"\",code=\"no_route\"} 1",
+        "keybearer_unauthorized_total{route=\"orders\",profile=\"account\",outcome=\"recovered\"} 1",
+        "keybearer_token_ready{profile=\"account\"} 1",
+        "keybearer_token_requests_total{profile=\"account\",result=\"ok\"} 2",
+        "keybearer_request_duration_seconds_count{route=\"orders\",profile=\"account\"} 3",
+        "keybearer_in_flight{route=\"orders\",profile=\"account\"} 0",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+    }
+    assert!(metrics.ends_with("# EOF\n"));
+}
+
+#[tokio::test]
+async fn every_admin_path_answers_and_none_takes_a_change() {
+    let stage = Stage::start().await;
+    stage.ready().await;
+    let (_, index) = stage.admin("/").await;
+    for endpoint in &keybearer::admin::ENDPOINTS {
+        assert_eq!(stage.admin(endpoint.path).await.0, 200, "{}", endpoint.path);
+        assert!(index.contains(endpoint.path) && index.contains(endpoint.help), "{index}");
+        let url = format!("http://{}{}", stage.gateway.admin().unwrap(), endpoint.path);
+        assert_eq!(stage.http.post(url).send().await.unwrap().status(), 405, "{}", endpoint.path);
+    }
+    assert_eq!(stage.admin("/nothing").await.0, 404);
+}

@@ -1,0 +1,20 @@
+//! The real gateway, in process on free ports, with the demo's identity provider and Web API.
+
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may stop at once")]
+
+mod authorization_server; // npm's oidc-provider, a server nobody here wrote
+mod process; // starts the binary as an operator would
+mod stage; // starts gateway, provider and API; sends requests
+
+mod commands; // the binary: check, explain, token, run, exit codes
+mod docs; // what the documentation says, tried
+mod drain; // stopping under load
+mod forwarding; // what reaches the upstream, and what comes back
+mod layers; // the ladder of modules
+mod logs; // access lines and metrics, and what never gets into them
+mod real_server; // the gateway against oidc-provider, curl in front
+mod recovery; // what becomes of an upstream's 401
+mod refusals; // bad requests: the answer, and that nothing reaches the upstream
+mod storms; // many requests at once
+mod tokens; // what the identity provider does, and what callers see of it
+mod uploads; // bodies, large and interrupted

@@ -1,0 +1,119 @@
+//! The binary as a process, started as an operator would, with the stage's provider and API.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    path::Path,
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::{Arc, Mutex},
+};
+
+use serde_json::Value;
+
+use crate::stage::{Stage, eventually};
+
+/// Runs `keybearer` to its end.
+pub(crate) fn keybearer(arguments: &[&str]) -> Output {
+    command(arguments).output().unwrap()
+}
+
+pub(crate) fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keybearer"));
+    // What the tester's own shell sets must not decide a test.
+    for name in ["KEYBEARER_CONFIG", "KEYBEARER_ENVIRONMENT", "KEYBEARER_LOG"] {
+        command.env_remove(name);
+    }
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+/// A running `keybearer run` with its log. Killed when dropped.
+pub(crate) struct Process {
+    child: Child,
+    log: Arc<Mutex<Vec<String>>>,
+    address: SocketAddr,
+}
+
+impl Process {
+    /// Starts it with the configuration that the stage's own gateway has, and waits for its token.
+    pub(crate) async fn start(stage: &Stage, arguments: &[&str]) -> Process {
+        let path = stage.folder.path().join("process.yaml");
+        fs::write(&path, &stage.yaml).unwrap();
+        Self::start_with(&path, arguments).await
+    }
+
+    pub(crate) async fn start_with(config: &Path, arguments: &[&str]) -> Process {
+        let mut child = command(&["run", "--log-format", "json", "--config"])
+            .arg(config)
+            .args(arguments)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (lines, errors) = (Arc::clone(&log), BufReader::new(child.stderr.take().unwrap()));
+        // Ends with the process, which this struct ends.
+        std::thread::spawn(move || {
+            for line in errors.lines().map_while(Result::ok) {
+                lines.lock().unwrap().push(line);
+            }
+        });
+        let mut process = Process { child, log, address: ([127, 0, 0, 1], 0).into() };
+        eventually("the process runs", || process.has_logged("keybearer runs")).await;
+        let line = process.lines().into_iter().find(|line| line.contains("\"listening\"")).unwrap();
+        let line: Value = serde_json::from_str(&line).unwrap();
+        process.address = line["address"].as_str().unwrap().parse().unwrap();
+        process
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.log.lock().unwrap().clone()
+    }
+
+    pub(crate) fn has_logged(&self, text: &str) -> bool {
+        self.log.lock().unwrap().iter().any(|line| line.contains(text))
+    }
+
+    /// The most memory that the process has had in use.
+    pub(crate) fn peak_kib(&self) -> usize {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal to the process, and to nobody else.
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    pub(crate) async fn end(&mut self) -> ExitStatus {
+        let child = Mutex::new(&mut self.child);
+        let ended = Mutex::new(None);
+        eventually("the process ends", || {
+            *ended.lock().unwrap() = child.lock().unwrap().try_wait().unwrap();
+            ended.lock().unwrap().is_some()
+        })
+        .await;
+        ended.into_inner().unwrap().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,191 @@
+//! Request bodies: replayed byte for byte, streamed without being held, recovered half-way.
+
+use std::{convert::Infallible, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use keybearer::demo::api::Early;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+use crate::{
+    process::Process,
+    stage::{PATIENCE, Plan, Stage},
+};
+
+const MIB: usize = 1024 * 1024;
+
+/// Bytes that differ from place to place, so that a shift or a cut shows.
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|i| (i as u32).wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect()
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[tokio::test]
+async fn a_body_at_the_limit_is_replayed_byte_for_byte() {
+    let stage = Stage::start().await;
+    stage.ready().await;
+    stage.idp.revoke_all();
+    let body = pattern(MIB);
+    assert_eq!(stage.post("/v1/orders", body.clone()).await.status(), 200);
+    let seen = stage.api.last().unwrap();
+    assert_eq!((seen.body_length, seen.body_sha256), (MIB as u64, sha256(&body)));
+    assert_eq!(seen.status, 200);
+    assert_eq!(stage.idp.issued(), 2);
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_not_and_the_caller_gets_the_original_401() {
+    let stage = Stage::start().await;
+    stage.ready().await;
+    stage.idp.revoke_all();
+    let response = stage.post("/v1/orders", pattern(MIB + 1)).await;
+    assert_eq!(response.status(), 401);
+    assert!(response.headers()["www-authenticate"].to_str().unwrap().contains("invalid_token"));
+    assert!(response.text().await.unwrap().contains("revoked"));
+    assert_eq!(stage.api.requests(), 1);
+    // The next request has a fresh token, even one that could not be replayed either.
+    assert_eq!(stage.post("/v1/orders", pattern(MIB + 1)).await.status(), 200);
+    assert_eq!(stage.api.unauthorized(), 1);
+}
+
+#[tokio::test]
+async fn a_chunked_body_over_the_limit_is_not_replayed_either() {
+    let stage = Plan::default().more("replay: {limit: 64KiB}").start().await;
+    stage.ready().await;
+    stage.idp.revoke_all();
+    let parts = stream::iter(
+        pattern(65 * 1024).chunks(1000).map(|c| Ok::<_, Infallible>(c.to_vec())).collect::<Vec<_>>(),
+    );
+    let body = reqwest::Body::wrap_stream(parts);
+    let response = stage.http.post(stage.url("/v1/orders")).body(body).send().await.unwrap();
+    assert_eq!(response.status(), 401);
+    assert_eq!(stage.api.requests(), 1);
+}
+
+#[tokio::test]
+async fn a_401_in_the_middle_of_an_upload_is_recovered() {
+    let stage = Stage::start().await;
+    stage.ready().await;
+    stage.idp.revoke_all();
+    stage.api.set_early_401(Some(Early { after_bytes: 1000, close: false }));
+    let body = pattern(200_000);
+    let (first, rest) = body.split_at(50_000);
+    let (send, receive) = tokio::sync::mpsc::unbounded_channel::<Bytes>();
+    send.send(Bytes::copy_from_slice(first)).unwrap();
+    let parts = stream::unfold(receive, |mut receive| async {
+        receive.recv().await.map(|part| (Ok::<_, Infallible>(part), receive))
+    });
+    let body_stream = reqwest::Body::wrap_stream(parts.boxed());
+    let sending = stage.http.post(stage.url("/v1/orders")).body(body_stream).send();
+    let feeding = async {
+        // The API has refused the first attempt, so the second is under way when the rest comes.
+        stage.idp.wait_for_issued(2).await;
+        for part in rest.chunks(30_000) {
+            send.send(Bytes::copy_from_slice(part)).unwrap();
+            crate::stage::pause().await;
+        }
+        drop(send);
+    };
+    let (response, ()) = tokio::join!(sending, feeding);
+    assert_eq!(response.unwrap().status(), 200);
+    let seen = stage.api.last().unwrap();
+    assert_eq!((seen.body_length, seen.body_sha256), (200_000, sha256(&body)));
+}
+
+#[tokio::test]
+async fn a_401_whose_connection_closes_in_the_middle_of_an_upload_is_recovered() {
+    let stage = Stage::start().await;
+    stage.ready().await;
+    stage.idp.revoke_all();
+    stage.api.set_early_401(Some(Early { after_bytes: 1000, close: true }));
+    let body = pattern(MIB);
+    assert_eq!(stage.post("/v1/orders", body.clone()).await.status(), 200);
+    assert_eq!(stage.api.last().unwrap().body_sha256, sha256(&body));
+}
+
+#[tokio::test]
+async fn the_upstream_sees_the_first_byte_before_the_caller_has_sent_the_last() {
+    let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let route = format!("all: {{upstream: \"http://{}\", profile: account}}", upstream.local_addr().unwrap());
+    let stage = Plan::default().routes(&route).start().await;
+    let mut caller = TcpStream::connect(stage.address()).await.unwrap();
+    caller.write_all(b"POST /v1 HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nfirst").await.unwrap();
+    let (mut arrived, _) = tokio::time::timeout(PATIENCE, upstream.accept()).await.unwrap().unwrap();
+    let mut seen = String::new();
+    while !seen.ends_with("first") {
+        let mut some = [0; 4096];
+        let n = tokio::time::timeout(PATIENCE, arrived.read(&mut some)).await.unwrap().unwrap();
+        seen += std::str::from_utf8(&some[..n]).unwrap();
+    }
+    caller.write_all(b"last!").await.unwrap();
+    let mut last = [0; 5];
+    arrived.read_exact(&mut last).await.unwrap();
+    assert_eq!(&last, b"last!");
+}
+
+#[tokio::test]
+async fn a_large_upload_streams_through_memory_that_does_not_grow_with_it() {
+    const LENGTH: usize = 100 * MIB;
+    let stage = Stage::start().await;
+    // A process of its own: this one holds the API and other tests as well.
+    let gateway = Process::start(&stage, &[]).await;
+    let part = Bytes::from(pattern(64 * 1024));
+    let upload = async |length: usize| {
+        let part = part.clone();
+        let parts = stream::iter((0..length / part.len()).map(move |_| Ok::<_, Infallible>(part.clone())));
+        let request = stage.http.put(gateway.url("/v1/orders")).body(reqwest::Body::wrap_stream(parts));
+        assert_eq!(request.send().await.unwrap().status(), 200);
+        assert_eq!(stage.api.last().unwrap().body_length, length as u64);
+    };
+    upload(4 * MIB).await;
+    let before = gateway.peak_kib();
+    upload(LENGTH).await;
+    let grown = gateway.peak_kib() - before;
+    assert!(grown < 4 * 1024, "{grown} KiB for 100 MiB");
+}
+
+#[tokio::test]
+async fn a_slow_upload_is_not_taken_for_a_slow_answer() {
+    let stage = Plan::default().more("timeouts: {response: 400ms}").start().await;
+    stage.ready().await;
+    let ticks = tokio::time::interval(Duration::from_millis(100));
+    let parts = stream::unfold((0, ticks), |(n, mut ticks)| async move {
+        ticks.tick().await;
+        (n < 12).then(|| (Ok::<_, Infallible>(Bytes::from_static(b"slowly ")), (n + 1, ticks)))
+    });
+    let body = reqwest::Body::wrap_stream(parts.boxed());
+    let response = stage.http.post(stage.url("/v1/orders")).body(body).send().await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert_eq!(stage.api.last().unwrap().body_length, 84);
+}
+
+#[tokio::test]
+async fn memory_for_recorded_bodies_is_given_back() {
+    let stage = Stage::start().await;
+    stage.ready().await;
+    for _ in 0..5 {
+        assert_eq!(stage.post("/v1/orders", pattern(MIB)).await.status(), 200);
+    }
+    let (_, metrics) = stage.admin("/metrics").await;
+    assert!(metrics.contains("keybearer_replay_bytes 0\n"), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_caller_who_leaves_in_the_middle_of_an_upload_harms_nobody() {
+    let stage = Stage::start().await;
+    stage.ready().await;
+    let mut caller = TcpStream::connect(stage.address()).await.unwrap();
+    caller.write_all(b"POST /v1 HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\npart").await.unwrap();
+    stage.api.wait_for_requests(0).await;
+    drop(caller);
+    for _ in 0..5 {
+        assert_eq!(stage.post("/v1/orders", pattern(1000)).await.status(), 200);
+    }
+}
