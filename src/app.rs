@@ -49,9 +49,6 @@ pub enum StartError {
     /// Two routes are of one rank.
     #[error("{0}")]
     Routes(route::Conflict),
-    /// TLS towards identity providers cannot be set up.
-    #[error("TLS towards identity providers cannot be set up: {0}")]
-    Tls(#[from] reqwest::Error),
     /// A thread or its runtime could not be started.
     #[error("a thread could not be started: {0}")]
     Thread(#[from] io::Error),
@@ -104,7 +101,7 @@ pub fn start(settings: Settings, log: Option<&Log>) -> Result<Running, StartErro
     });
     let admin = admin.transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let profiles = start_profiles(&settings, &runtime)?;
+    let profiles = start_profiles(&settings, &runtime);
     let snapshot = snapshot(&settings, &profiles, count)?;
     let gateway =
         Gateway::new(snapshot, count, settings.timeouts, settings.replay.total_bytes, settings.log.access);
@@ -147,19 +144,16 @@ fn count_of(listener: &Listener) -> admin::metrics::ListenerCount {
 
 /// Starts an owner for every profile. Profiles of one identity provider take turns among themselves,
 /// so that a provider that hangs does not hold up the others.
-fn start_profiles(
-    settings: &Settings,
-    runtime: &Runtime,
-) -> Result<HashMap<String, token::Handle>, StartError> {
+fn start_profiles(settings: &Settings, runtime: &Runtime) -> HashMap<String, token::Handle> {
     let _context = runtime.enter();
-    let http = Arc::new(Http::new()?);
+    let http = Arc::new(Http::default());
     let mut turns: HashMap<String, Turns> = HashMap::new();
     let started = settings.profiles.iter().map(|settings| {
         let profile = Profile::new(settings.profile.clone(), Arc::clone(&http));
         let turns = turns.entry(profile.provider()).or_default().clone();
         (settings.profile.name.clone(), token::start(settings.clone(), profile, turns))
     });
-    Ok(started.collect())
+    started.collect()
 }
 
 fn snapshot(

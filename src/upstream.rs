@@ -8,6 +8,7 @@ use std::{fmt, net::IpAddr, path::PathBuf, sync::Arc};
 use http::HeaderValue;
 
 pub mod connect;
+pub mod gather;
 pub mod pool;
 
 /// Where a route's requests go. The request never changes any of it.

@@ -154,7 +154,10 @@ impl Collector for Scrape {
 
 impl Scrape {
     fn encode_requests(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
-        let counters: [(&str, &str, &str, &[&str], fn(&RouteSum) -> &[u64]); 3] = [
+        /// Name, help, label, the label's values, and the numbers in their order.
+        type Family = (&'static str, &'static str, &'static str, &'static [&'static str], Numbers);
+        type Numbers = fn(&RouteSum) -> &[u64];
+        let counters: [Family; 3] = [
             ("requests", "Requests by class of the answer", "class", &CLASSES, |r| &r.answers),
             ("faults", "Requests that the gateway itself answered", "code", &CODE_NAMES, |r| &r.faults),
             (
@@ -175,7 +178,8 @@ impl Scrape {
                 }
             }
         }
-        let bytes: [(&str, &str, fn(&RouteSum) -> u64); 2] = [
+        type Bytes = (&'static str, &'static str, fn(&RouteSum) -> u64);
+        let bytes: [Bytes; 2] = [
             ("received", "Bytes of request bodies", |r| r.received_bytes),
             ("sent", "Bytes of answer bodies", |r| r.sent_bytes),
         ];
@@ -195,7 +199,8 @@ impl Scrape {
     }
 
     fn encode_latencies(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
-        let latencies: [(&str, &str, fn(&RouteSum) -> &LatencySum); 2] = [
+        type Family = (&'static str, &'static str, fn(&RouteSum) -> &LatencySum);
+        let latencies: [Family; 2] = [
             ("request_duration", "From the request's head to the answer's last byte", |r| &r.total),
             ("upstream_duration", "From the first attempt to the upstream's response head", |r| &r.upstream),
         ];

@@ -21,7 +21,7 @@ pub(super) fn token(configured: &Configured, name: &str, raw: bool) -> Result<Ex
         )));
     };
     let settings = settings.profile.clone();
-    let profile = Profile::new(settings.clone(), Arc::new(Http::new()?));
+    let profile = Profile::new(settings.clone(), Arc::new(Http::default()));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let grant = runtime
         .block_on(profile.exchange(None))

@@ -23,6 +23,7 @@ use crate::{
         framing::{self, BodyLength, Chunks, Extent, Refusal},
     },
     proxy::fault::{BadRequest, Fault},
+    upstream::gather,
 };
 
 /// What the library gets in the place of a refused head.
@@ -400,7 +401,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Guard<T> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, bufs)
+        gather::poll_write(&mut self.get_mut().io, cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -85,7 +85,8 @@ fn well_known(issuer: &str) -> Result<[Url; 2], ExchangeError> {
 }
 
 async fn metadata(url: &Url, http: &Http) -> Result<Metadata, (String, bool)> {
-    let request = http.client(url).get(url.clone()).header(ACCEPT, "application/json");
+    let client = http.client(url).map_err(|error| (error.to_string(), true))?;
+    let request = client.get(url.clone()).header(ACCEPT, "application/json");
     let mut response =
         request.send().await.map_err(|e| (ExchangeError::unreachable(url, &e).to_string(), false))?;
     let status = response.status();

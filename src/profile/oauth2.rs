@@ -4,7 +4,10 @@
 //! authentication is used, the configured one: trying another after a failure would double the
 //! failed logins that the provider counts.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use reqwest::{
@@ -19,7 +22,7 @@ use crate::{
         Grant, Identity,
         answer::{self, Reply},
         discovery::Discovery,
-        refusal::ExchangeError,
+        refusal::{ExchangeError, innermost},
     },
     secret::Secret,
     source::{Source, SourceError},
@@ -105,39 +108,50 @@ pub enum BasicEncoding {
     Raw,
 }
 
-/// The HTTP clients that all profiles share.
+/// The HTTP clients that all profiles share, each made when it is first needed: a machine without
+/// any root certificate can still talk to a provider on loopback.
+#[derive(Default)]
 pub struct Http {
     /// Honours `HTTPS_PROXY` and `NO_PROXY` of the gateway's environment.
-    outbound: reqwest::Client,
-    /// For loopback: a proxy has no business there.
-    loopback: reqwest::Client,
+    outbound: OnceLock<Result<reqwest::Client, String>>,
+    /// TLS to loopback: a proxy has no business there.
+    near: OnceLock<Result<reqwest::Client, String>>,
+    /// Plain HTTP, which only loopback gets.
+    plain: OnceLock<Result<reqwest::Client, String>>,
 }
 
 impl Http {
-    /// Builds the clients. The system's trust store is read once.
+    /// The client for `url`.
     ///
     /// # Errors
-    /// When TLS cannot be set up, for instance without any root certificate.
-    pub fn new() -> Result<Self, reqwest::Error> {
-        let builder = || {
-            reqwest::Client::builder()
+    /// [`ExchangeError::SetUp`] when TLS cannot be set up, for instance without any root certificate.
+    pub fn client(&self, url: &Url) -> Result<&reqwest::Client, ExchangeError> {
+        let (slot, builder) = if url.scheme() == "http" {
+            (&self.plain, reqwest::Client::builder().no_proxy().tls_certs_only([]))
+        } else if is_loopback(url) {
+            (&self.near, reqwest::Client::builder().no_proxy())
+        } else {
+            (&self.outbound, reqwest::Client::builder())
+        };
+        let made = slot.get_or_init(|| {
+            builder
                 .redirect(reqwest::redirect::Policy::none())
                 .connect_timeout(CONNECT_TIMEOUT)
                 .pool_idle_timeout(IDLE_CONNECTION)
                 .user_agent(concat!("keybearer/", env!("CARGO_PKG_VERSION")))
-        };
-        Ok(Self { outbound: builder().build()?, loopback: builder().no_proxy().build()? })
+                .build()
+                .map_err(|error| innermost(&error))
+        });
+        made.as_ref().map_err(|what| ExchangeError::SetUp { what: what.clone() })
     }
+}
 
-    /// The client for `url`.
-    pub fn client(&self, url: &Url) -> &reqwest::Client {
-        let loopback = match url.host() {
-            Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
-            Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
-            Some(url::Host::Domain(name)) => name == "localhost",
-            None => false,
-        };
-        if loopback { &self.loopback } else { &self.outbound }
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost",
+        None => false,
     }
 }
 
@@ -194,7 +208,7 @@ impl Client {
     ) -> Result<Reply, ExchangeError> {
         let mut request = self
             .http
-            .client(url)
+            .client(url)?
             .post(url.clone())
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
             .header(ACCEPT, "application/json")
@@ -342,7 +356,7 @@ mod tests {
             resource: vec!["urn:x".into(), "urn:y".into()],
             extra: vec![("organization".into(), "o&1".into())],
         };
-        let http = Arc::new(Http::new().unwrap());
+        let http = Arc::new(Http::default());
         Client::new(settings, false, Duration::from_secs(300), Duration::from_secs(10), http)
     }
 

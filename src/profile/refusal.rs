@@ -57,6 +57,12 @@ pub enum ExchangeError {
         /// What is wrong with it.
         what: &'static str,
     },
+    /// There is no way to ask at all.
+    #[error("TLS towards identity providers cannot be set up: {what} (install the system's CA certificates)")]
+    SetUp {
+        /// What the TLS library says.
+        what: String,
+    },
     /// More than the reader takes.
     #[error("the answer (HTTP {status}) is larger than 1 MiB")]
     TooLarge {
@@ -78,11 +84,7 @@ pub enum ExchangeError {
 impl ExchangeError {
     /// A failure without an answer.
     pub fn unreachable(url: &Url, error: &reqwest::Error) -> Self {
-        let mut cause: &dyn std::error::Error = error;
-        while let Some(deeper) = cause.source() {
-            cause = deeper;
-        }
-        let what = if error.is_timeout() { "timed out".to_owned() } else { printable(&cause.to_string()) };
+        let what = if error.is_timeout() { "timed out".to_owned() } else { innermost(error) };
         Self::Unreachable { endpoint: url.origin().ascii_serialization(), reason: what }
     }
 
@@ -90,6 +92,7 @@ impl ExchangeError {
     pub fn class(&self) -> Class {
         match self {
             Self::Source(_) => Class::Credential,
+            Self::SetUp { .. } => Class::Permanent,
             Self::Unreachable { .. } | Self::TimedOut { .. } => Class::Transient,
             Self::Rejected(rejection) => rejection.class(),
             // Envoy never asked again after an empty 200: any nonsense may be a proxy's bad minute.
@@ -116,7 +119,7 @@ impl ExchangeError {
     pub fn public_words(&self) -> &'static str {
         match self {
             Self::Source(_) => "the gateway cannot read the service account's secret",
-            Self::Unreachable { .. } => "the identity provider cannot be reached",
+            Self::Unreachable { .. } | Self::SetUp { .. } => "the identity provider cannot be reached",
             Self::TimedOut { .. } => "the identity provider did not answer in time",
             Self::Rejected(rejection) => match rejection.class() {
                 Class::Throttled => "the identity provider asks the gateway to wait",
@@ -260,6 +263,15 @@ impl fmt::Display for Rejection {
         }
         Ok(())
     }
+}
+
+/// The last cause of `error`, in one line: the ones around it only say that something failed.
+pub(super) fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    printable(&cause.to_string())
 }
 
 /// Whether `text` repeats the secret, plain or form-encoded.

@@ -11,6 +11,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::json;
 
 use crate::{
+    proxy::headers::REQUEST_ID,
     route::{authority::AuthorityFlaw, path::Flaw},
     token,
 };
@@ -257,7 +258,7 @@ impl Fault {
         }
     }
 
-    /// The response. `is_head` leaves the body out, as RFC 9110 §9.3.2 wants.
+    /// The response.
     pub fn response(
         &self,
         route: Option<&str>,
@@ -284,6 +285,7 @@ impl Fault {
             "proxy-status",
             HeaderValue::from_str(&proxy_status).expect("codes are made of letters and underscores"),
         );
+        headers.insert(REQUEST_ID, request_id.clone());
         if let Some(span) = self.retry_after() {
             // Rounded up: a caller that comes back a moment early finds the same fault.
             let seconds = span.as_secs() + u64::from(span.subsec_nanos() > 0);

@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::upstream::{Origin, Upstream};
+use crate::upstream::{Origin, Upstream, gather};
 
 /// Why an upstream cannot be used at all.
 #[derive(Debug, thiserror::Error)]
@@ -160,7 +160,7 @@ impl AsyncWrite for Stream {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Stream::Plain(stream) => gather::poll_write(stream, cx, bufs),
             Stream::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, bufs),
         }
     }

@@ -1,6 +1,12 @@
 //! The real gateway, in process on free ports, with the demo's identity provider and Web API.
 
-#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may stop at once")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "a test may stop at once"
+)]
 
 mod authorization_server; // npm's oidc-provider, a server nobody here wrote
 mod process; // starts the binary as an operator would
