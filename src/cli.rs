@@ -178,13 +178,13 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Run { config, log } => run::run(&config.load()?, &log),
         Command::Check { config } => check(&config),
         Command::Explain { method, url, headers, json, config } => {
-            print(&explain::explain(&config.load()?, &method, &url, &headers, json)?)
+            print(&explain::explain(&config.inspect()?, &method, &url, &headers, json)?)
         }
         Command::Token { profile, raw, config } => token::token(&config.load()?, &profile, raw),
         Command::Status { admin, json, config } => {
             let address = match admin {
                 Some(address) => Some(address),
-                None => config.load()?.loaded.settings.admin,
+                None => config.inspect()?.loaded.settings.admin,
             };
             status::status(address, json)
         }
@@ -225,9 +225,22 @@ impl ConfigArgs {
         })
     }
 
+    /// For commands that need the secrets.
     fn load(&self) -> Result<Configured, Failure> {
+        self.read(config::load)
+    }
+
+    /// For commands that only look.
+    fn inspect(&self) -> Result<Configured, Failure> {
+        self.read(config::inspect)
+    }
+
+    fn read(
+        &self,
+        how: fn(&Path, Option<&str>) -> Result<Loaded, config::problem::Problems>,
+    ) -> Result<Configured, Failure> {
         let path = self.path()?;
-        match config::load(&path, self.environment.as_deref()) {
+        match how(&path, self.environment.as_deref()) {
             Ok(loaded) => Ok(Configured { path, loaded }),
             Err(problems) => Err(Failure::Bad(complaint(&path, &problems))),
         }

@@ -13,7 +13,9 @@ use serde::Deserialize;
 use crate::{
     listen,
     proxy::settings::{Replay, RouteSettings, Timeouts},
-    route, telemetry, token,
+    route,
+    source::Reason,
+    telemetry, token,
 };
 use lower::Context;
 use overlay::Overlay;
@@ -89,14 +91,32 @@ pub struct Loaded {
 /// # Errors
 /// Everything that is wrong with the file, in its order.
 pub fn load(path: &Path, environment: Option<&str>) -> Result<Loaded, Problems> {
+    check(&text(path)?, path, environment, Secrets::Needed)
+}
+
+/// Like [`load`], for commands that only look: secrets may be absent.
+///
+/// # Errors
+/// Everything that is wrong with the file, in its order.
+pub fn inspect(path: &Path, environment: Option<&str>) -> Result<Loaded, Problems> {
+    check(&text(path)?, path, environment, Secrets::Optional)
+}
+
+/// Whether the secrets of what was asked for must be readable.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Secrets {
+    Needed,
+    Optional,
+}
+
+fn text(path: &Path) -> Result<String, Problems> {
     let whole = |message: String| Problems::new(vec![Problem::whole(path, message)]);
     let bytes = read(path).map_err(whole)?;
-    let text = String::from_utf8(bytes).map_err(|error| {
+    String::from_utf8(bytes).map_err(|error| {
         let good = error.utf8_error().valid_up_to();
         let line = error.as_bytes().iter().take(good).filter(|byte| **byte == b'\n').count() + 1;
         whole(format!("not UTF-8 text (line {line} has a byte that is none; save the file as UTF-8)"))
-    })?;
-    parse(&text, path, environment)
+    })
 }
 
 /// Checks `text` as if it stood in the file `path`, which need not exist.
@@ -104,10 +124,14 @@ pub fn load(path: &Path, environment: Option<&str>) -> Result<Loaded, Problems> 
 /// # Errors
 /// Everything that is wrong with the text, in its order.
 pub fn parse(text: &str, path: &Path, environment: Option<&str>) -> Result<Loaded, Problems> {
+    check(text, path, environment, Secrets::Needed)
+}
+
+fn check(text: &str, path: &Path, environment: Option<&str>, secrets: Secrets) -> Result<Loaded, Problems> {
     let findings = Findings::new(path, text);
     let reading = tree::parse(text, &findings).and_then(|root| {
         let overlays = overlay::overlays(&root, &findings);
-        let settings = variants(&root, &overlays, environment, path, &findings)?;
+        let settings = variants(&root, &overlays, (environment, secrets), path, &findings)?;
         Some((settings, overlays.iter().map(|overlay| overlay.name.to_owned()).collect()))
     });
     let (problems, warnings) = findings.finish();
@@ -126,7 +150,7 @@ pub fn schema() -> serde_json::Value {
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
     let remedy = "check the path and that the gateway's user may read it";
-    let failed = |error: std::io::Error| format!("cannot be read: {} ({remedy})", error.kind());
+    let failed = |error: std::io::Error| format!("cannot be read: {} ({remedy})", Reason::from(&error));
     let file = fs::File::open(path).map_err(failed)?;
     if file.metadata().map_err(failed)?.is_dir() {
         return Err("is a directory (name the file in it)".to_owned());
@@ -143,7 +167,7 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
 fn variants(
     root: &Node,
     overlays: &[Overlay<'_>],
-    environment: Option<&str>,
+    (environment, secrets): (Option<&str>, Secrets),
     path: &Path,
     findings: &Findings<'_>,
 ) -> Option<Settings> {
@@ -155,7 +179,8 @@ fn variants(
         let name = overlay.map(|overlay| overlay.name);
         let before = findings.count();
         let tree = overlay::apply(root, overlay);
-        let cx = Context { findings, folder: &folder, selected: name == environment };
+        let is_needed = name == environment && secrets == Secrets::Needed;
+        let cx = Context { findings, folder: &folder, selected: is_needed };
         let settings = one(&tree, name, &cx, &mut used);
         if let Some(overlay) = overlay {
             name_environment(overlay, before, findings);

@@ -78,18 +78,18 @@ impl Default for Limits {
 
 /// Why a listener could not be bound.
 #[derive(Debug, thiserror::Error)]
-#[error("listener \"{name}\" cannot listen on {address}: {source}{}", hint(source))]
+#[error("listener \"{name}\" cannot listen on {address}: {cause}{}", hint(cause))]
 pub struct BindError {
     /// The listener.
     pub name: String,
     /// Its address.
     pub address: SocketAddr,
     /// The system's reason.
-    pub source: io::Error,
+    pub cause: io::Error,
 }
 
-fn hint(source: &io::Error) -> &'static str {
-    match source.kind() {
+fn hint(cause: &io::Error) -> &'static str {
+    match cause.kind() {
         io::ErrorKind::AddrInUse => " (another process listens there; stop it or choose another address)",
         io::ErrorKind::PermissionDenied => " (ports below 1024 need a privilege)",
         io::ErrorKind::AddrNotAvailable => " (no interface of this machine has that address)",
@@ -112,7 +112,7 @@ impl Listener {
     /// [`BindError`], also when another process shares its port by `SO_REUSEPORT`: two gateways on
     /// one port would each get a part of the traffic.
     pub fn bind(settings: &Settings, workers: usize) -> Result<Self, BindError> {
-        let fail = |source| BindError { name: settings.name.clone(), address: settings.address, source };
+        let fail = |cause| BindError { name: settings.name.clone(), address: settings.address, cause };
         drop(socket(settings.address, false).map_err(fail)?);
         let first = socket(settings.address, true).map_err(fail)?;
         let address = first.local_addr().map_err(fail)?;

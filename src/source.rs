@@ -27,7 +27,7 @@ pub enum SourceError {
     NotSet(Source),
     /// The file could not be opened or read.
     #[error("{0} cannot be read: {1} (check the path and that the gateway's user may read it)")]
-    Unreadable(Source, io::ErrorKind),
+    Unreadable(Source, Reason),
     /// Nothing is left after the trailing line break.
     #[error("{0} is empty")]
     Empty(Source),
@@ -45,6 +45,25 @@ pub enum SourceError {
     Control(Source, usize),
 }
 
+/// Why a file could not be read, in the words that people use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reason(io::ErrorKind);
+
+impl From<&io::Error> for Reason {
+    fn from(error: &io::Error) -> Self {
+        Self(error.kind())
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            io::ErrorKind::NotFound => f.write_str("no such file"),
+            kind => kind.fmt(f),
+        }
+    }
+}
+
 impl Source {
     /// Reads the secret as it is now.
     ///
@@ -60,7 +79,7 @@ impl Source {
                 value.into_encoded_bytes()
             }
             Source::File(path) => {
-                let unreadable = |e: io::Error| SourceError::Unreadable(self.clone(), e.kind());
+                let unreadable = |e: io::Error| SourceError::Unreadable(self.clone(), Reason::from(&e));
                 let mut bytes = Vec::new();
                 let file = fs::File::open(path).map_err(unreadable)?;
                 file.take(BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
@@ -144,6 +163,6 @@ mod tests {
         let error = Source::Env("KEYBEARER_NO_SUCH_VARIABLE".into()).read().unwrap_err();
         assert!(error.to_string().starts_with("environment variable KEYBEARER_NO_SUCH_VARIABLE is not set"));
         let error = Source::File("/no/such/file".into()).read().unwrap_err();
-        assert!(error.to_string().starts_with("file /no/such/file cannot be read: entity not found"));
+        assert!(error.to_string().starts_with("file /no/such/file cannot be read: no such file"));
     }
 }

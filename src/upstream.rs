@@ -1,6 +1,6 @@
 //! Upstreams: where routes forward to, connecting there and keeping connections.
 //!
-//! A [`Pool`] belongs to one worker thread. Connections are used last-in first-out, so that few stay
+//! A [`pool::Pool`] belongs to one worker thread. Connections are used last-in first-out, so that few stay
 //! warm and the rest can be closed.
 
 use std::{fmt, net::IpAddr, path::PathBuf, sync::Arc};

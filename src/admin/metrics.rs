@@ -209,7 +209,7 @@ impl Scrape {
                 encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
             for route in &self.routes {
                 let sum = latency(route);
-                let bounds = BUCKETS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::MAX]);
+                let bounds = BUCKETS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::INFINITY]);
                 let buckets: Vec<(f64, u64)> = bounds.zip(sum.buckets).collect();
                 family.encode_family(&route_labels(route))?.encode_histogram::<Labels<'_>>(
                     sum.sum_us as f64 / 1e6,

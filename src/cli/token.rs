@@ -26,7 +26,7 @@ pub(super) fn token(configured: &Configured, name: &str, raw: bool) -> Result<Ex
     let grant = runtime
         .block_on(profile.exchange(None))
         .map_err(|error| anyhow!(error))
-        .with_context(|| format!("profile \"{name}\": no token from {}", profile.provider()))?;
+        .with_context(|| format!("profile \"{name}\" got no token"))?;
     if raw {
         return print(&format!("{}\n", grant.access_token.expose()));
     }

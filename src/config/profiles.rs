@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     profile::{self, entra, oauth2},
-    source::Source,
+    source::{Reason, Source},
     token,
 };
 
@@ -376,7 +376,7 @@ pub(super) fn authorities(place: &str, at: Position, path: &str, cx: &Context<'_
     let words = match fs::read_to_string(&path) {
         Ok(text) if text.contains("-----BEGIN CERTIFICATE-----") => return path,
         Ok(_) => "holds no PEM certificate".to_owned(),
-        Err(error) => format!("cannot be read: {}", error.kind()),
+        Err(error) => format!("cannot be read: {}", Reason::from(&error)),
     };
     cx.missing(at, format!("{place}: file {} {words}", path.display()));
     path

@@ -166,7 +166,7 @@ fn ten_mistakes_are_reported_at_once() {
 fn a_file_that_cannot_be_read_says_why() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("k.yaml");
-    assert!(refused(&path).contains("k.yaml: cannot be read: entity not found"));
+    assert!(refused(&path).contains("k.yaml: cannot be read: no such file"));
     assert!(refused(folder.path()).ends_with("is a directory (name the file in it)"));
     fs::write(&path, b"listeners:\n  \xff\n").unwrap();
     assert!(refused(&path).contains("not UTF-8 text (line 2 has a byte that is none"));

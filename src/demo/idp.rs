@@ -86,7 +86,8 @@ pub enum Behaviour {
     },
     /// `Normal`, but a success is edited before it is sent.
     Shape(fn(&mut serde_json::Value)),
-    /// Never answer. The connection stays open until the client or [`Idp::go_down`] closes it.
+    /// Do not answer until the standing behaviour is another one. The connection stays open until
+    /// then, or until the client or [`Idp::go_down`] closes it.
     Hang,
 }
 
@@ -346,6 +347,15 @@ impl Inner {
         };
         self.requests.send_modify(|count| *count += 1);
         plan
+    }
+
+    /// Holds a request that hangs until the standing behaviour is another one.
+    async fn after_hanging(&self, mut behaviour: Behaviour) -> Behaviour {
+        while matches!(behaviour, Behaviour::Hang) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            behaviour = lock(&self.knobs).standing.clone();
+        }
+        behaviour
     }
 
     fn issue(&self, grant: &Grant) -> String {

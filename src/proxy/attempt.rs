@@ -131,7 +131,7 @@ impl Exchange {
         let mut connection = pool.connection(self.route.upstream()).await.map_err(connect_fault)?;
         let mut request = self.request(credential.clone());
         loop {
-            let was_reused = connection.is_reused();
+            let (was_reused, sent_bytes) = (connection.is_reused(), connection.sent_bytes());
             let failure = match self.exchange(&mut connection, request).await {
                 Ok(response) => {
                     record.upstream_answered();
@@ -141,7 +141,11 @@ impl Exchange {
             };
             request = match failure {
                 Failure::Unsent(unsent) if was_reused => *unsent,
-                Failure::Broken if was_reused && self.is_idempotent() && self.is_replayable().is_ok() => {
+                Failure::Broken
+                    if was_reused
+                        && (self.is_idempotent() || connection.sent_bytes() == sent_bytes)
+                        && self.is_replayable().is_ok() =>
+                {
                     self.request(credential.clone())
                 }
                 Failure::Unsent(_) | Failure::Broken => return Err(Fault::UpstreamProtocol),

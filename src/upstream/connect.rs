@@ -1,10 +1,12 @@
 //! Connecting to an upstream: addresses, TCP, TLS.
 
 use std::{
+    cell::Cell,
     collections::HashMap,
     io,
     path::{Path, PathBuf},
     pin::Pin,
+    rc::Rc,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
     time::Duration,
@@ -119,39 +121,97 @@ pub async fn connect(upstream: &Upstream, limit: Duration) -> Result<Stream, Con
             .map_err(ConnectError::Unreachable)?;
         tcp.set_nodelay(true).map_err(ConnectError::Unreachable)?;
         match &upstream.tls {
-            None => Ok(Stream::Plain(tcp)),
+            None => Ok(Transport::Plain(tcp)),
             Some(tls) => {
                 let stream = tls.connector.connect(tls.name.clone(), tcp).await.map_err(ConnectError::Tls)?;
-                Ok(Stream::Tls(Box::new(stream)))
+                Ok(Transport::Tls(Box::new(stream)))
             }
         }
     };
-    tokio::time::timeout(limit, connecting).await.unwrap_or(Err(ConnectError::TimedOut))
+    let transport = tokio::time::timeout(limit, connecting).await.unwrap_or(Err(ConnectError::TimedOut))?;
+    Ok(Stream { transport, wire: Rc::default() })
 }
 
 /// A connection to an upstream.
-pub enum Stream {
-    /// Plain TCP.
+///
+/// An upstream that answers early, for instance with 401 to an upload, may close its end while we are
+/// still sending. Its answer is there to be read, so a failed write is not the end: from then on what
+/// is written goes nowhere, and reading tells what the upstream had to say.
+pub struct Stream {
+    transport: Transport,
+    wire: Rc<Wire>,
+}
+
+/// What is known of a connection's sending side.
+#[derive(Default)]
+pub struct Wire {
+    is_deaf: Cell<bool>,
+    sent_bytes: Cell<u64>,
+}
+
+impl Wire {
+    /// Whether the upstream has stopped listening; such a connection is never used again.
+    pub fn is_deaf(&self) -> bool {
+        self.is_deaf.get()
+    }
+
+    /// Bytes that the system has taken so far. Unchanged means that nothing of a request has left.
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent_bytes.get()
+    }
+}
+
+enum Transport {
     Plain(TcpStream),
-    /// TLS over TCP.
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    /// What is known of its sending side, also later.
+    pub fn wire(&self) -> Rc<Wire> {
+        Rc::clone(&self.wire)
+    }
+
+    /// Turns the failure of a write of `length` bytes into deafness, and counts a success.
+    fn survive(&self, written: Poll<io::Result<usize>>, length: usize) -> Poll<io::Result<usize>> {
+        match written {
+            Poll::Ready(Err(error)) if is_closed_by_peer(&error) => {
+                self.wire.is_deaf.set(true);
+                Poll::Ready(Ok(length))
+            }
+            Poll::Ready(Ok(sent)) => {
+                self.wire.sent_bytes.set(self.wire.sent_bytes.get() + sent as u64);
+                Poll::Ready(Ok(sent))
+            }
+            written => written,
+        }
+    }
+}
+
+fn is_closed_by_peer(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Stream::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
+        match &mut self.get_mut().transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
         }
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Stream::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
+        let this = self.get_mut();
+        if this.wire.is_deaf() {
+            return Poll::Ready(Ok(buf.len()));
         }
+        let written = match &mut this.transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
+        };
+        this.survive(written, buf.len())
     }
 
     fn poll_write_vectored(
@@ -159,30 +219,38 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Stream::Plain(stream) => gather::poll_write(stream, cx, bufs),
-            Stream::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, bufs),
+        let this = self.get_mut();
+        let length = bufs.iter().map(|buf| buf.len()).sum();
+        if this.wire.is_deaf() {
+            return Poll::Ready(Ok(length));
         }
+        let written = match &mut this.transport {
+            Transport::Plain(stream) => gather::poll_write(stream, cx, bufs),
+            Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, bufs),
+        };
+        this.survive(written, length)
     }
 
     fn is_write_vectored(&self) -> bool {
-        match self {
-            Stream::Plain(stream) => stream.is_write_vectored(),
-            Stream::Tls(stream) => stream.is_write_vectored(),
+        match &self.transport {
+            Transport::Plain(stream) => stream.is_write_vectored(),
+            Transport::Tls(stream) => stream.is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Stream::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
-        }
+        let this = self.get_mut();
+        let flushed = match &mut this.transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
+        };
+        this.survive(flushed.map_ok(|()| 0), 0).map_ok(|_| ())
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Stream::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
+        match &mut self.get_mut().transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
         }
     }
 }

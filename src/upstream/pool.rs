@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use crate::upstream::{
     Upstream,
-    connect::{self, ConnectError},
+    connect::{self, ConnectError, Wire},
 };
 
 /// Idle connections kept per origin and worker.
@@ -43,6 +43,7 @@ pub struct Pool<B> {
 
 struct Idle<B> {
     sender: http1::SendRequest<B>,
+    wire: Rc<Wire>,
     since: Instant,
 }
 
@@ -66,10 +67,10 @@ where
     /// # Errors
     /// When a new connection cannot be made.
     pub async fn connection(self: &Rc<Self>, upstream: &Upstream) -> Result<Connection<B>, ConnectError> {
-        while let Some(mut sender) = self.take(upstream.id) {
+        while let Some(mut idle) = self.take(upstream.id) {
             // Ready at once unless the last answer's end is still being noticed; an error means closed.
-            if sender.is_ready() || sender.ready().await.is_ok() {
-                return Ok(self.lend(upstream, sender, true));
+            if idle.sender.is_ready() || idle.sender.ready().await.is_ok() {
+                return Ok(self.lend(upstream, idle, true));
             }
         }
         self.new_connection(upstream).await
@@ -81,6 +82,7 @@ where
     /// When it cannot be made.
     pub async fn new_connection(self: &Rc<Self>, upstream: &Upstream) -> Result<Connection<B>, ConnectError> {
         let stream = connect::connect(upstream, self.connect_limit).await?;
+        let wire = stream.wire();
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(READ_BUFFER_MAX)
             .handshake(TokioIo::new(stream))
@@ -94,7 +96,7 @@ where
                 tracing::debug!(%error, "upstream connection ended");
             }
         });
-        Ok(self.lend(upstream, sender, false))
+        Ok(self.lend(upstream, Idle { sender, wire, since: Instant::now() }, false))
     }
 
     /// Closes connections that have been idle for too long. To be called every few seconds.
@@ -109,25 +111,22 @@ where
         });
     }
 
-    fn take(&self, id: u64) -> Option<http1::SendRequest<B>> {
+    fn take(&self, id: u64) -> Option<Idle<B>> {
         let mut idle = self.idle.borrow_mut();
         let idle = idle.get_mut(&id)?;
-        std::iter::from_fn(|| idle.pop()).map(|i| i.sender).find(|sender| !sender.is_closed())
+        std::iter::from_fn(|| idle.pop()).find(|idle| !idle.sender.is_closed())
     }
 
-    fn lend(
-        self: &Rc<Self>,
-        upstream: &Upstream,
-        sender: http1::SendRequest<B>,
-        reused: bool,
-    ) -> Connection<B> {
-        Connection { sender, id: upstream.id, reused, pool: Rc::clone(self) }
+    fn lend(self: &Rc<Self>, upstream: &Upstream, idle: Idle<B>, reused: bool) -> Connection<B> {
+        let Idle { sender, wire, .. } = idle;
+        Connection { sender, wire, id: upstream.id, reused, pool: Rc::clone(self) }
     }
 }
 
 /// A connection in use by one request.
 pub struct Connection<B> {
     sender: http1::SendRequest<B>,
+    wire: Rc<Wire>,
     id: u64,
     reused: bool,
     pool: Rc<Pool<B>>,
@@ -141,6 +140,11 @@ where
     /// Whether the connection has carried a request before, so that the upstream may have closed it.
     pub fn is_reused(&self) -> bool {
         self.reused
+    }
+
+    /// Bytes that have left over this connection so far.
+    pub fn sent_bytes(&self) -> u64 {
+        self.wire.sent_bytes()
     }
 
     /// Sends one request. The error gives the request back when nothing of it was sent.
@@ -159,8 +163,8 @@ where
     pub fn give_back(self) {
         let mut idle = self.pool.idle.borrow_mut();
         let idle = idle.entry(self.id).or_default();
-        if idle.len() < IDLE_MAX && !self.sender.is_closed() {
-            idle.push(Idle { sender: self.sender, since: Instant::now() });
+        if idle.len() < IDLE_MAX && !self.sender.is_closed() && !self.wire.is_deaf() {
+            idle.push(Idle { sender: self.sender, wire: self.wire, since: Instant::now() });
         }
     }
 }

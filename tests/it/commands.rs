@@ -84,6 +84,19 @@ fn explain_says_where_a_request_goes_and_why_not_elsewhere() {
     assert_eq!(json["upstream"], Value::Null);
 }
 
+#[test]
+fn explain_needs_no_secret_and_check_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keybearer.yaml");
+    let yaml = fs::read_to_string(shipped("minimal.yaml")).unwrap();
+    fs::write(&path, yaml.replace("{file: example.secret}", "{env: KEYBEARER_TEST_ABSENT}")).unwrap();
+    let path = path.to_str().unwrap();
+    assert_eq!(keybearer(&["explain", "GET", "/v1", "-c", path]).status.code(), Some(0));
+    let output = keybearer(&["check", "-c", path]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("KEYBEARER_TEST_ABSENT is not set"), "{}", text(&output.stderr));
+}
+
 #[tokio::test]
 async fn explain_and_the_gateway_agree() {
     let stage = Stage::start().await;

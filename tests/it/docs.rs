@@ -1,1 +1,267 @@
-//! What the documentation says, tried.
+//! What the documents say, held against the program: examples, links, tables and lists.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use keybearer::{
+    admin::ENDPOINTS,
+    proxy::{fault::CODE_NAMES, recovery::OUTCOME_NAMES},
+};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn text_of(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn readme() -> String {
+    text_of(&root().join("README.md"))
+}
+
+/// Files of a folder with this extension, in order.
+fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(root().join(folder)).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let mut found: Vec<PathBuf> =
+        paths.filter(|path| path.extension().is_some_and(|e| e == extension)).collect();
+    found.sort();
+    assert!(!found.is_empty(), "{folder} holds no .{extension} file");
+    found
+}
+
+fn documents() -> Vec<PathBuf> {
+    let mut all = files("docs", "md");
+    all.push(root().join("README.md"));
+    all
+}
+
+/// Runs the program with nothing of our own environment that it would look at.
+fn keybearer(arguments: &[&str], variables: &BTreeSet<String>) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_keybearer"))
+        .args(arguments)
+        .env_remove("KEYBEARER_CONFIG")
+        .env_remove("KEYBEARER_ENVIRONMENT")
+        .envs(variables.iter().map(|name| (name, "not-a-secret")))
+        .output()
+        .unwrap()
+}
+
+/// Fenced blocks in `language`, each with the number of its first line.
+fn blocks(text: &str, language: &str) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    let mut open: Option<(bool, usize, String)> = None;
+    for (number, line) in text.lines().enumerate() {
+        let fence = line.trim_start().strip_prefix("```");
+        match (&mut open, fence) {
+            (None, Some(info)) => open = Some((info.trim() == language, number + 2, String::new())),
+            (Some((_, _, body)), None) => {
+                body.push_str(line);
+                body.push('\n');
+            }
+            (Some(_), Some(_)) => {
+                found.extend(open.take().filter(|(wanted, ..)| *wanted).map(|(_, at, body)| (at, body)));
+            }
+            (None, None) => {}
+        }
+    }
+    assert!(open.is_none(), "a fenced block is not closed");
+    found
+}
+
+/// The text without its fenced blocks.
+fn prose(text: &str) -> String {
+    let mut inside = false;
+    let mut kept = String::new();
+    for line in text.lines() {
+        if line.trim_start().starts_with("```") {
+            inside = !inside;
+        } else if !inside {
+            kept.push_str(line);
+            kept.push('\n');
+        }
+    }
+    kept
+}
+
+/// Names of all variables that a configuration wants: `{env: NAME}`.
+fn variables(yaml: &str) -> BTreeSet<String> {
+    let after = yaml.split("{env:").skip(1);
+    after.filter_map(|rest| Some(rest.split_once('}')?.0.trim().to_owned())).collect()
+}
+
+/// The part of a document under a heading, up to the next heading of the same level.
+fn section(text: &str, heading: &str) -> String {
+    let after =
+        text.split_once(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no heading {heading:?}")).1;
+    after.split("\n## ").next().unwrap_or_default().to_owned()
+}
+
+/// First cells of the rows of a table.
+fn first_cells(section: &str) -> Vec<&str> {
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| "));
+    rows.filter_map(|row| Some(row.split_once(" |")?.0))
+        .skip(1)
+        .filter(|cell| !cell.starts_with("---"))
+        .collect()
+}
+
+#[test]
+fn every_configuration_in_the_documents_passes_check() {
+    let mut checked = 0;
+    for document in documents() {
+        for (line, yaml) in blocks(&text_of(&document), "yaml") {
+            let place = format!("{}:{line}", document.display());
+            if !yaml.contains("listeners:") {
+                let is_part = yaml.contains("routes:") || yaml.contains("profiles:");
+                assert!(!is_part, "{place}: a configuration that is not whole cannot be checked");
+                continue;
+            }
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("keybearer.yaml");
+            fs::write(&path, &yaml).unwrap();
+            let output = keybearer(&["check", "--config", path.to_str().unwrap()], &variables(&yaml));
+            let words = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.success() && words.is_empty(), "{place}\n{words}");
+            checked += 1;
+        }
+    }
+    assert!(checked >= 3, "only {checked} configurations were found in the documents");
+}
+
+#[test]
+fn every_file_in_config_passes_check_in_each_of_its_environments() {
+    for path in files("config", "yaml") {
+        let name = path.to_str().unwrap();
+        let variables = variables(&text_of(&path));
+        let output = keybearer(&["check", "--config", name], &variables);
+        let words = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() && words.is_empty(), "{name}\n{words}");
+        // `… 1 environment (staging)`
+        let told = String::from_utf8(output.stdout).unwrap();
+        let environments =
+            told.rsplit_once('(').and_then(|(_, rest)| rest.split_once(')')).map(|(names, _)| names);
+        for environment in environments.into_iter().flat_map(|names| names.split(", ")) {
+            let output = keybearer(&["check", "--config", name, "--environment", environment], &variables);
+            let words = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.success(), "{name} {environment}\n{words}");
+        }
+    }
+}
+
+#[test]
+fn every_link_leads_to_a_file_and_every_anchor_to_a_heading() {
+    let mut followed = 0;
+    for document in documents() {
+        let text = prose(&text_of(&document));
+        for rest in text.split("](").skip(1) {
+            let link = rest.split_once(')').unwrap_or_else(|| panic!("{}: {rest}", document.display())).0;
+            if link.starts_with("http") {
+                continue;
+            }
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target =
+                if file.is_empty() { document.clone() } else { document.parent().unwrap().join(file) };
+            assert!(target.is_file(), "{}: {link} leads nowhere", document.display());
+            let is_there = anchor.is_empty() || anchors(&text_of(&target)).contains(anchor);
+            assert!(is_there, "{}: {link} names no heading", document.display());
+            followed += 1;
+        }
+    }
+    assert!(followed >= 10, "only {followed} links were found");
+}
+
+/// The anchors that a page of this text has.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let text = prose(text);
+    let headings =
+        text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
+    let slug = |heading: &str| {
+        let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+        kept.collect::<String>().to_lowercase().replace(' ', "-")
+    };
+    headings.map(slug).collect()
+}
+
+#[test]
+fn the_readme_lists_the_commands_that_there_are() {
+    let readme = readme();
+    let table = section(&readme, "## Commands");
+    let named: BTreeSet<&str> = first_cells(&table)
+        .into_iter()
+        .filter_map(|cell| cell.strip_prefix("`keybearer ")?.trim_end_matches('`').split(' ').next())
+        .collect();
+    let help = String::from_utf8(keybearer(&["--help"], &BTreeSet::new()).stdout).unwrap();
+    let listed = help.split_once("Commands:\n").unwrap().1.split_once("\n\n").unwrap().0;
+    // A command stands two columns in; what is further in continues its description.
+    let commands: BTreeSet<&str> = listed
+        .lines()
+        .filter_map(|line| line.strip_prefix("  ").filter(|rest| !rest.starts_with(' '))?.split(' ').next())
+        .filter(|command| *command != "help")
+        .collect();
+    assert_eq!(named, commands);
+}
+
+#[test]
+fn every_fault_and_every_outcome_of_a_401_is_explained() {
+    let operating = text_of(&root().join("docs/operating.md"));
+    let (listed, remedies) =
+        (section(&readme(), "## Faults"), section(&operating, "## Faults, and what to do"));
+    for code in CODE_NAMES {
+        let row = format!("| `{code}` |");
+        assert!(listed.contains(&row), "README.md does not list the fault {code}");
+        assert!(remedies.contains(&row), "docs/operating.md does not say what to do about {code}");
+    }
+    for outcome in OUTCOME_NAMES {
+        let row = format!("| `{outcome}` |");
+        assert!(operating.contains(&row), "docs/operating.md does not list the outcome {outcome}");
+    }
+}
+
+#[test]
+fn the_readme_lists_the_admin_endpoints_that_there_are() {
+    let readme = readme();
+    let table = section(&readme, "## Admin endpoints");
+    let listed: BTreeSet<&str> = first_cells(&table).into_iter().map(|cell| cell.trim_matches('`')).collect();
+    let there: BTreeSet<&str> = ENDPOINTS.iter().map(|endpoint| endpoint.path).collect();
+    assert_eq!(listed, there);
+}
+
+#[test]
+fn every_dependency_has_a_reason() {
+    let reasons = text_of(&root().join("docs/dependencies.md"));
+    let manifest = text_of(&root().join("Cargo.toml"));
+    let mut table = "";
+    let mut found = 0;
+    for line in manifest.lines() {
+        if line.starts_with('[') {
+            table = line;
+        } else if matches!(table, "[dependencies]" | "[dev-dependencies]")
+            && let Some((name, _)) = line.split_once('=')
+            && !line.starts_with('#')
+        {
+            let row = format!("| `{}` |", name.trim());
+            assert!(reasons.contains(&row), "docs/dependencies.md does not say why {} is here", name.trim());
+            found += 1;
+        }
+    }
+    assert!(found > 20, "only {found} dependencies were found in Cargo.toml");
+}
+
+#[test]
+fn the_schema_for_editors_is_json_and_knows_every_section() {
+    let output = keybearer(&["schema"], &BTreeSet::new());
+    assert!(output.status.success());
+    let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    for section in
+        ["listeners", "admin", "profiles", "routes", "environments", "limits", "timeouts", "replay"]
+    {
+        let place = format!("/properties/{section}");
+        assert!(schema.pointer(&place).is_some(), "{section} is not in the schema");
+    }
+}

@@ -112,6 +112,7 @@ async fn metrics_count_requests_faults_recoveries_and_tokens() {
         "keybearer_token_ready{profile=\"account\"} 1",
         "keybearer_token_requests_total{profile=\"account\",result=\"ok\"} 2",
         "keybearer_request_duration_seconds_count{route=\"orders\",profile=\"account\"} 3",
+        "keybearer_request_duration_seconds_bucket{le=\"+Inf\",route=\"orders\",profile=\"account\"} 3",
         "keybearer_in_flight{route=\"orders\",profile=\"account\"} 0",
     ] {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");

@@ -2,48 +2,59 @@
 
 use std::time::Duration;
 
+use keybearer::demo::idp::Behaviour;
+use rustix::process::{Resource, Rlimit};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     task::JoinSet,
 };
 
-use crate::stage::{PATIENCE, Plan};
+use crate::{
+    process::Process,
+    stage::{PATIENCE, Plan},
+};
 
+/// Ten thousand callers, each with a connection of its own, and a token that takes its time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_requests_on_a_cold_profile_cause_one_token_request() {
-    // A single process may open some thousand sockets: the requests come pipelined, fifty a connection.
-    const CONNECTIONS: usize = 200;
-    const EACH: usize = 50;
-    let stage = Plan::default().start_with(|idp| idp.set_delay(Duration::from_secs(2))).await;
-    let mut callers = JoinSet::new();
-    for _ in 0..CONNECTIONS {
-        let address = stage.address();
-        callers.spawn(async move {
-            let mut stream = TcpStream::connect(address).await.unwrap();
-            let one = "GET /v1/orders HTTP/1.1\r\nHost: a\r\n\r\n";
-            let last = "GET /v1/orders HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
-            stream.write_all((one.repeat(EACH - 1) + last).as_bytes()).await.unwrap();
-            let mut answers = String::new();
-            tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answers)).await.unwrap().unwrap();
-            answers.matches("HTTP/1.1 200").count()
+    // Each takes two sockets of the gateway and two of this process.
+    let requests = 10_000.min((allow_many_files() - 1_000) / 2);
+    let plan = Plan::default().profile("token_timeout: 60s");
+    let stage = plan.start_with(|idp| idp.set_behaviour(Behaviour::Hang)).await;
+    // The stage's own gateway asks once.
+    stage.idp.wait_for_requests(1).await;
+    // A process of its own, so that callers and gateway do not share one table of open files.
+    let gateway = Process::start(&stage, &["--log-filter", "warn,keybearer=info"]).await;
+    stage.idp.wait_for_requests(2).await;
+    let mut waiting = Vec::with_capacity(requests);
+    for _ in 0..requests {
+        let mut stream = TcpStream::connect(gateway.address()).await.unwrap();
+        stream.write_all(b"GET /v1/orders HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+        waiting.push(stream);
+    }
+    // All of them wait for the one exchange that hangs; now the provider answers again.
+    stage.idp.set_behaviour(Behaviour::Normal);
+    let mut answers = JoinSet::new();
+    for mut stream in waiting {
+        answers.spawn(async move {
+            let mut answer = String::new();
+            let read = tokio::time::timeout(2 * PATIENCE, stream.read_to_string(&mut answer)).await;
+            read.unwrap().unwrap();
+            answer.starts_with("HTTP/1.1 200")
         });
     }
-    let answered: usize = callers.join_all().await.into_iter().sum();
-    assert_eq!(answered, CONNECTIONS * EACH);
-    assert_eq!(stage.idp.requests(), 1);
+    let answered = answers.join_all().await.into_iter().filter(|ok| *ok).count();
+    assert_eq!(answered, requests);
+    assert_eq!(stage.idp.requests(), 2);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_thousand_requests_wait_at_once_for_one_token() {
-    let stage = Plan::default().start_with(|idp| idp.set_delay(Duration::from_secs(2))).await;
-    let mut callers = JoinSet::new();
-    for _ in 0..2_000 {
-        let request = stage.http.get(stage.url("/v1/orders"));
-        callers.spawn(async move { request.send().await.unwrap().status().as_u16() });
-    }
-    assert!(callers.join_all().await.iter().all(|status| *status == 200));
-    assert_eq!(stage.idp.requests(), 1);
+/// Lets this process open as many files as it may, and says how many.
+fn allow_many_files() -> usize {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let all = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    rustix::process::setrlimit(Resource::Nofile, all).unwrap();
+    limit.maximum.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,7 +4,7 @@
 //! A door checks the request as its model does and says no in the same words. What a test wants
 //! instead of that is in `Behaviour`; this file only carries it out.
 
-use std::{future, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Json, Router,
@@ -152,11 +152,12 @@ async fn answer(idp: &Inner, door: &Door, request: Request) -> Response {
     let asked = Asked { parts, form };
     let Plan { behaviour, delay } = idp.record(recorded(&asked));
     pause(delay).await;
+    let behaviour = idp.after_hanging(behaviour).await;
     let correlation_id = asked.header("client-request-id").map(str::to_owned);
     let voice = door.voice();
     let refuse = |refusal: Refusal| refusal.answer(voice, correlation_id.as_deref());
     let mut response = match behaviour {
-        Behaviour::Hang => future::pending().await,
+        Behaviour::Normal | Behaviour::Hang => grant(idp, door, &asked).map_or_else(refuse, success),
         Behaviour::Raw { status, headers, body } => raw(status, &headers, body),
         Behaviour::Status(status) => refuse(Refusal::of_status(status)),
         Behaviour::Refuse { status, error, code } => {
@@ -167,7 +168,6 @@ async fn answer(idp: &Inner, door: &Door, request: Request) -> Response {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_after_seconds));
             response
         }
-        Behaviour::Normal => grant(idp, door, &asked).map_or_else(refuse, success),
         Behaviour::Shape(shape) => match grant(idp, door, &asked) {
             Ok(mut token) => {
                 shape(&mut token);

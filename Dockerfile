@@ -1,0 +1,34 @@
+# The gateway in an image without a shell, as a user without privileges.
+#
+#   docker build -t keybearer .
+#   docker run --rm -p 127.0.0.1:8080:8080 -e ORDERS_SECRET \
+#     -v "$PWD/keybearer.yaml:/etc/keybearer/keybearer.yaml:ro" keybearer
+#
+# In the image a listener's address is 0.0.0.0:8080: nothing outside reaches its loopback. The admin address may
+# stay 127.0.0.1:9901 for the health check below.
+
+FROM rust:1-bookworm AS build
+WORKDIR /src
+
+# The dependencies, in a layer that only Cargo.toml and Cargo.lock change. A C compiler, which the image has, is all
+# that the cryptography library needs on linux-gnu.
+COPY Cargo.toml Cargo.lock ./
+RUN mkdir src benches \
+ && echo '//! Stand-in.' > src/lib.rs \
+ && printf '//! Stand-in.\nfn main() {}\n' | tee src/main.rs > benches/route.rs \
+ && cargo build --release --locked \
+ && rm -r src benches
+
+COPY benches benches
+COPY src src
+# Files keep the age they had: without this they would look older than the stand-ins.
+RUN touch src/lib.rs src/main.rs && cargo build --release --locked
+
+FROM gcr.io/distroless/cc-debian12:nonroot
+COPY --from=build /src/target/release/keybearer /usr/bin/keybearer
+ENV KEYBEARER_CONFIG=/etc/keybearer/keybearer.yaml
+EXPOSE 8080 9901
+# Ready means that every required profile has a token. The admin address comes from the configuration.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=20s CMD ["/usr/bin/keybearer", "status"]
+ENTRYPOINT ["/usr/bin/keybearer"]
+CMD ["run"]

@@ -1,0 +1,90 @@
+# `make` lists the targets. Everything builds what Cargo.lock says.
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test bench fmt tools
+
+CARGO ?= cargo
+NPM ?= npm
+
+# Steps of `make test`: says what runs, and which one failed.
+define step
+@printf '\n== %s\n' '$(1)'
+@$(2) || { printf '\nmake: failed at "%s"\n' '$(1)' >&2; exit 1; }
+endef
+
+help:
+	@printf '%s\n' \
+	  'make build   the release binary: target/release/keybearer' \
+	  'make demo    the narrated tour on loopback' \
+	  'make test    formatting, lints, all tests, documentation; installs what they need' \
+	  'make bench   what finding a route costs' \
+	  'make fmt     formats the code'
+
+build:
+	@$(CARGO) build --release --locked
+
+demo:
+	@$(CARGO) run --release --locked -- demo
+
+bench:
+	@$(CARGO) bench --locked
+
+fmt:
+	@$(CARGO) fmt
+
+test: tools
+	@echo 'the first build takes some minutes and is silent'
+	$(call step,formatting,$(CARGO) fmt --check)
+	$(call step,lints,$(CARGO) clippy --quiet --locked --all-targets -- -D warnings)
+	$(call step,tests,$(CARGO) test --quiet --locked)
+	$(call step,documentation,RUSTDOCFLAGS='-D warnings' $(CARGO) doc --quiet --locked --no-deps)
+	@printf '\nmake test: all steps passed\n'
+
+# --- what the tests need -----------------------------------------------------------------------------
+
+# $(call need,COMMAND,PACKAGES,WHAT FOR): installs Debian packages when the command is missing and that is allowed.
+define need
+@command -v $(1) >/dev/null 2>&1 || { \
+  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+    printf '%s\n' 'installing $(2) with apt-get ($(3))'; \
+    export DEBIAN_FRONTEND=noninteractive; \
+    apt-get update -qq </dev/null >/dev/null && \
+      apt-get install -qq --no-install-recommends $(2) </dev/null >/dev/null; \
+  fi; \
+  command -v $(1) >/dev/null 2>&1; \
+} || { printf '%s\n' 'make: $(1) is missing ($(3)): install $(2) and try again' >&2; exit 1; }
+endef
+
+# $(call component,SUBCOMMAND,COMPONENT): a part of the Rust toolchain.
+define component
+@$(CARGO) $(1) --version >/dev/null 2>&1 || { \
+  if command -v rustup >/dev/null 2>&1; then \
+    printf '%s\n' 'installing $(2) with rustup'; rustup component add $(2) >/dev/null 2>&1; \
+  fi; \
+  $(CARGO) $(1) --version >/dev/null 2>&1; \
+} || { printf '%s\n' 'make: cargo $(1) is missing: install $(2) (rustup component add $(2)) and try again' >&2; exit 1; }
+endef
+
+# What npm writes when it has installed everything that the lock file says.
+IDP_MODULES := tests/idp/node_modules/.package-lock.json
+
+tools:
+	@command -v $(firstword $(CARGO)) >/dev/null 2>&1 || { \
+	  echo 'make: cargo is missing: install Rust 1.89 or later and try again' >&2; exit 1; }
+	$(call need,cc,build-essential,the linker and the C part of the TLS library)
+	$(call component,fmt,rustfmt)
+	$(call component,clippy,clippy)
+	$(call need,curl,curl,a client that the tests send requests with)
+	$(call need,node,nodejs,the authorization server of the tests)
+	@major=$$(node -p 'process.versions.node.split(".")[0]') && [ "$$major" -ge 20 ] || { \
+	  echo "make: Node.js $$(node --version) is too old for the authorization server of the tests:" \
+	    'install version 20 or later and try again' >&2; exit 1; }
+	$(call need,$(firstword $(NPM)),npm,installs the authorization server of the tests)
+	@$(MAKE) --silent --no-print-directory $(IDP_MODULES)
+
+# Also when the lock file has changed since.
+$(IDP_MODULES): tests/idp/package-lock.json
+	@echo 'installing the authorization server of the tests (npm ci --prefix tests/idp)'
+	@$(NPM) ci --prefix tests/idp --ignore-scripts --no-audit --no-fund --loglevel=error </dev/null >/dev/null || { \
+	  echo 'make: npm ci --prefix tests/idp failed' >&2; exit 1; }
+	@touch $@
