@@ -96,20 +96,44 @@ struct Tape<S> {
     budget: Arc<Budget>,
     /// Whether frames are still kept, or why not.
     recording: Result<(), NotReplayable>,
-    /// The request is settled: what was recorded may go once it has been sent.
+    /// The request is settled: only the active attempt lives, and what was recorded may go once it
+    /// has been sent.
     settled: bool,
     /// The attempt that may draw from the source; others are parked at the end of the tape.
     active: u8,
-    /// Attempts before this one are over.
-    first_alive: u8,
-    parked: Option<Waker>,
+    /// Attempts that have been given everything drawn so far, one bit each.
+    caught_up: u32,
+    /// Whom to wake when another attempt becomes the active one. The source knows one waker only, the
+    /// last attempt's that asked it, so each attempt that waits has one here.
+    waiting: Vec<(u8, Waker)>,
     drawn_bytes: u64,
 }
+
+/// No attempt has this number.
+const NOBODY: u8 = u8::MAX;
 
 impl<S> Tape<S> {
     fn erase(&mut self) {
         self.frames = Vec::new();
         self.budget.give(std::mem::take(&mut self.held_bytes));
+    }
+
+    fn is_over(&self, attempt: u8) -> bool {
+        self.settled && attempt != self.active
+    }
+
+    fn wait(&mut self, attempt: u8, waker: &Waker) {
+        match self.waiting.iter_mut().find(|(number, _)| *number == attempt) {
+            Some((_, known)) => known.clone_from(waker),
+            None => self.waiting.push((attempt, waker.clone())),
+        }
+    }
+
+    /// From now on `attempt` is the only one.
+    fn settle(&mut self, attempt: u8) {
+        self.settled = true;
+        self.active = attempt;
+        self.waiting.drain(..).for_each(|(_, waker)| waker.wake());
     }
 
     fn stop(&mut self, why: NotReplayable) {
@@ -166,8 +190,8 @@ impl<S: Body<Data = Bytes> + Unpin> Recorder<S> {
             recording,
             settled: false,
             active: 0,
-            first_alive: 0,
-            parked: None,
+            caught_up: 0,
+            waiting: Vec::new(),
             drawn_bytes: 0,
         };
         Self { tape: Rc::new(RefCell::new(tape)) }
@@ -197,41 +221,56 @@ impl<S: Body<Data = Bytes> + Unpin> Recorder<S> {
     /// it is resumed, and what the caller has sent stays on the tape.
     pub fn park(&self) -> Parked {
         let mut tape = self.tape.borrow_mut();
-        let parked = Parked(tape.active);
+        let parked = Parked { number: tape.active, drawn_bytes: tape.drawn_bytes };
         tape.active += 1;
         parked
     }
 
     /// Gives the stream back to a parked attempt, because later ones have failed. It is the last.
+    ///
+    /// When a later one has drawn what could not be kept, the parked one ends with an error: its body
+    /// would have a hole.
     pub fn resume(&self, parked: Parked) {
         let mut tape = self.tape.borrow_mut();
-        tape.active = parked.0;
-        tape.settled = true;
-        if let Some(waker) = tape.parked.take() {
-            waker.wake();
-        }
+        let has_hole = tape.recording.is_err() && tape.drawn_bytes > parked.drawn_bytes;
+        tape.settle(if has_hole { NOBODY } else { parked.number });
     }
 
-    /// Whether the caller's stream has been taken to its end.
+    /// Whether the caller's stream has been taken to its end and the current attempt was given all.
     pub fn is_sent(&self) -> bool {
         let tape = self.tape.borrow();
-        tape.ended || tape.source.is_end_stream()
+        let has_ended = tape.ended || tape.source.is_end_stream();
+        has_ended && tape.caught_up & bit(tape.active) != 0
     }
 
     /// No further attempt will be made: earlier ones end, and the memory goes once it was sent.
     pub fn settle(&self) {
         let mut tape = self.tape.borrow_mut();
-        tape.settled = true;
-        tape.first_alive = tape.active;
-        if let Some(waker) = tape.parked.take() {
-            waker.wake();
-        }
+        let active = tape.active;
+        tape.settle(active);
     }
+}
+
+/// Nobody is left who could resume an attempt: those that are parked end, or they would keep their
+/// connections for ever.
+impl<S> Drop for Recorder<S> {
+    fn drop(&mut self) {
+        let mut tape = self.tape.borrow_mut();
+        let active = tape.active;
+        tape.settle(active);
+    }
+}
+
+fn bit(attempt: u8) -> u32 {
+    1u32.checked_shl(attempt.into()).unwrap_or(0)
 }
 
 /// An attempt that waits, see [`Recorder::park`].
 #[must_use = "a parked attempt waits for ever unless it is resumed or the recorder is settled"]
-pub struct Parked(u8);
+pub struct Parked {
+    number: u8,
+    drawn_bytes: u64,
+}
 
 /// One sending of a recorded body.
 pub struct Attempt<S> {
@@ -251,30 +290,57 @@ impl<S: Body<Data = Bytes> + Unpin> Body for Attempt<S> {
         let this = self.get_mut();
         let mut guard = this.tape.borrow_mut();
         let tape = &mut *guard;
-        if this.number < tape.first_alive {
+        // A stream that broke off has no end: silence would pass for one.
+        if tape.is_over(this.number) || tape.recording == Err(NotReplayable::Broken) {
             return Poll::Ready(Some(Err(AttemptError::Abandoned)));
         }
-        if let Some(frame) = tape.frames.get(this.position) {
+        if let Some(frame) = tape.frames.get(this.position).cloned() {
             this.position += 1;
-            return Poll::Ready(Some(Ok(Frame::data(frame.clone()))));
+            if this.position == tape.frames.len() {
+                tape.caught_up |= bit(this.number);
+            }
+            return Poll::Ready(Some(Ok(Frame::data(frame))));
         }
         if this.number != tape.active {
-            tape.parked = Some(cx.waker().clone());
+            tape.wait(this.number, cx.waker());
             return Poll::Pending;
         }
         if tape.settled && !tape.frames.is_empty() {
             tape.erase();
             this.position = 0;
         }
-        loop {
-            if tape.ended {
-                return Poll::Ready(None);
-            }
+        drop(guard);
+        this.draw(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let tape = self.tape.borrow();
+        let source_ended = tape.ended || tape.source.is_end_stream();
+        source_ended && self.position >= tape.frames.len() && !tape.is_over(self.number)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        // Asked before the first frame, when all attempts have the whole body in front of them.
+        if self.position == 0 { self.tape.borrow().length } else { SizeHint::default() }
+    }
+}
+
+type Drawn<E> = Result<Frame<Bytes>, AttemptError<E>>;
+
+impl<S: Body<Data = Bytes> + Unpin> Attempt<S> {
+    /// The next frame of the caller's stream.
+    fn draw(&mut self, cx: &mut Context<'_>) -> Poll<Option<Drawn<S::Error>>> {
+        let mut guard = self.tape.borrow_mut();
+        let tape = &mut *guard;
+        while !tape.ended {
             let frame = match Pin::new(&mut tape.source).poll_frame(cx) {
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    tape.wait(self.number, cx.waker());
+                    return Poll::Pending;
+                }
                 Poll::Ready(None) => {
                     tape.ended = true;
-                    continue;
+                    break;
                 }
                 Poll::Ready(Some(Err(error))) => {
                     tape.stop(NotReplayable::Broken);
@@ -284,22 +350,14 @@ impl<S: Body<Data = Bytes> + Unpin> Body for Attempt<S> {
             };
             let Ok(data) = frame.into_data() else { continue };
             tape.drawn_bytes += data.len() as u64;
+            tape.caught_up = bit(self.number);
             if tape.keep(&data) {
-                this.position += 1;
+                self.position += 1;
             }
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        let tape = self.tape.borrow();
-        let source_ended = tape.ended || tape.source.is_end_stream();
-        source_ended && self.position >= tape.frames.len() && self.number >= tape.first_alive
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        // Asked before the first frame, when all attempts have the whole body in front of them.
-        if self.position == 0 { self.tape.borrow().length.clone() } else { SizeHint::default() }
+        tape.caught_up |= bit(self.number);
+        Poll::Ready(None)
     }
 }
 

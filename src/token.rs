@@ -11,28 +11,30 @@
 use std::{
     future::Future,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        Arc,
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use arc_swap::{ArcSwapOption, Guard};
+use arc_swap::Guard;
 use http::HeaderValue;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::Semaphore;
 
 use crate::{
     clock::{self, Moment},
     profile::{self, Grant, Identity, Profile, refusal::ExchangeError},
+    token::state::{Phase, Report, Shared},
 };
 
 mod owner;
 pub mod schedule;
+mod state;
 
 /// Requests that may wait for one profile's token at a time.
 pub const WAITERS_MAX: usize = 10_000;
-/// Token requests in flight at a time, all profiles together: a start with a thousand profiles must
-/// not look like an attack.
+/// Token requests in flight at a time, all profiles of a provider together: a start with a thousand
+/// profiles must not look like an attack.
 const EXCHANGES_MAX: usize = 16;
 
 /// What the owner of a profile is told.
@@ -88,8 +90,10 @@ pub struct Token {
     header: HeaderValue,
     obtained: Moment,
     expires: Moment,
-    /// The provider gave it no life: it serves those who waited for it and nobody else.
+    /// The provider gave it no life worth the name: it serves those who waited for it, nobody else.
     for_one_use: bool,
+    /// The round that gave it, see [`state::Status`].
+    round: u64,
 }
 
 impl Token {
@@ -145,13 +149,6 @@ pub enum Suppressed {
     Failing,
 }
 
-/// How [`Handle::reject`] took a report.
-enum Report {
-    Newer(Arc<Token>),
-    Refreshing,
-    Suppressed(Suppressed),
-}
-
 /// What [`Handle::replace`] could not do.
 #[derive(Clone, Debug)]
 pub enum NotReplaced {
@@ -161,56 +158,8 @@ pub enum NotReplaced {
     Unavailable(Unavailable),
 }
 
-/// What the owner is doing, for those who wait.
-#[derive(Clone)]
-enum Phase {
-    /// No exchange is on its way or due: the last token was for one use only.
-    Idle,
-    Fetching,
-    Ready,
-    Failed {
-        error: Arc<ExchangeError>,
-        retry_at: Moment,
-    },
-}
-
-#[derive(Clone)]
-struct Status {
-    phase: Phase,
-    /// Exchanges that have ended.
-    rounds: u64,
-    /// What the last successful exchange gave, also when it may not be kept.
-    latest: Option<Arc<Token>>,
-}
-
-/// What has been asked of the owner since it last looked.
-#[derive(Default)]
-struct Orders {
-    refresh: bool,
-    claims: Option<String>,
-    /// The youngest generation that was rejected.
-    rejected: u64,
-    rejected_at: Option<Moment>,
-}
-
-struct Shared {
-    settings: Settings,
-    current: ArcSwapOption<Token>,
-    status: watch::Sender<Status>,
-    orders: Mutex<Orders>,
-    wake: Notify,
-    waiters: AtomicUsize,
-    refreshed: AtomicU64,
-    failed: AtomicU64,
-}
-
-impl Shared {
-    fn orders(&self) -> MutexGuard<'_, Orders> {
-        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Limits how many owners ask at the same time. One per process.
+/// Limits how many owners ask at the same time. One per provider: a provider that hangs must not hold
+/// up the profiles of another.
 #[derive(Clone)]
 pub struct Turns(Arc<Semaphore>);
 
@@ -224,17 +173,7 @@ impl Default for Turns {
 ///
 /// The owner ends when the last handle is dropped.
 pub fn start(settings: Settings, exchange: impl Exchange, turns: Turns) -> Handle {
-    let status = Status { phase: Phase::Fetching, rounds: 0, latest: None };
-    let shared = Arc::new(Shared {
-        settings,
-        current: ArcSwapOption::empty(),
-        status: watch::Sender::new(status),
-        orders: Mutex::default(),
-        wake: Notify::new(),
-        waiters: AtomicUsize::new(0),
-        refreshed: AtomicU64::new(0),
-        failed: AtomicU64::new(0),
-    });
+    let shared = Arc::new(Shared::new(settings));
     let owner = tokio::spawn(owner::run(Arc::clone(&shared), exchange, turns));
     Handle(Arc::new(Inner { shared, owner: owner.abort_handle() }))
 }
@@ -290,11 +229,14 @@ impl Handle {
     pub async fn acquire_unrejected(&self, patience: Duration) -> Result<Arc<Token>, Unavailable> {
         let Some(current) = self.current() else { return self.settle(patience, 0).await };
         let current = current.arc();
-        let refreshing = matches!(self.0.shared.status.borrow().phase, Phase::Fetching);
-        if !refreshing || self.0.shared.orders().rejected < current.generation {
+        if !self.0.shared.is_being_replaced(&current) {
             return Ok(current);
         }
-        Ok(self.settle(patience, current.generation).await.unwrap_or(current))
+        match self.settle(patience, current.generation).await {
+            // It may have expired during the wait.
+            Err(_) if current.is_valid() => Ok(current),
+            settled => settled,
+        }
     }
 
     /// Reports a 401 to the token of `generation` and gives the next one, waiting at most `patience` for it.
@@ -309,24 +251,26 @@ impl Handle {
         claims: Option<String>,
         patience: Duration,
     ) -> Result<Arc<Token>, NotReplaced> {
-        match self.report(generation, claims) {
+        match self.0.shared.report(generation, claims) {
             Report::Newer(next) => Ok(next),
             Report::Suppressed(why) => Err(NotReplaced::Suppressed(why)),
-            Report::Refreshing => self.settle(patience, generation).await.map_err(NotReplaced::Unavailable),
+            Report::Refreshing { after } => {
+                self.settle(patience, after).await.map_err(NotReplaced::Unavailable)
+            }
         }
     }
 
     /// Reports a 401 to the token of `generation` without waiting: the next request gets a fresh one.
     pub fn reject(&self, generation: u64, claims: Option<String>) -> Option<Suppressed> {
-        match self.report(generation, claims) {
+        match self.0.shared.report(generation, claims) {
             Report::Suppressed(why) => Some(why),
-            Report::Newer(_) | Report::Refreshing => None,
+            Report::Newer(_) | Report::Refreshing { .. } => None,
         }
     }
 
     /// Whether the profile can serve requests: it has a token, or tokens that are not kept.
     pub fn is_ready(&self) -> bool {
-        self.current().is_some() || matches!(self.0.shared.status.borrow().phase, Phase::Idle)
+        self.current().is_some() || self.0.shared.status.borrow().gives_tokens_for_one_use()
     }
 
     /// What health checks and metrics show.
@@ -335,7 +279,7 @@ impl Handle {
         let status = shared.status.borrow();
         let error = match &status.phase {
             Phase::Failed { error, .. } => Some(Arc::clone(error)),
-            _ => None,
+            Phase::Idle | Phase::Fetching | Phase::Ready => None,
         };
         drop(status);
         View {
@@ -355,76 +299,11 @@ impl Handle {
     async fn settle(&self, patience: Duration, generation: u64) -> Result<Arc<Token>, Unavailable> {
         let shared = &self.0.shared;
         let _waiting = Waiting::enter(&shared.waiters)?;
-        let mut status = shared.status.subscribe();
-        let asked_in = status.borrow().rounds;
-        shared.wake.notify_one();
-        let settled = async {
-            loop {
-                if let Some(outcome) = outcome(&status.borrow_and_update(), generation, asked_in) {
-                    return outcome;
-                }
-                // The sender lives in `shared`, which this handle keeps alive.
-                let _ = status.changed().await;
-            }
-        };
+        let mut wait = shared.demand(generation);
         // Dropping the wait leaves the exchange running: it belongs to the owner.
-        tokio::time::timeout(patience, settled).await.unwrap_or_else(|_| {
+        tokio::time::timeout(patience, wait.outcome()).await.unwrap_or_else(|_| {
             Err(Unavailable { retry_after: Duration::from_secs(1), reason: Reason::TimedOut })
         })
-    }
-
-    fn report(&self, generation: u64, claims: Option<String>) -> Report {
-        let shared = &self.0.shared;
-        let mut orders = shared.orders();
-        // Read under the lock: another report may just have been answered with a newer token.
-        let current = shared.current.load();
-        let current = current.as_ref().filter(|token| token.is_valid());
-        if let Some(next) = current.filter(|token| token.generation > generation) {
-            return Report::Newer(Arc::clone(next));
-        }
-        if orders.rejected >= generation {
-            return match shared.status.borrow().phase {
-                Phase::Failed { .. } => Report::Suppressed(Suppressed::Failing),
-                _ => Report::Refreshing,
-            };
-        }
-        let now = clock::now();
-        let recovery = shared.settings.recovery;
-        let is_young = current.is_some_and(|token| now.since(token.obtained) < recovery.min_token_age);
-        // A demand for claims says nothing about the token's age.
-        if claims.is_none() && is_young {
-            return Report::Suppressed(Suppressed::Young);
-        }
-        if orders.rejected_at.is_some_and(|at| now.since(at) < recovery.min_interval) {
-            return Report::Suppressed(Suppressed::Recent);
-        }
-        orders.rejected = generation;
-        orders.rejected_at = Some(now);
-        orders.refresh = true;
-        orders.claims = claims;
-        // Set here, under the lock, so that nobody takes an older failure for this refresh's outcome.
-        shared.status.send_modify(|status| status.phase = Phase::Fetching);
-        drop(orders);
-        shared.wake.notify_one();
-        Report::Refreshing
-    }
-}
-
-/// What somebody who began to wait in round `asked_in` for a token after `generation` gets now.
-fn outcome(status: &Status, generation: u64, asked_in: u64) -> Option<Result<Arc<Token>, Unavailable>> {
-    if let Some(token) = &status.latest
-        && token.generation > generation
-        && if token.for_one_use { status.rounds > asked_in } else { token.is_valid() }
-    {
-        return Some(Ok(Arc::clone(token)));
-    }
-    match &status.phase {
-        Phase::Failed { error, retry_at } => {
-            let retry_after = retry_at.since(clock::now());
-            (!retry_after.is_zero())
-                .then(|| Err(Unavailable { retry_after, reason: Reason::Failed(Arc::clone(error)) }))
-        }
-        Phase::Idle | Phase::Fetching | Phase::Ready => None,
     }
 }
 

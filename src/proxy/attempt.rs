@@ -106,6 +106,11 @@ impl Exchange {
         if self.route.settings().replay_limit_bytes == 0 {
             return Err(NotReplayable::Off);
         }
+        self.is_resendable()
+    }
+
+    /// Whether the body, if there is one, could be sent from its beginning once more.
+    fn is_resendable(&self) -> Result<(), NotReplayable> {
         self.body.as_ref().map_or(Ok(()), |body| body.is_replayable())
     }
 
@@ -144,7 +149,7 @@ impl Exchange {
                 Failure::Broken
                     if was_reused
                         && (self.is_idempotent() || connection.sent_bytes() == sent_bytes)
-                        && self.is_replayable().is_ok() =>
+                        && self.is_resendable().is_ok() =>
                 {
                     self.request(credential.clone())
                 }

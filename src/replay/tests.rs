@@ -1,10 +1,13 @@
-use std::{collections::VecDeque, convert::Infallible, future::poll_fn};
+use std::{cell::Cell, collections::VecDeque, convert::Infallible, future::poll_fn};
 
 use super::*;
 
 /// A caller's stream that the test feeds.
 #[derive(Clone, Default)]
-struct Stream(Rc<RefCell<(VecDeque<Option<&'static str>>, Option<u64>)>>);
+struct Stream {
+    parts: Rc<RefCell<VecDeque<Option<&'static str>>>>,
+    length: Rc<Cell<Option<u64>>>,
+}
 
 impl Stream {
     fn of(parts: &[&'static str]) -> Self {
@@ -14,11 +17,11 @@ impl Stream {
     }
 
     fn feed(&self, part: &'static str) {
-        self.0.borrow_mut().0.push_back(Some(part));
+        self.parts.borrow_mut().push_back(Some(part));
     }
 
     fn end(&self) {
-        self.0.borrow_mut().0.push_back(None);
+        self.parts.borrow_mut().push_back(None);
     }
 }
 
@@ -30,7 +33,7 @@ impl Body for Stream {
         self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        match self.0.borrow_mut().0.pop_front() {
+        match self.parts.borrow_mut().pop_front() {
             None => Poll::Pending,
             Some(None) => Poll::Ready(None),
             Some(Some(part)) => Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(part.as_bytes()))))),
@@ -38,7 +41,7 @@ impl Body for Stream {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.borrow().1.map_or_else(SizeHint::default, SizeHint::with_exact)
+        self.length.get().map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
 
@@ -94,7 +97,7 @@ fn the_limit_is_exact_and_passing_it_frees_what_was_recorded() {
 #[test]
 fn a_body_known_to_be_too_long_is_not_recorded_at_all() {
     let stream = Stream::of(&["12345"]);
-    stream.0.borrow_mut().1 = Some(11);
+    stream.length.set(Some(11));
     let (recorder, budget) = recorder(&stream, 10);
     assert_eq!(recorder.is_replayable(), Err(NotReplayable::OverLimit));
     assert_eq!(drain(&mut recorder.attempt()), "12345");
@@ -161,7 +164,7 @@ fn when_the_second_attempt_fails_the_first_goes_on_where_it_was() {
 #[test]
 fn every_attempt_announces_the_whole_length() {
     let stream = Stream::of(&["12345"]);
-    stream.0.borrow_mut().1 = Some(5);
+    stream.length.set(Some(5));
     let (recorder, _) = recorder(&stream, 100);
     let mut first = recorder.attempt();
     drain(&mut first);
@@ -178,4 +181,142 @@ async fn a_parked_attempt_is_woken_when_it_is_given_up() {
     let waiting = poll_fn(|cx| Pin::new(&mut first).poll_frame(cx));
     let (frame, ()) = tokio::join!(waiting, async { recorder.settle() });
     assert!(matches!(frame, Some(Err(AttemptError::Abandoned))));
+}
+
+/// Its waker was known to the source only, which remembers the last attempt's alone.
+#[tokio::test]
+async fn an_attempt_that_was_parked_while_it_waited_for_the_caller_is_woken() {
+    for is_resumed in [true, false] {
+        let stream = Stream::of(&["1"]);
+        let (recorder, _) = recorder(&stream, 100);
+        let mut first = recorder.attempt();
+        let polls = Cell::new(0);
+        let uploading = poll_fn(|cx| {
+            polls.set(polls.get() + 1);
+            loop {
+                match std::task::ready!(Pin::new(&mut first).poll_frame(cx)) {
+                    Some(Ok(_)) => {}
+                    end => return Poll::Ready(end),
+                }
+            }
+        });
+        let deciding = async {
+            let parked = recorder.park();
+            let mut second = recorder.attempt();
+            assert_eq!(drain(&mut second), "1");
+            assert_eq!(polls.get(), 1, "nothing makes the first attempt look again");
+            if is_resumed {
+                stream.end();
+                recorder.resume(parked);
+            } else {
+                recorder.settle();
+            }
+        };
+        let (end, ()) = tokio::join!(uploading, deciding);
+        assert_eq!(end.is_none(), is_resumed);
+    }
+}
+
+#[tokio::test]
+async fn an_attempt_that_is_parked_when_the_caller_hangs_up_ends() {
+    let stream = Stream::of(&["1"]);
+    let (recorder, _) = recorder(&stream, 100);
+    let mut first = recorder.attempt();
+    drain(&mut first);
+    let _parked = recorder.park();
+    let waiting = poll_fn(|cx| Pin::new(&mut first).poll_frame(cx));
+    let (frame, ()) = tokio::join!(waiting, async { drop(recorder) });
+    assert!(matches!(frame, Some(Err(AttemptError::Abandoned))));
+}
+
+#[test]
+fn the_only_attempt_goes_on_when_the_request_is_over() {
+    let stream = Stream::of(&["1"]);
+    let (recorder, budget) = recorder(&stream, 100);
+    let mut only = recorder.attempt();
+    assert_eq!(drain(&mut only), "1");
+    drop(recorder);
+    stream.feed("2");
+    stream.end();
+    assert_eq!(drain(&mut only), "2.");
+    assert_eq!(budget.used_bytes(), 0);
+}
+
+#[test]
+fn a_resumed_attempt_whose_body_would_have_a_hole_ends_with_an_error() {
+    let stream = Stream::of(&["12345"]);
+    let (recorder, _) = recorder(&stream, 10);
+    let mut first = recorder.attempt();
+    assert_eq!(drain(&mut first), "12345");
+    let parked = recorder.park();
+    let mut second = recorder.attempt();
+    stream.feed("678901");
+    assert_eq!(drain(&mut second), "12345678901", "over the limit: not kept");
+    recorder.resume(parked);
+    stream.feed("23");
+    stream.end();
+    assert_eq!(drain(&mut first), "!");
+    assert_eq!(drain(&mut second), "!");
+}
+
+#[test]
+fn two_attempts_that_wait_are_both_ended_when_a_third_takes_over() {
+    let stream = Stream::of(&["1"]);
+    let (recorder, _) = recorder(&stream, 100);
+    let mut attempts = [(); 3].map(|()| recorder.attempt());
+    assert_eq!(attempts.each_mut().map(drain), ["", "", "1"]);
+    assert_eq!(recorder.tape.borrow().waiting.len(), 3, "each has a waker of its own");
+    recorder.settle();
+    assert_eq!(attempts.each_mut().map(drain), ["!", "!", ""]);
+}
+
+#[test]
+fn a_body_is_sent_when_the_current_attempt_and_not_only_an_earlier_one_was_given_all_of_it() {
+    let stream = Stream::of(&["1", "2"]);
+    stream.end();
+    let (recorder, _) = recorder(&stream, 100);
+    let mut first = recorder.attempt();
+    assert_eq!(drain(&mut first), "12.");
+    assert!(recorder.is_sent());
+    let parked = recorder.park();
+    let mut second = recorder.attempt();
+    assert!(!recorder.is_sent(), "the second attempt has not sent it");
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(Pin::new(&mut second).poll_frame(&mut cx).is_ready());
+    assert!(!recorder.is_sent());
+    drain(&mut second);
+    assert!(recorder.is_sent());
+    recorder.resume(parked);
+    assert!(recorder.is_sent(), "and so has the first");
+}
+
+/// A caller's stream that breaks off.
+struct Breaking(u8);
+
+impl Body for Breaking {
+    type Data = Bytes;
+    type Error = ();
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ()>>> {
+        self.0 += 1;
+        Poll::Ready(match self.0 {
+            1 => Some(Ok(Frame::data(Bytes::from_static(b"1")))),
+            2 => Some(Err(())),
+            _ => None,
+        })
+    }
+}
+
+#[test]
+fn a_body_that_broke_off_never_ends_as_if_it_were_whole() {
+    let recorder = Recorder::new(Breaking(0), 100, &Budget::new(10_000));
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut first = recorder.attempt();
+    assert!(matches!(Pin::new(&mut first).poll_frame(&mut cx), Poll::Ready(Some(Ok(_)))));
+    let parked = recorder.park();
+    let mut second = recorder.attempt();
+    assert!(matches!(Pin::new(&mut second).poll_frame(&mut cx), Poll::Ready(Some(Ok(_)))));
+    assert!(matches!(Pin::new(&mut second).poll_frame(&mut cx), Poll::Ready(Some(Err(_)))));
+    recorder.resume(parked);
+    assert!(matches!(Pin::new(&mut first).poll_frame(&mut cx), Poll::Ready(Some(Err(_)))));
 }

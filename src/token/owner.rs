@@ -2,107 +2,108 @@
 //!
 //! Its loop has no way out but being aborted: errors only change how long it waits.
 
-use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
-
-use tokio::time::Instant;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
-    clock,
-    profile::{Grant, Identity, refusal::ExchangeError},
-    token::{Exchange, Phase, Shared, Token, Turns, schedule},
+    clock::{self, Moment},
+    profile::{
+        Grant, Identity,
+        refusal::{Class, ExchangeError},
+    },
+    token::{Exchange, Token, Turns, schedule, state::Shared},
 };
 
 /// How often a secret's source is looked at between exchanges.
 const SOURCE_CHECK: Duration = Duration::from_secs(2);
+/// The least time between two exchanges that a changed secret caused: a source that gives something
+/// else each time it is read must not become a token request every two seconds.
+const SOURCE_SPACING: Duration = Duration::from_secs(10);
+/// A shorter life is none: refreshing such a token in time would be a loop without a pause.
+const LIFE_MIN: Duration = Duration::from_secs(1);
+/// The least time between two exchanges for tokens that may not be kept, however great the demand:
+/// who comes in between shares the next.
+const ONE_USE_SPACING: Duration = Duration::from_secs(1);
+/// Stands for "never, unless somebody asks" and harms nobody.
+const NEVER: Duration = Duration::from_secs(86_400);
+/// Claims are asked for so often, then without: an upstream's wish must not cost everyone the token.
+const CLAIMS_FAILURES_MAX: u32 = 3;
 
 /// Fetches, waits, fetches again, until aborted.
 pub(super) async fn run(shared: Arc<Shared>, exchange: impl Exchange, turns: Turns) {
     let mut failures = 0u32;
+    let mut source = SourceWatch { exchange: &exchange, asked_with: None, changed_at: None };
     loop {
-        let claims = begin(&shared);
-        let asked_with = exchange.identity();
+        let claims = shared.begin();
+        source.asked_with = exchange.identity();
         let outcome = {
             let _turn = turns.0.acquire().await;
-            exchange.exchange(claims.as_deref()).await
+            exchange.exchange(claims.as_deref()).await.and_then(alive)
         };
         let next = match outcome {
             Ok(grant) => {
                 failures = 0;
-                publish(&shared, grant)
+                publish(&shared, &grant)
             }
             Err(error) => {
                 failures = failures.saturating_add(1);
-                let pause = fail(&shared, error, failures);
-                keep_claims(&shared, claims);
-                Some(pause)
+                fail(&shared, error, failures)
             }
         };
-        wait(&shared, &exchange, asked_with, next).await;
+        wait(&shared, &mut source, next).await;
     }
 }
 
-/// Takes what has been ordered so far; what is ordered later is for the next round.
-fn begin(shared: &Shared) -> Option<String> {
-    let mut orders = shared.orders();
-    orders.refresh = false;
-    shared.status.send_modify(|status| status.phase = Phase::Fetching);
-    orders.claims.take()
-}
-
-/// Claims that an upstream demanded are asked for until there is a token with them.
-fn keep_claims(shared: &Shared, claims: Option<String>) {
-    let mut orders = shared.orders();
-    if orders.claims.is_none() {
-        orders.claims = claims;
+/// A token that died on its way is none. Taken for one, nobody could use it, and it would be due for
+/// a refresh at once, again and again.
+fn alive(grant: Grant) -> Result<Grant, ExchangeError> {
+    let is_dead = grant.asked_at.after(grant.lifetime) <= clock::now();
+    if grant.lifetime >= LIFE_MIN && is_dead {
+        let what = "its token's life was over before it arrived";
+        return Err(ExchangeError::Unusable { status: 200, what });
     }
+    Ok(grant)
 }
 
-/// Makes a grant the current token. Gives the time to refresh it, or `None` for one not to be kept.
-fn publish(shared: &Shared, grant: Grant) -> Option<Duration> {
+/// When to begin the next exchange.
+struct Next {
+    /// By itself.
+    due: Moment,
+    /// From here on because a request needs a token and there is none.
+    demand_from: Moment,
+    /// From here on because the secret has changed.
+    change_from: Moment,
+}
+
+/// Makes a grant the current token.
+fn publish(shared: &Shared, grant: &Grant) -> Next {
     let now = clock::now();
-    let generation = shared.status.borrow().latest.as_ref().map_or(0, |token| token.generation) + 1;
-    let keep = !grant.lifetime.is_zero();
-    let expires = grant.asked_at.after(grant.lifetime);
-    let token =
-        Arc::new(Token { generation, header: grant.header(), obtained: now, expires, for_one_use: !keep });
-    shared.refreshed.fetch_add(1, Ordering::Relaxed);
+    let for_one_use = grant.lifetime < LIFE_MIN;
+    let token = shared.publish(|generation, round| Token {
+        generation,
+        header: grant.header(),
+        obtained: now,
+        expires: grant.asked_at.after(grant.lifetime),
+        for_one_use,
+        round,
+    });
     tracing::debug!(
         profile = shared.settings.profile.name,
-        generation,
+        generation = token.generation,
         lifetime_s = grant.lifetime.as_secs(),
         "token obtained"
     );
-    fulfil(shared);
-    shared.current.store(keep.then(|| Arc::clone(&token)));
-    shared.status.send_modify(|status| {
-        status.rounds += 1;
-        status.latest = Some(token);
-        status.phase = if keep { Phase::Ready } else { Phase::Idle };
-    });
     let refresh = schedule::refresh_after(grant.lifetime, grant.refresh_in, fastrand::f64());
-    keep.then(|| grant.asked_at.after(refresh).since(now))
+    let due = grant.asked_at.after(if for_one_use { NEVER } else { refresh });
+    Next { due, demand_from: grant.asked_at.after(ONE_USE_SPACING), change_from: now }
 }
 
-/// An order that came in while an exchange was on its way was about an older token, so the exchange
-/// has fulfilled it, unless it demanded claims that were not asked for.
-fn fulfil(shared: &Shared) {
-    let mut orders = shared.orders();
-    orders.refresh = orders.claims.is_some();
-}
-
-/// Tells everyone who waits why there is no token. Gives the time until the next attempt.
-fn fail(shared: &Shared, error: ExchangeError, failures: u32) -> Duration {
+/// Tells everyone who waits why there is no token.
+fn fail(shared: &Shared, error: ExchangeError, failures: u32) -> Next {
     let now = clock::now();
     let token_left = shared.current.load().as_ref().map_or(Duration::ZERO, |token| token.left(now));
-    let failure = schedule::Failure {
-        class: error.class(),
-        in_a_row: failures,
-        retry_after: error.retry_after(),
-        token_left,
-    };
+    let (class, wait) = (error.class(), error.retry_after());
+    let failure = schedule::Failure { class, in_a_row: failures, retry_after: wait, token_left };
     let pause = schedule::pause(failure, fastrand::f64());
-    shared.failed.fetch_add(1, Ordering::Relaxed);
-    fulfil(shared);
     tracing::warn!(
         profile = shared.settings.profile.name,
         failures,
@@ -110,38 +111,34 @@ fn fail(shared: &Shared, error: ExchangeError, failures: u32) -> Duration {
         token_left_s = token_left.as_secs(),
         "no token: {error}"
     );
-    let error = Arc::new(error);
-    shared.status.send_modify(|status| {
-        status.rounds += 1;
-        status.phase = Phase::Failed { error, retry_at: now.after(pause) };
-    });
-    pause
+    // A refusal may be about the claims; anything else is not.
+    let is_refused = matches!(class, Class::Permanent | Class::Eventual);
+    let retry_at = shared.fail(error, pause, !is_refused && failures <= CLAIMS_FAILURES_MAX);
+    // A new secret ends our own back-off, but not the wait that the provider asked for.
+    Next { due: retry_at, demand_from: retry_at, change_from: now.after(wait.unwrap_or_default()) }
 }
 
 /// Waits for the next reason to fetch: it is time, a 401 was reported, a request needs a token that
 /// is not there, or the secret in its source has changed.
-async fn wait(
-    shared: &Shared,
-    exchange: &impl Exchange,
-    asked_with: Option<Identity>,
-    next: Option<Duration>,
-) {
-    // Without a next time only demand ends the wait; a day stands for "never" and harms nobody.
-    let due = Instant::now() + next.unwrap_or(Duration::from_secs(86_400));
-    let mut check = tokio::time::interval_at(Instant::now() + SOURCE_CHECK, SOURCE_CHECK);
+///
+/// Deadlines are on the boot clock. The timers sleep through a suspend; the check of the source wakes
+/// the loop soon after it.
+async fn wait(shared: &Shared, source: &mut SourceWatch<'_, impl Exchange>, next: Next) {
+    let mut check = tokio::time::interval_at(tokio::time::Instant::now() + SOURCE_CHECK, SOURCE_CHECK);
     check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        // Nothing is lost with the branches that are dropped: they are a timer, a permit and a tick.
+        let now = clock::now();
+        if now >= next.due || shared.is_wanted(now >= next.demand_from) {
+            return;
+        }
+        let until = if now < next.demand_from { next.demand_from.min(next.due) } else { next.due };
+        // Nothing is lost with the branches that are dropped: they are a timer, a permit and a tick,
+        // and all that a permit tells is to look again.
         tokio::select! {
-            () = tokio::time::sleep_until(due) => return,
-            () = shared.wake.notified() => {
-                if shared.orders().refresh || is_demanded(shared) {
-                    return;
-                }
-            }
+            () = tokio::time::sleep(until.since(now)) => {}
+            () = shared.wake.notified() => {}
             _ = check.tick() => {
-                let now = exchange.identity();
-                if now.is_some() && now != asked_with {
+                if clock::now() >= next.change_from && source.has_changed() {
                     tracing::info!(profile = shared.settings.profile.name, "the secret has changed");
                     return;
                 }
@@ -150,13 +147,24 @@ async fn wait(
     }
 }
 
-/// Whether somebody waits for a token and asking for it is allowed now.
-fn is_demanded(shared: &Shared) -> bool {
-    let missing = !shared.current.load().as_ref().is_some_and(|token| token.is_valid());
-    let allowed = match &shared.status.borrow().phase {
-        // After a suspend the boot clock knows of time that the timer has slept through.
-        Phase::Failed { retry_at, .. } => *retry_at <= clock::now(),
-        Phase::Idle | Phase::Fetching | Phase::Ready => true,
-    };
-    missing && allowed
+/// Notices that a token asked for now would be another one.
+struct SourceWatch<'a, E> {
+    exchange: &'a E,
+    asked_with: Option<Identity>,
+    changed_at: Option<Moment>,
+}
+
+impl<E: Exchange> SourceWatch<'_, E> {
+    fn has_changed(&mut self) -> bool {
+        let now = clock::now();
+        if self.changed_at.is_some_and(|at| now.since(at) < SOURCE_SPACING) {
+            return false;
+        }
+        let identity = self.exchange.identity();
+        let has_changed = identity.is_some() && identity != self.asked_with;
+        if has_changed {
+            self.changed_at = Some(now);
+        }
+        has_changed
+    }
 }

@@ -8,6 +8,8 @@ use crate::profile::refusal::Class;
 const EARLY_MAX: Duration = Duration::from_secs(300);
 /// From here on half of the lifetime is soon enough (what MSAL does for managed identities).
 const LONG_LIVED: Duration = Duration::from_secs(2 * 3600);
+/// A provider's wish to be asked sooner than this is a mistake: the loop would have no pause.
+const WISH_MIN: Duration = Duration::from_secs(1);
 
 /// When to refresh a token that lives for `lifetime`, counted from the moment it was asked for.
 ///
@@ -17,7 +19,7 @@ const LONG_LIVED: Duration = Duration::from_secs(2 * 3600);
 pub fn refresh_after(lifetime: Duration, refresh_in: Option<Duration>, jitter: f64) -> Duration {
     let early = EARLY_MAX.min(lifetime / 6);
     let soft = match refresh_in {
-        Some(wish) if wish < lifetime => wish,
+        Some(wish) if wish < lifetime && wish >= WISH_MIN => wish,
         _ if lifetime >= LONG_LIVED => lifetime / 2,
         _ => lifetime.saturating_sub(2 * early),
     };
@@ -54,8 +56,9 @@ pub fn pause(failure: Failure, jitter: f64) -> Duration {
         // A change in the directory takes minutes; after ten it is no longer on its way.
         Class::Eventual if failure.in_a_row <= 40 => Duration::from_secs(15),
         Class::Eventual => Duration::from_secs(300),
-        // Entra's usual waiting time for client credentials.
-        Class::Throttled => failure.retry_after.unwrap_or(Duration::from_secs(60)),
+        // Entra's usual waiting time for client credentials. A provider that throttles and says "zero
+        // seconds", or a date that is past, is not taken at its word for long.
+        Class::Throttled => failure.retry_after.unwrap_or(Duration::from_secs(60)).max(doubled(1, 60)),
     };
     let asked = failure.retry_after.map_or(Duration::ZERO, |span| span.mul_f64(1.0 + 0.1 * jitter));
     let comfortable = failure.token_left > Duration::from_secs(60);
@@ -82,6 +85,7 @@ mod tests {
             (s(7200), None, s(3600)),
             (s(3600), Some(s(1800)), s(1800)),
             (s(3600), Some(s(9999)), s(3000)),
+            (s(3600), Some(Duration::from_millis(1)), s(3000)),
         ] {
             let soft = refresh_after(lifetime, wish, 0.0);
             assert_eq!(soft.as_millis(), latest.as_millis(), "{lifetime:?} {wish:?}");
@@ -108,6 +112,7 @@ mod tests {
         assert_eq!(asked_in_ten_minutes(Class::Eventual, None), 40);
         assert_eq!(asked_in_ten_minutes(Class::Throttled, None), 10);
         assert_eq!(asked_in_ten_minutes(Class::Throttled, Some(s(120))), 5);
+        assert_eq!(asked_in_ten_minutes(Class::Throttled, Some(s(0))), 15);
         assert_eq!(asked_in_ten_minutes(Class::Transient, Some(s(300))), 2);
     }
 

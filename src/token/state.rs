@@ -1,0 +1,304 @@
+//! What the owner and the requests of a profile share, and every change of it.
+//!
+//! Requests run on other threads than the owner. Whoever changes [`Status`] or decides by more than
+//! one part of [`Shared`] holds [`Orders`] meanwhile, so that reports, waits and outcomes of exchanges
+//! have one order: an outcome either answers a report or comes before it, never half of each.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::{Notify, watch};
+
+use crate::{
+    clock::{self, Moment},
+    profile::refusal::ExchangeError,
+    token::{Reason, Settings, Suppressed, Token, Unavailable},
+};
+
+/// What the owner is doing, for those who wait.
+#[derive(Clone)]
+pub(super) enum Phase {
+    /// No exchange is on its way or due: the last token was for one use only.
+    Idle,
+    /// An exchange is on its way or ordered.
+    Fetching,
+    Ready,
+    Failed {
+        error: Arc<ExchangeError>,
+        retry_at: Moment,
+    },
+}
+
+#[derive(Clone)]
+pub(super) struct Status {
+    pub(super) phase: Phase,
+    /// Exchanges that have ended.
+    rounds: u64,
+    /// What the last successful exchange gave, also when it may not be kept.
+    latest: Option<Arc<Token>>,
+}
+
+impl Status {
+    /// Whether there is no token now because the provider's tokens may not be kept.
+    pub(super) fn gives_tokens_for_one_use(&self) -> bool {
+        let is_working = matches!(self.phase, Phase::Idle | Phase::Fetching);
+        is_working && self.latest.as_ref().is_some_and(|token| token.for_one_use)
+    }
+
+    fn generation(&self) -> u64 {
+        self.latest.as_ref().map_or(0, |token| token.generation)
+    }
+
+    /// What somebody who began to wait in round `asked_in` for a token after `generation` gets now.
+    fn outcome(&self, generation: u64, asked_in: u64) -> Option<Result<Arc<Token>, Unavailable>> {
+        if let Some(token) = &self.latest
+            && token.generation > generation
+            && if token.for_one_use { token.round > asked_in } else { token.is_valid() }
+        {
+            return Some(Ok(Arc::clone(token)));
+        }
+        match &self.phase {
+            Phase::Failed { error, retry_at } => {
+                let retry_after = retry_at.since(clock::now());
+                (!retry_after.is_zero())
+                    .then(|| Err(Unavailable { retry_after, reason: Reason::Failed(Arc::clone(error)) }))
+            }
+            Phase::Idle | Phase::Fetching | Phase::Ready => None,
+        }
+    }
+}
+
+/// What has been asked of the owner since it last began an exchange.
+#[derive(Default)]
+struct Orders {
+    /// A 401 wants an exchange, whatever the schedule says.
+    refresh: bool,
+    /// Somebody waits for a token.
+    demanded: bool,
+    /// What the next exchange is to ask for.
+    claims: Option<String>,
+    /// The exchange that is on its way.
+    flight: Option<Flight>,
+    /// The youngest generation that was rejected.
+    rejected: u64,
+    /// When a 401 last caused an exchange.
+    rejected_at: Option<Moment>,
+}
+
+struct Flight {
+    claims: Option<String>,
+}
+
+impl Orders {
+    /// The generation after which a report is answered that an exchange on its way or ordered
+    /// already answers; `None` if it takes another one.
+    fn joined(&self, status: &Status, generation: u64, claims: Option<&String>) -> Option<u64> {
+        if claims.is_none() {
+            return matches!(status.phase, Phase::Fetching).then_some(generation);
+        }
+        if self.flight.as_ref().is_some_and(|flight| flight.claims.as_ref() == claims) {
+            return Some(generation);
+        }
+        (self.claims.as_ref() == claims).then(|| self.next(status, generation))
+    }
+
+    /// The generation before the one that an exchange ordered now will give.
+    fn next(&self, status: &Status, generation: u64) -> u64 {
+        if self.flight.is_some() { status.generation() + 1 } else { generation }
+    }
+}
+
+/// How a 401 was taken.
+pub(super) enum Report {
+    /// There is a newer token already.
+    Newer(Arc<Token>),
+    /// The token that answers the report comes after this generation.
+    Refreshing {
+        after: u64,
+    },
+    Suppressed(Suppressed),
+}
+
+pub(super) struct Shared {
+    pub(super) settings: Settings,
+    pub(super) current: ArcSwapOption<Token>,
+    pub(super) status: watch::Sender<Status>,
+    pub(super) wake: Notify,
+    pub(super) waiters: AtomicUsize,
+    pub(super) refreshed: AtomicU64,
+    pub(super) failed: AtomicU64,
+    orders: Mutex<Orders>,
+}
+
+impl Shared {
+    pub(super) fn new(settings: Settings) -> Self {
+        let status = Status { phase: Phase::Fetching, rounds: 0, latest: None };
+        Self {
+            settings,
+            current: ArcSwapOption::empty(),
+            status: watch::Sender::new(status),
+            wake: Notify::new(),
+            waiters: AtomicUsize::new(0),
+            refreshed: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            orders: Mutex::default(),
+        }
+    }
+
+    fn orders(&self) -> MutexGuard<'_, Orders> {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_valid(&self) -> bool {
+        self.current.load().as_ref().is_some_and(|token| token.is_valid())
+    }
+
+    /// Nobody waits for this phase, so nobody of ten thousand is woken.
+    fn fetching(&self) {
+        self.status.send_if_modified(|status| {
+            status.phase = Phase::Fetching;
+            false
+        });
+    }
+
+    /// Whether `token` was rejected and its successor is on the way.
+    pub(super) fn is_being_replaced(&self, token: &Token) -> bool {
+        // Looked at first, because it is seldom true and the lock is one for all workers.
+        let is_fetching = matches!(self.status.borrow().phase, Phase::Fetching);
+        is_fetching && self.orders().rejected >= token.generation
+    }
+
+    /// Takes a report of a 401 to the token of `generation`.
+    pub(super) fn report(&self, generation: u64, claims: Option<String>) -> Report {
+        let mut orders = self.orders();
+        let current = self.current.load();
+        if let Some(next) = current.as_ref().filter(|t| t.is_valid() && t.generation > generation) {
+            return Report::Newer(Arc::clone(next));
+        }
+        let status = self.status.borrow().clone();
+        if matches!(status.phase, Phase::Failed { .. }) {
+            // The provider's wait and our own back-off hold for 401s too: they end with an exchange.
+            orders.rejected = orders.rejected.max(generation);
+            return Report::Suppressed(Suppressed::Failing);
+        }
+        if let Some(after) = orders.joined(&status, generation, claims.as_ref()) {
+            orders.rejected = orders.rejected.max(generation);
+            return Report::Refreshing { after };
+        }
+        let now = clock::now();
+        let recovery = self.settings.recovery;
+        let age = status.latest.as_ref().map(|token| now.since(token.obtained));
+        // A demand for claims says nothing about the token's age.
+        if claims.is_none() && age.is_some_and(|age| age < recovery.min_token_age) {
+            return Report::Suppressed(Suppressed::Young);
+        }
+        if orders.rejected_at.is_some_and(|at| now.since(at) < recovery.min_interval) {
+            return Report::Suppressed(Suppressed::Recent);
+        }
+        let after = orders.next(&status, generation);
+        orders.rejected = orders.rejected.max(generation);
+        orders.rejected_at = Some(now);
+        orders.refresh = true;
+        if claims.is_some() {
+            orders.claims = claims;
+        }
+        self.fetching();
+        drop(orders);
+        self.wake.notify_one();
+        Report::Refreshing { after }
+    }
+
+    /// Asks for a token after `generation`, unless there is one or the answer is no already.
+    pub(super) fn demand(&self, generation: u64) -> Wait {
+        let mut orders = self.orders();
+        let status = self.status.subscribe();
+        let asked_in = status.borrow().rounds;
+        if status.borrow().outcome(generation, asked_in).is_none() {
+            orders.demanded = true;
+            drop(orders);
+            self.wake.notify_one();
+        }
+        Wait { status, generation, asked_in }
+    }
+
+    /// Whether an exchange is wanted before its time.
+    pub(super) fn is_wanted(&self, may_be_demanded: bool) -> bool {
+        let orders = self.orders();
+        orders.refresh || (may_be_demanded && orders.demanded && !self.is_valid())
+    }
+
+    /// An exchange begins. It takes what has been ordered so far; what is ordered later is for the next.
+    pub(super) fn begin(&self) -> Option<String> {
+        let mut orders = self.orders();
+        orders.refresh = false;
+        let claims = orders.claims.take();
+        orders.flight = Some(Flight { claims: claims.clone() });
+        self.fetching();
+        claims
+    }
+
+    /// The exchange gave a token, which `make` makes from its generation and its round.
+    pub(super) fn publish(&self, make: impl FnOnce(u64, u64) -> Token) -> Arc<Token> {
+        let mut orders = self.orders();
+        orders.flight = None;
+        orders.demanded = false;
+        self.refreshed.fetch_add(1, Ordering::Relaxed);
+        let (generation, round) = {
+            let status = self.status.borrow();
+            (status.generation() + 1, status.rounds + 1)
+        };
+        let token = Arc::new(make(generation, round));
+        let keep = !token.for_one_use;
+        self.current.store(keep.then(|| Arc::clone(&token)));
+        self.status.send_modify(|status| {
+            status.rounds = round;
+            status.latest = Some(Arc::clone(&token));
+            status.phase = if keep { Phase::Ready } else { Phase::Idle };
+        });
+        token
+    }
+
+    /// The exchange gave none. With `keep_claims` the next one asks for the same claims.
+    pub(super) fn fail(&self, error: ExchangeError, pause: Duration, keep_claims: bool) -> Moment {
+        let mut orders = self.orders();
+        let flight = orders.flight.take();
+        orders.refresh = false;
+        orders.demanded = false;
+        if keep_claims && orders.claims.is_none() {
+            orders.claims = flight.and_then(|flight| flight.claims);
+        }
+        self.failed.fetch_add(1, Ordering::Relaxed);
+        let retry_at = clock::now().after(pause);
+        self.status.send_modify(|status| {
+            status.rounds += 1;
+            status.phase = Phase::Failed { error: Arc::new(error), retry_at };
+        });
+        retry_at
+    }
+}
+
+/// A request that waits for a token.
+pub(super) struct Wait {
+    status: watch::Receiver<Status>,
+    generation: u64,
+    asked_in: u64,
+}
+
+impl Wait {
+    /// The token, or why there is none.
+    pub(super) async fn outcome(&mut self) -> Result<Arc<Token>, Unavailable> {
+        loop {
+            if let Some(outcome) = self.status.borrow_and_update().outcome(self.generation, self.asked_in) {
+                return outcome;
+            }
+            // Cannot fail: the sender lives in `Shared`, which the waiting handle keeps alive.
+            let _ = self.status.changed().await;
+        }
+    }
+}
