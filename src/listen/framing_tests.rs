@@ -1,3 +1,5 @@
+//! Heads and chunks, sound and unsound, each with the verdict on it.
+
 use super::*;
 
 fn judged(text: &str) -> Result<BodyLength, Refusal> {

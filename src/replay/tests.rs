@@ -1,3 +1,5 @@
+//! A stream that the test feeds, and attempts that are polled by hand.
+
 use std::{cell::Cell, collections::VecDeque, convert::Infallible, future::poll_fn};
 
 use super::*;

@@ -82,7 +82,7 @@ fn publish(shared: &Shared, grant: &Grant) -> Next {
         generation,
         header: grant.header(),
         obtained: now,
-        expires: grant.asked_at.after(grant.lifetime),
+        expires: grant.asked_at.after(grant.lifetime.saturating_sub(schedule::in_transit(grant.lifetime))),
         for_one_use,
         round,
     });

@@ -28,6 +28,12 @@ pub fn refresh_after(lifetime: Duration, refresh_in: Option<Duration>, jitter: f
     soft.saturating_sub(spread)
 }
 
+/// What is taken off the end of a token's life: the time that a request may take to arrive with it.
+/// A token that expires on its way earns a 401 that nobody needed.
+pub fn in_transit(lifetime: Duration) -> Duration {
+    (lifetime / 20).min(Duration::from_secs(1))
+}
+
 /// What [`pause`] goes by.
 #[derive(Clone, Copy, Debug)]
 pub struct Failure {
