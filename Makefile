@@ -33,9 +33,10 @@ fmt:
 	@$(CARGO) fmt
 
 test: tools
-	@echo 'the first build takes some minutes and is silent'
+	@echo 'the first build takes some minutes'
 	$(call step,formatting,$(CARGO) fmt --check)
-	$(call step,lints,$(CARGO) clippy --quiet --locked --all-targets -- -D warnings)
+	$(call step,lints,$(CARGO) clippy --locked --all-targets -- -D warnings)
+	$(call step,building the tests,$(CARGO) test --locked --no-run)
 	$(call step,tests,$(CARGO) test --quiet --locked)
 	$(call step,documentation,RUSTDOCFLAGS='-D warnings' $(CARGO) doc --quiet --locked --no-deps)
 	@printf '\nmake test: all steps passed\n'

@@ -28,6 +28,8 @@ use crate::upstream::{
 
 /// Idle connections kept per origin and worker.
 const IDLE_MAX: usize = 256;
+/// How long an idle connection may take to notice that it is idle.
+const READY_LIMIT: Duration = Duration::from_millis(50);
 /// Shorter than what most servers keep, so that it is rarely the server who closes.
 const IDLE_TIME: Duration = Duration::from_secs(60);
 /// A response head of an upstream, and at most this much of its body read ahead. Bounds what a busy
@@ -68,8 +70,10 @@ where
     /// When a new connection cannot be made.
     pub async fn connection(self: &Rc<Self>, upstream: &Upstream) -> Result<Connection<B>, ConnectError> {
         while let Some(mut idle) = self.take(upstream.id) {
-            // Ready at once unless the last answer's end is still being noticed; an error means closed.
-            if idle.sender.is_ready() || idle.sender.ready().await.is_ok() {
+            // Ready at once unless the last answer's end is still being noticed. An error means closed,
+            // and one that takes longer is busy with what nobody waits for any more.
+            let becomes_ready = async { idle.sender.is_ready() || idle.sender.ready().await.is_ok() };
+            if tokio::time::timeout(READY_LIMIT, becomes_ready).await.unwrap_or(false) {
                 return Ok(self.lend(upstream, idle, true));
             }
         }
