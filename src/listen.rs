@@ -32,8 +32,10 @@ use crate::{
 
 mod framing;
 mod guard;
+mod watched;
 
-use guard::{Guard, Phase, Watched};
+use guard::Guard;
+use watched::{Phase, Watched};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
@@ -43,10 +45,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const LAST_CHANCE: Duration = Duration::from_secs(1);
 /// The longest time between two looks at the connections' clocks.
 const WATCH_PERIOD_MAX: Duration = Duration::from_secs(1);
-/// What a refused caller still sends is read up to here, so that the answer reaches it.
-const LINGER_BYTES_MAX: usize = 256 * 1024;
-/// And for so long.
-const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
+/// What a caller still sends behind an early answer is read for so long, so that the answer reaches it.
+const LINGER_TIME_MAX: Duration = Duration::from_secs(10);
+/// And for so long when nothing comes.
+const LINGER_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// What a listener is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -198,15 +200,18 @@ impl Connections {
                 stopping_since.get_or_insert(now);
             }
             for watched in self.live.borrow().iter() {
+                watched.look(now);
                 let (phase, since) = watched.phase();
                 match phase {
+                    // An upstream that fell silent, or a caller that stopped reading.
+                    Phase::Answering if now - since > timeouts.idle => watched.end_silently(),
                     Phase::Head if now - since > timeouts.header_read => watched.end_too_slow(),
                     Phase::Idle if now - since > timeouts.idle => watched.end_silently(),
                     // The caller may be about to send: it gets a moment, and its answer says `close`.
                     Phase::Idle if stopping_since.is_some_and(|at| now - at.max(since) > LAST_CHANCE) => {
                         watched.end_silently();
                     }
-                    Phase::Head | Phase::Idle | Phase::Busy => {}
+                    Phase::Head | Phase::Idle | Phase::Busy | Phase::Answering => {}
                 }
             }
             worker.pool().prune();
@@ -324,11 +329,13 @@ async fn serve(worker: Rc<Worker>, registered: &Registered, stream: TcpStream, c
     let guard = Guard::new(stream, limits, watched);
     let service = service_fn(|request| {
         let refused = watched.serve();
-        let presence = Presence(Rc::clone(watched));
+        let (presence, answering) = (Presence(Rc::clone(watched)), Rc::clone(watched));
         let worker = Rc::clone(&worker);
         async move {
             let inbound = Inbound { request, refused, caller, presence: Box::new(presence) };
-            Ok::<_, std::convert::Infallible>(proxy::respond(worker, inbound).await)
+            let answer = proxy::respond(worker, inbound).await;
+            answering.begin_answer();
+            Ok::<_, std::convert::Infallible>(answer)
         }
     });
     // The guard has judged every head before hyper sees it, so hyper's limits only have to be no
@@ -339,7 +346,10 @@ async fn serve(worker: Rc<Worker>, registered: &Registered, stream: TcpStream, c
         .max_buf_size((limits.header_bytes + limits.uri_bytes + 8 * 1024).max(64 * 1024))
         .serve_connection(TokioIo::new(guard), service);
     match connection.without_shutdown().await {
-        Ok(parts) => close(parts.io.into_inner().into_inner(), watched.has_refused()).await,
+        Ok(parts) => {
+            let (stream, is_sending) = parts.io.into_inner().into_parts();
+            close(stream, is_sending).await;
+        }
         Err(error) => tracing::debug!(%error, %caller, "connection ended"),
     }
 }
@@ -351,14 +361,8 @@ async fn close(mut stream: TcpStream, linger: bool) {
         return;
     }
     let drain = async {
-        let mut scratch = [0; 4096];
-        let mut drained = 0;
-        while let Ok(n @ 1..) = stream.read(&mut scratch).await {
-            drained += n;
-            if drained > LINGER_BYTES_MAX {
-                return;
-            }
-        }
+        let mut scratch = vec![0; 16 * 1024];
+        while let Ok(Ok(1..)) = tokio::time::timeout(LINGER_PAUSE_MAX, stream.read(&mut scratch)).await {}
     };
     let _ = tokio::time::timeout(LINGER_TIME_MAX, drain).await;
 }

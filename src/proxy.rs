@@ -6,7 +6,7 @@
 
 use std::{any::Any, rc::Rc};
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, header, request};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request};
 use hyper::body::Incoming;
 
 use crate::{
@@ -73,7 +73,8 @@ async fn forward(
     headers::prepare(
         &mut head.headers,
         &Outgoing {
-            host: (!route.settings().preserve_host).then(|| route.upstream().host()),
+            host: route.upstream().host(),
+            preserve_host: route.settings().preserve_host,
             pass_authorization: route.settings().pass_authorization,
             via: worker.via(),
             pseudonym: worker.pseudonym(),
@@ -82,6 +83,7 @@ async fn forward(
     )?;
     head.uri = target;
     let mut exchange = Exchange::new(worker, &route, head, body);
+    record.uploads(exchange.body());
     let Some(profile) = route.profile() else {
         return exchange.send(None, record).await;
     };
@@ -96,6 +98,9 @@ async fn forward(
     let (generation, credential) = token;
     let first = exchange.send(Some(credential), record).await?;
     if first.response.status() != StatusCode::UNAUTHORIZED {
+        if let Some(body) = exchange.body() {
+            body.settle();
+        }
         return Ok(first);
     }
     Ok(recovery::recover(&mut exchange, profile, generation, first, record).await)
@@ -151,7 +156,11 @@ fn answer(worker: &Worker, sent: Sent, mut record: Record) -> Response<Answer> {
     let Sent { response, connection, upload } = sent;
     let (mut head, body) = response.into_parts();
     headers::answer(&mut head.headers, record.request_id());
-    if worker.is_draining() {
+    // RFC 9110 §2.5: the version is this hop's, whatever the upstream's is.
+    head.version = Version::HTTP_11;
+    // An upload that is not read to its end leaves bytes that no next request could follow.
+    let is_early = upload.as_ref().is_some_and(|upload| !upload.is_sent());
+    if worker.is_draining() || is_early {
         head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     record.answered(head.status);

@@ -107,6 +107,8 @@ struct Tape<S> {
     /// last attempt's that asked it, so each attempt that waits has one here.
     waiting: Vec<(u8, Waker)>,
     drawn_bytes: u64,
+    /// The caller was asked for more and has not sent it yet.
+    awaits_caller: bool,
 }
 
 /// No attempt has this number.
@@ -133,6 +135,9 @@ impl<S> Tape<S> {
     fn settle(&mut self, attempt: u8) {
         self.settled = true;
         self.active = attempt;
+        if self.caught_up & bit(attempt) != 0 {
+            self.erase();
+        }
         self.waiting.drain(..).for_each(|(_, waker)| waker.wake());
     }
 
@@ -193,6 +198,7 @@ impl<S: Body<Data = Bytes> + Unpin> Recorder<S> {
             caught_up: 0,
             waiting: Vec::new(),
             drawn_bytes: 0,
+            awaits_caller: false,
         };
         Self { tape: Rc::new(RefCell::new(tape)) }
     }
@@ -208,6 +214,11 @@ impl<S: Body<Data = Bytes> + Unpin> Recorder<S> {
     /// Bytes drawn from the caller so far.
     pub fn drawn_bytes(&self) -> u64 {
         self.tape.borrow().drawn_bytes
+    }
+
+    /// Whether it is the caller who has to send more before anything can go on.
+    pub fn awaits_caller(&self) -> bool {
+        self.tape.borrow().awaits_caller
     }
 
     /// A new attempt at sending the body from its first byte. An earlier one is parked.
@@ -241,6 +252,12 @@ impl<S: Body<Data = Bytes> + Unpin> Recorder<S> {
         let tape = self.tape.borrow();
         let has_ended = tape.ended || tape.source.is_end_stream();
         has_ended && tape.caught_up & bit(tape.active) != 0
+    }
+
+    /// Whether the caller's stream has been taken to its end.
+    pub fn has_ended(&self) -> bool {
+        let tape = self.tape.borrow();
+        tape.ended || tape.source.is_end_stream()
     }
 
     /// No further attempt will be made: earlier ones end, and the memory goes once it was sent.
@@ -333,7 +350,9 @@ impl<S: Body<Data = Bytes> + Unpin> Attempt<S> {
         let mut guard = self.tape.borrow_mut();
         let tape = &mut *guard;
         while !tape.ended {
-            let frame = match Pin::new(&mut tape.source).poll_frame(cx) {
+            let drawn = Pin::new(&mut tape.source).poll_frame(cx);
+            tape.awaits_caller = drawn.is_pending();
+            let frame = match drawn {
                 Poll::Pending => {
                     tape.wait(self.number, cx.waker());
                     return Poll::Pending;

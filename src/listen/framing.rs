@@ -112,6 +112,11 @@ fn request_line(line: &[u8], limits: &Limits) -> Result<bool, Refusal> {
     if target.is_empty() || !target.iter().all(|b| b.is_ascii_graphic() && *b != b'#') {
         return Err(F("the request target holds characters that no target holds"));
     }
+    // Nearly every target is plain; what is not is shown to the library that will have to read it.
+    let is_plain = target.first() == Some(&b'/') && !target.iter().any(|b| b"<>\\^`{|}\"".contains(b));
+    if !is_plain && method != b"CONNECT" && http::Uri::try_from(target).is_err() {
+        return Err(F("the request target is no path and no URL"));
+    }
     match version {
         b"HTTP/1.1" => Ok(true),
         b"HTTP/1.0" => Ok(false),

@@ -5,11 +5,10 @@
 //! closes behind it. A body that breaks its framing later on breaks the stream.
 
 use std::{
-    cell::{Cell, RefCell},
     io,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, ready},
 };
 
 use tokio::{
@@ -21,6 +20,7 @@ use crate::{
     listen::{
         Limits,
         framing::{self, BodyLength, Chunks, Extent, Refusal},
+        watched::{End, Watched},
     },
     proxy::fault::{BadRequest, Fault},
     upstream::gather,
@@ -29,124 +29,8 @@ use crate::{
 /// What the library gets in the place of a refused head.
 const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nHost: -\r\nConnection: close\r\n\r\n";
 
-/// What a connection is doing, for those who watch its time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// Between requests.
-    Idle,
-    /// A head has begun and is not complete.
-    Head,
-    /// A request is being served.
-    Busy,
-}
-
-/// The state of a connection, shared by its guard, its service and the worker's watch.
-pub(super) struct Watched {
-    since: Cell<Instant>,
-    has_partial_head: Cell<bool>,
-    /// Requests that passed the guard, and those that have been answered.
-    passed: Cell<u64>,
-    served: Cell<u64>,
-    answered: Cell<u64>,
-    refused: RefCell<Option<(u64, Fault)>>,
-    has_refused: Cell<bool>,
-    end: Cell<End>,
-    waker: RefCell<Option<Waker>>,
-}
-
-/// How the watch ends a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    No,
-    /// As if the caller had closed it.
-    Silently,
-    /// With the fault for a head that came too slowly.
-    TooSlow,
-}
-
-impl Watched {
-    pub(super) fn new() -> Rc<Self> {
-        Rc::new(Self {
-            since: Cell::new(Instant::now()),
-            has_partial_head: Cell::new(false),
-            passed: Cell::new(0),
-            served: Cell::new(0),
-            answered: Cell::new(0),
-            refused: RefCell::new(None),
-            has_refused: Cell::new(false),
-            end: Cell::new(End::No),
-            waker: RefCell::new(None),
-        })
-    }
-
-    /// What the connection is doing, and since when.
-    pub(super) fn phase(&self) -> (Phase, Instant) {
-        let phase = if self.passed.get() > self.answered.get() {
-            Phase::Busy
-        } else if self.has_partial_head.get() {
-            Phase::Head
-        } else {
-            Phase::Idle
-        };
-        (phase, self.since.get())
-    }
-
-    /// Ends the connection between two requests.
-    pub(super) fn end_silently(&self) {
-        self.end_with(End::Silently);
-    }
-
-    /// Ends a connection whose head does not get complete.
-    pub(super) fn end_too_slow(&self) {
-        self.end_with(End::TooSlow);
-    }
-
-    fn end_with(&self, end: End) {
-        self.end.set(end);
-        if let Some(waker) = self.waker.borrow_mut().take() {
-            waker.wake();
-        }
-    }
-
-    /// The library hands over the next request: the fault it stands for, if it is a stand-in.
-    pub(super) fn serve(&self) -> Option<Fault> {
-        let number = self.served.get();
-        self.served.set(number + 1);
-        let mut refused = self.refused.borrow_mut();
-        if refused.as_ref().is_some_and(|(at, _)| *at == number) {
-            return refused.take().map(|(_, fault)| fault);
-        }
-        None
-    }
-
-    /// A request is over.
-    pub(super) fn answer(&self) {
-        self.answered.set(self.answered.get() + 1);
-        self.since.set(Instant::now());
-    }
-
-    /// Whether the caller may still be sending what nobody will read.
-    pub(super) fn has_refused(&self) -> bool {
-        self.has_refused.get()
-    }
-
-    fn pass(&self) {
-        self.passed.set(self.passed.get() + 1);
-    }
-
-    fn refuse(&self, fault: Fault) {
-        *self.refused.borrow_mut() = Some((self.passed.get(), fault));
-        self.has_refused.set(true);
-        self.pass();
-    }
-
-    fn wake_by(&self, cx: &Context<'_>) {
-        let mut waker = self.waker.borrow_mut();
-        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            *waker = Some(cx.waker().clone());
-        }
-    }
-}
+/// Bytes of further requests that are read while one is being served.
+const WAITING_BYTES_MAX: usize = 64 * 1024;
 
 enum Place {
     /// At the beginning of a head or in it.
@@ -168,6 +52,8 @@ pub(super) struct Guard<T> {
     /// How much of it has been looked through for its end.
     seen: usize,
     has_skipped: bool,
+    /// What is held has not been looked at: it came while a request was being served.
+    is_waiting: bool,
     /// Judged bytes that did not fit into the reader's buffer yet.
     judged: Vec<u8>,
     handed: usize,
@@ -183,13 +69,16 @@ impl<T> Guard<T> {
             held: Vec::new(),
             seen: 0,
             has_skipped: false,
+            is_waiting: false,
             judged: Vec::new(),
             handed: 0,
         }
     }
 
-    pub(super) fn into_inner(self) -> T {
-        self.io
+    /// The socket, and whether the caller may still be sending what nobody will read.
+    pub(super) fn into_parts(self) -> (T, bool) {
+        let is_inside = !matches!(self.place, Place::Head) || !self.held.is_empty();
+        (self.io, is_inside || self.watched.has_refused.get())
     }
 
     /// Hands out judged bytes that are waiting. True if there were any.
@@ -236,11 +125,16 @@ impl<T> Guard<T> {
                             self.place = Place::Head;
                         }
                     }
-                    Err(refusal) => match head_at {
-                        Some(head_at) => return Ok(Verdict::Refuse(head_at, refusal, true)),
-                        None => return Err(io::Error::new(io::ErrorKind::InvalidData, "malformed chunk")),
-                    },
+                    Err(refusal) => {
+                        if let Some(head_at) = head_at {
+                            return Ok(Verdict::Refuse(head_at, refusal, true));
+                        }
+                        self.place = Place::Closed;
+                        return Err(io::Error::new(io::ErrorKind::InvalidData, "malformed chunk"));
+                    }
                 },
+                // One request at a time: what follows waits here, where its end can be noticed.
+                Place::Head if self.watched.is_busy() => return Ok(Verdict::Pass(at)),
                 Place::Head => {
                     // RFC 9112 §2.2: an empty line in front of a request line is skipped.
                     if !self.has_skipped && rest.starts_with(b"\r\n") {
@@ -285,14 +179,20 @@ impl<T> Guard<T> {
                 self.stand_in(fault(refusal), was_passed);
                 self.hand_out(buf);
             }
-            None if !rest.is_empty() => {
-                self.seen = rest.len();
-                self.held = rest;
-                self.watched.has_partial_head.set(true);
-                self.watched.since.set(Instant::now());
-            }
+            None if !rest.is_empty() => self.hold(rest, true),
             None => {}
         }
+    }
+
+    /// Keeps what cannot pass yet: the beginning of a head, or a request that has to wait.
+    fn hold(&mut self, bytes: Vec<u8>, is_new: bool) {
+        self.is_waiting = !bytes.is_empty() && self.watched.is_busy();
+        self.seen = if self.is_waiting { 0 } else { bytes.len() };
+        self.watched.has_partial_head.set(!self.is_waiting && !bytes.is_empty());
+        if is_new && !self.is_waiting {
+            self.watched.since.set(Instant::now());
+        }
+        self.held = bytes;
     }
 
     fn stand_in(&mut self, fault: Fault, was_passed: bool) {
@@ -318,13 +218,8 @@ impl<T> Guard<T> {
             }
             Verdict::Pass(pass) => {
                 self.judged.extend_from_slice(held.get(..pass).unwrap_or_default());
-                let rest = held.get(pass..).unwrap_or_default();
-                self.seen = rest.len();
-                self.watched.has_partial_head.set(!rest.is_empty());
-                if pass > 0 && !rest.is_empty() {
-                    self.watched.since.set(Instant::now());
-                }
-                self.held = if pass == 0 { held } else { rest.to_vec() };
+                let rest = if pass == 0 { held } else { held.get(pass..).unwrap_or_default().to_vec() };
+                self.hold(rest, pass > 0 || self.is_waiting);
             }
         }
         Ok(())
@@ -353,15 +248,20 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guard<T> {
             if buf.remaining() == 0 || this.hand_out(buf) {
                 return Poll::Ready(Ok(()));
             }
-            if matches!(this.place, Place::Closed) {
-                // What the caller still sends is nobody's business; the answer closes the connection.
+            if this.is_waiting && !this.watched.is_busy() {
+                this.judge_held(&[])?;
+                continue;
+            }
+            if this.is_waiting && this.held.len() >= WAITING_BYTES_MAX {
+                // The library asks again when it is done with the request before.
                 return Poll::Pending;
             }
             match this.watched.end.get() {
                 End::No => {}
                 End::Silently => return Poll::Ready(Ok(())),
                 End::TooSlow => {
-                    this.stand_in(Fault::HeadTimeout, false);
+                    this.watched.end.set(End::No);
+                    this.stand_in(Fault::CallerTimeout, false);
                     continue;
                 }
             }
@@ -372,9 +272,20 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guard<T> {
                 return Poll::Pending;
             }
             ready!(read)?;
+            this.watched.has_moved.set(true);
             let new = buf.filled().get(from..).unwrap_or_default();
             if new.is_empty() {
                 return Poll::Ready(Ok(()));
+            }
+            if matches!(this.place, Place::Closed) {
+                // What comes behind a refusal is nobody's business; only its end is.
+                buf.set_filled(from);
+                continue;
+            }
+            if this.is_waiting {
+                this.held.extend_from_slice(new);
+                buf.set_filled(from);
+                continue;
             }
             if this.held.is_empty() {
                 let verdict = this.judge(new)?;
@@ -393,7 +304,10 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guard<T> {
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Guard<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.io).poll_write(cx, buf);
+        this.watched.has_moved.set(this.watched.has_moved.get() || written.is_ready());
+        written
     }
 
     fn poll_write_vectored(
@@ -401,7 +315,10 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Guard<T> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        gather::poll_write(&mut self.get_mut().io, cx, bufs)
+        let this = self.get_mut();
+        let written = gather::poll_write(&mut this.io, cx, bufs);
+        this.watched.has_moved.set(this.watched.has_moved.get() || written.is_ready());
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

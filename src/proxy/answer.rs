@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::Response;
+use http::{HeaderValue, Response, header::CONNECTION};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -55,7 +55,11 @@ impl Answer {
     /// The response to a fault.
     pub fn fault(fault: Fault, mut record: Record) -> Response<Self> {
         record.faulted(&fault);
-        let response = fault.response(record.route_name(), record.profile_name(), record.request_id());
+        let mut response = fault.response(record.route_name(), record.profile_name(), record.request_id());
+        // Nobody reads the rest of a body that came with a fault.
+        if record.has_unread_body() {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         response.map(|bytes| {
             record.complete();
             Self { body: Content::Fault(Some(bytes)), connection: None, record }
@@ -66,21 +70,10 @@ impl Answer {
     fn end(&mut self) {
         self.record.complete();
         if let Some((connection, upload)) = self.connection.take() {
-            if let Some(upload) = &upload {
-                self.record.received(upload.drawn_bytes());
-            }
             // An upload that is still under way keeps its connection busy: it ends with it.
             if upload.is_none_or(|upload| upload.is_sent()) {
                 connection.give_back();
             }
-        }
-    }
-}
-
-impl Drop for Answer {
-    fn drop(&mut self) {
-        if let Some((_, Some(upload))) = &self.connection {
-            self.record.received(upload.drawn_bytes());
         }
     }
 }

@@ -7,7 +7,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version,
+    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
+    request,
+};
 use http_body::{Body, Frame, SizeHint};
 use hyper::{body::Incoming, client::conn::TrySendError};
 
@@ -115,8 +119,8 @@ impl Exchange {
     }
 
     /// The recorded body.
-    pub fn body(&self) -> Option<&Recorder<Incoming>> {
-        self.body.as_deref()
+    pub fn body(&self) -> &Upload {
+        &self.body
     }
 
     /// Sends the request with `credential` and waits for the response's head.
@@ -165,8 +169,23 @@ impl Exchange {
         if let Some(credential) = credential {
             headers::authorize(&mut head.headers, credential);
         }
-        let body =
-            self.body.as_ref().map_or(RequestBody::Empty, |body| RequestBody::Recorded(body.attempt()));
+        // The library leaves these two out where a body is not expected or not there, and an upstream
+        // would then read no body, or answer 411.
+        let body = match &self.body {
+            Some(body) => {
+                let attempt = body.attempt();
+                if attempt.size_hint().exact().is_none() {
+                    head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+                }
+                RequestBody::Recorded(attempt)
+            }
+            None => {
+                if matches!(head.method, Method::POST | Method::PUT | Method::PATCH) {
+                    head.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+                }
+                RequestBody::Empty
+            }
+        };
         Request::from_parts(head, body)
     }
 
@@ -184,6 +203,9 @@ impl Exchange {
                 Ok(Err(error)) => return Err(failure(error)),
                 // The clock runs for the answer, not for an upload that moves on.
                 Err(_) if self.drawn_bytes() > drawn => {}
+                Err(_) if self.body.as_ref().is_some_and(|body| body.awaits_caller()) => {
+                    return Err(Failure::Fault(Fault::CallerTimeout));
+                }
                 Err(_) => return Err(Failure::Fault(Fault::UpstreamTimeout)),
             }
         }
@@ -193,13 +215,18 @@ impl Exchange {
         self.body.as_ref().map_or(0, |body| body.drawn_bytes())
     }
 
-    fn sent(&self, response: Response<Incoming>, connection: Connection<RequestBody>) -> Result<Sent, Fault> {
-        let headers = response.headers();
-        // Nothing was upgraded, so 101 is nonsense; two framings are a smuggling attempt.
-        let two_framings = headers.contains_key(http::header::TRANSFER_ENCODING)
-            && headers.contains_key(http::header::CONTENT_LENGTH);
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS || two_framings {
+    fn sent(
+        &self,
+        response: Response<Incoming>,
+        mut connection: Connection<RequestBody>,
+    ) -> Result<Sent, Fault> {
+        // Nothing was upgraded, so 101 is nonsense.
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS || !is_soundly_framed(response.headers()) {
             return Err(Fault::UpstreamProtocol);
+        }
+        // The library would speak 1.0 on it from now on, and lose chunked bodies.
+        if response.version() != Version::HTTP_11 {
+            connection.retire();
         }
         Ok(Sent { response, connection, upload: self.body.clone() })
     }
@@ -209,6 +236,21 @@ impl Exchange {
             self.head.method,
             Method::GET | Method::HEAD | Method::PUT | Method::DELETE | Method::OPTIONS
         )
+    }
+}
+
+/// Exactly one length, or exactly one `chunked`, or neither (RFC 9112 §6.3).
+fn is_soundly_framed(headers: &HeaderMap) -> bool {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let is_number = |length: &HeaderValue| length.as_bytes().iter().all(u8::is_ascii_digit);
+    match (lengths.next(), codings.next()) {
+        (None, None) => true,
+        (Some(length), None) => lengths.next().is_none() && is_number(length),
+        (None, Some(coding)) => {
+            codings.next().is_none() && coding.as_bytes().eq_ignore_ascii_case(b"chunked")
+        }
+        (Some(_), Some(_)) => false,
     }
 }
 

@@ -31,8 +31,8 @@ pub enum Fault {
     HeadersTooLarge,
     /// The request target is longer than the limit.
     UriTooLong,
-    /// The caller took too long to send the head.
-    HeadTimeout,
+    /// The caller took too long to send its request.
+    CallerTimeout,
     /// The profile has no token.
     TokenUnavailable(token::Unavailable),
     /// More connections or waiters than the limit.
@@ -169,7 +169,7 @@ impl Fault {
                 "http_request_error",
                 "The request target is too long",
             )),
-            Self::HeadTimeout => closing(facts(
+            Self::CallerTimeout => closing(facts(
                 S::REQUEST_TIMEOUT,
                 "bad_request",
                 "http_request_error",
@@ -224,7 +224,7 @@ impl Fault {
             Self::Loop => "the request has passed this gateway before: an upstream points back to it".into(),
             Self::HeadersTooLarge => "send fewer or shorter header fields, or raise limits.header_bytes".into(),
             Self::UriTooLong => "send a shorter request target, or raise limits.uri_bytes".into(),
-            Self::HeadTimeout => "the request's head was not complete in time".into(),
+            Self::CallerTimeout => "the request was not complete in time".into(),
             Self::TokenUnavailable(unavailable) => {
                 let why = match &unavailable.reason {
                     token::Reason::Failed(error) => error.public_words(),

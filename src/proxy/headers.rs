@@ -18,6 +18,7 @@ use crate::{
 
 /// The correlation id of a request, taken over from the caller or made.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
@@ -74,7 +75,12 @@ fn is_protected(name: &str) -> bool {
 fn take_off_hop_by_hop(headers: &mut HeaderMap, protect: bool) -> Result<(), BadRequest> {
     let mut nominated: Vec<HeaderName> = Vec::new();
     for value in headers.get_all(CONNECTION) {
-        let value = value.to_str().map_err(|_| BadRequest::Nomination)?;
+        let Ok(value) = value.to_str() else {
+            if protect {
+                return Err(BadRequest::Nomination);
+            }
+            continue;
+        };
         for name in value.split(',').map(str::trim).filter(|name| !name.is_empty()) {
             if name.eq_ignore_ascii_case("close") || name.eq_ignore_ascii_case("keep-alive") {
                 continue;
@@ -89,7 +95,12 @@ fn take_off_hop_by_hop(headers: &mut HeaderMap, protect: bool) -> Result<(), Bad
                 }
                 continue;
             }
-            nominated.push(name.parse().map_err(|_| BadRequest::Nomination)?);
+            match name.parse() {
+                Ok(name) => nominated.push(name),
+                // An upstream's nonsense is worth no fault, and no less is taken off for it.
+                Err(_) if !protect => {}
+                Err(_) => return Err(BadRequest::Nomination),
+            }
         }
     }
     for name in nominated {
@@ -129,8 +140,10 @@ fn remove_present(headers: &mut HeaderMap, names: &[HeaderName]) {
 
 /// What goes on a request to an upstream.
 pub struct Outgoing<'a> {
-    /// `Host`; `None` keeps the caller's.
-    pub host: Option<&'a HeaderValue>,
+    /// The upstream's `Host`.
+    pub host: &'a HeaderValue,
+    /// Sends the caller's `Host` instead, if it has one.
+    pub preserve_host: bool,
     /// Lets the caller's own `Authorization` through.
     pub pass_authorization: bool,
     /// This gateway's entry for `Via`.
@@ -147,9 +160,8 @@ pub struct Outgoing<'a> {
 /// # Errors
 /// [`Fault`] for a nomination that no connection owns, a loop, or an expectation we cannot keep.
 pub fn prepare(headers: &mut HeaderMap, outgoing: &Outgoing<'_>) -> Result<(), Fault> {
-    if let Some(expect) = headers.get(EXPECT)
-        && !expect.as_bytes().eq_ignore_ascii_case(b"100-continue")
-    {
+    let mut expected = headers.get_all(EXPECT).iter();
+    if expected.any(|expect| !expect.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
         return Err(Fault::BadRequest(BadRequest::Expectation));
     }
     take_off_hop_by_hop(headers, true).map_err(Fault::BadRequest)?;
@@ -163,8 +175,8 @@ pub fn prepare(headers: &mut HeaderMap, outgoing: &Outgoing<'_>) -> Result<(), F
         return Err(Fault::Loop);
     }
     headers.append(VIA, outgoing.via.clone());
-    if let Some(host) = outgoing.host {
-        headers.insert(HOST, host.clone());
+    if !outgoing.preserve_host || !headers.contains_key(HOST) {
+        headers.insert(HOST, outgoing.host.clone());
     }
     headers.insert(REQUEST_ID, outgoing.request_id.clone());
     Ok(())
@@ -177,8 +189,12 @@ pub fn authorize(headers: &mut HeaderMap, credential: HeaderValue) {
 
 /// Turns an upstream's header fields into those for the caller.
 pub fn answer(headers: &mut HeaderMap, request_id: &HeaderValue) {
-    // An upstream's nominations are obeyed as far as they go: a response is not worth a fault.
-    let _ = take_off_hop_by_hop(headers, false);
+    take_off_hop_by_hop(headers, false).expect("only what callers send is refused");
+    // Only this gateway speaks in its own name (RFC 9209 §2).
+    let mut statuses = headers.get_all(PROXY_STATUS).iter();
+    if statuses.any(|status| memchr::memmem::find(status.as_bytes(), b"keybearer").is_some()) {
+        headers.remove(PROXY_STATUS);
+    }
     headers.insert(REQUEST_ID, request_id.clone());
 }
 
@@ -225,7 +241,8 @@ mod tests {
             headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
         }
         let outgoing = Outgoing {
-            host: Some(&HeaderValue::from_static("api.internal")),
+            host: &HeaderValue::from_static("api.internal"),
+            preserve_host: false,
             pass_authorization: false,
             via: &HeaderValue::from_static("1.1 kb-1"),
             pseudonym: "kb-1",

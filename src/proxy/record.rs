@@ -6,12 +6,13 @@
 use std::{any::Any, rc::Rc, time::Duration};
 
 use http::{HeaderValue, Method, Request, StatusCode, Uri};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
 
 use crate::{
     caller::Caller,
     proxy::{
+        attempt::Upload,
         fault::{CODE_NAMES, Fault},
         headers,
         recovery::Outcome,
@@ -40,9 +41,10 @@ pub struct Record {
     outcome: Option<Outcome>,
     status: Option<StatusCode>,
     fault: Option<&'static str>,
-    received_bytes: u64,
     sent_bytes: u64,
     is_complete: bool,
+    has_body: bool,
+    upload: Upload,
 }
 
 impl Record {
@@ -57,6 +59,7 @@ impl Record {
         let line =
             (worker.logs_access() && is_genuine).then(|| (request.method().clone(), request.uri().clone()));
         worker.enter();
+        let has_body = !request.body().is_end_stream();
         Self {
             worker: Rc::clone(worker),
             route: None,
@@ -71,10 +74,25 @@ impl Record {
             outcome: None,
             status: None,
             fault: None,
-            received_bytes: 0,
             sent_bytes: 0,
             is_complete: false,
+            has_body,
+            upload: None,
         }
+    }
+
+    /// The request's body is on its way.
+    pub fn uploads(&mut self, upload: &Upload) {
+        self.upload.clone_from(upload);
+    }
+
+    /// Whether the request came with a body that has not been read to its end.
+    pub fn has_unread_body(&self) -> bool {
+        self.upload.as_ref().map_or(self.has_body, |upload| !upload.has_ended())
+    }
+
+    fn received_bytes(&self) -> u64 {
+        self.upload.as_ref().map_or(0, |upload| upload.drawn_bytes())
     }
 
     /// The request's id, the caller's or ours.
@@ -130,11 +148,6 @@ impl Record {
         self.sent_bytes += bytes as u64;
     }
 
-    /// Bytes of the request's body came in.
-    pub fn received(&mut self, bytes: u64) {
-        self.received_bytes = bytes;
-    }
-
     /// The answer's last byte is on its way.
     pub fn complete(&mut self) {
         self.is_complete = true;
@@ -162,7 +175,7 @@ impl Record {
         if let Some(upstream) = self.upstream_time {
             shard.upstream.observe(upstream);
         }
-        shard.received_bytes.add(self.received_bytes);
+        shard.received_bytes.add(self.received_bytes());
         shard.sent_bytes.add(self.sent_bytes);
         if self.route.is_some() {
             shard.in_flight.decrement();
@@ -187,7 +200,7 @@ impl Record {
             recovery = self.outcome.map(Outcome::name),
             upstream_ms = self.upstream_time.map(milliseconds),
             total_ms = milliseconds(took),
-            bytes_in = self.received_bytes,
+            bytes_in = self.received_bytes(),
             bytes_out = self.sent_bytes,
             complete = self.is_complete,
             request_id = self.request_id.to_str().unwrap_or_default(),

@@ -92,8 +92,11 @@ pub async fn recover(
         let _ = profile.reject(generation, claims);
         return kept(first, of_body(why), record);
     }
-    let first =
-        First { is_uploaded: is_uploaded(&first), parked: exchange.body().map(|b| b.park()), sent: first };
+    let first = First {
+        is_uploaded: is_uploaded(&first),
+        parked: exchange.body().as_ref().map(|b| b.park()),
+        sent: first,
+    };
     match profile.replace(generation, claims, profile.patience()).await {
         Ok(token) => second(exchange, token.header().clone(), first, record).await,
         Err(why) => first.stands(of_token(&why), record),

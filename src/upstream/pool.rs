@@ -123,7 +123,7 @@ where
 
     fn lend(self: &Rc<Self>, upstream: &Upstream, idle: Idle<B>, reused: bool) -> Connection<B> {
         let Idle { sender, wire, .. } = idle;
-        Connection { sender, wire, id: upstream.id, reused, pool: Rc::clone(self) }
+        Connection { sender, wire, id: upstream.id, reused, is_spent: false, pool: Rc::clone(self) }
     }
 }
 
@@ -133,6 +133,7 @@ pub struct Connection<B> {
     wire: Rc<Wire>,
     id: u64,
     reused: bool,
+    is_spent: bool,
     pool: Rc<Pool<B>>,
 }
 
@@ -162,9 +163,17 @@ where
         self.sender.try_send_request(request)
     }
 
+    /// The connection is not to be used again after this request.
+    pub fn retire(&mut self) {
+        self.is_spent = true;
+    }
+
     /// Gives the connection back once its response has been read to the end. A connection that is
     /// dropped instead closes.
     pub fn give_back(self) {
+        if self.is_spent {
+            return;
+        }
         let mut idle = self.pool.idle.borrow_mut();
         let idle = idle.entry(self.id).or_default();
         if idle.len() < IDLE_MAX && !self.sender.is_closed() && !self.wire.is_deaf() {

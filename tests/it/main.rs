@@ -8,6 +8,7 @@
     reason = "a test may stop at once"
 )]
 
+mod attacks; // hostile callers and hostile upstreams
 mod authorization_server; // npm's oidc-provider, a server nobody here wrote
 mod process; // starts the binary as an operator would
 mod stage; // starts gateway, provider and API; sends requests
