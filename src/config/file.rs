@@ -217,7 +217,7 @@ pub(super) struct Timeouts {
     pub(super) connect: Option<Field<DurationText>>,
     /// From the request being sent to the upstream's response head, 10ms to 24h. Default 60s.
     pub(super) response: Option<Field<DurationText>>,
-    /// A caller's connection without a request, 10ms to 24h. Default 75s.
+    /// A caller's connection without a request, or with an answer that stands still, 10ms to 24h. Default 75s.
     pub(super) idle: Option<Field<DurationText>>,
     /// From the stop signal to giving up on requests in flight, 10ms to 24h. Default 30s.
     pub(super) drain: Option<Field<DurationText>>,

@@ -36,7 +36,7 @@ pub struct Timeouts {
     pub connect: Duration,
     /// From the request being sent to the upstream's response head.
     pub response: Duration,
-    /// A caller's connection without a request.
+    /// A caller's connection without a request, or with an answer that stands still.
     pub idle: Duration,
     /// From the stop signal to giving up on requests in flight.
     pub drain: Duration,
