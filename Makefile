@@ -36,8 +36,8 @@ test: tools
 	@echo 'the first build takes some minutes'
 	$(call step,formatting,$(CARGO) fmt --check)
 	$(call step,lints,$(CARGO) clippy --locked --all-targets -- -D warnings)
-	$(call step,building the tests,$(CARGO) test --locked --no-run)
-	$(call step,tests,$(CARGO) test --quiet --locked)
+	$(call step,building the tests,$(CARGO) test --locked --lib --tests --no-run)
+	$(call step,tests,$(CARGO) test --quiet --locked --lib --tests)
 	$(call step,documentation,RUSTDOCFLAGS='-D warnings' $(CARGO) doc --quiet --locked --no-deps)
 	@printf '\nmake test: all steps passed\n'
 
