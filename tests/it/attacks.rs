@@ -191,7 +191,7 @@ async fn in_two(address: SocketAddr, request: &str, at: usize) -> String {
     let (first, second) = request.as_bytes().split_at(at);
     stream.write_all(first).await.unwrap();
     // Long enough that most cuts arrive as two reads; none has to.
-    crate::stage::pause().await;
+    pause().await;
     stream.write_all(second).await.unwrap();
     read_all(&mut stream).await
 }
@@ -513,7 +513,7 @@ async fn a_head_that_comes_byte_by_byte_ends_in_time() {
         let dribble = tokio::spawn(async move {
             write.write_all(b"GET /v1 HTTP/1.1\r\nHost: ").await.unwrap();
             while write.write_all(b"a").await.is_ok() {
-                crate::stage::pause().await;
+                pause().await;
             }
         });
         let mut answer = Vec::new();
