@@ -55,9 +55,16 @@ fn wait_for_stop(running: app::Running) -> Result<Drained, Failure> {
     let outcome = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("signals cannot be received")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("signals cannot be received")?;
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        let mut hangup = signal(SignalKind::hangup()).context("signals cannot be received")?;
+        loop {
+            // Signals are not lost with the branches that are dropped: each stream keeps its own.
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => {
+                    tracing::warn!("SIGHUP changes nothing: to use a changed configuration, restart the gateway");
+                }
+            }
         }
         tracing::info!("stopping: requests in flight are finished, a second signal ends at once");
         running.stop();
