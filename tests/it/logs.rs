@@ -1,9 +1,14 @@
 //! Access lines and metrics: what they hold, and what never gets into them.
 
+use std::{
+    io::{BufRead, BufReader},
+    process::Stdio,
+};
+
 use serde_json::Value;
 
 use crate::{
-    process::Process,
+    process::{Process, command},
     stage::{CLIENT, Plan, SECRET, Stage, eventually},
 };
 
@@ -83,12 +88,33 @@ async fn no_token_secret_or_query_gets_into_logs_metrics_or_faults() {
 }
 
 #[tokio::test]
-async fn human_lines_are_for_people_and_access_lines_can_be_turned_off() {
+async fn access_lines_can_be_turned_off() {
     let stage = Plan::default().more("telemetry: {log: {access: false}}").start().await;
-    let process = Process::start(&stage, &[]).await;
+    let mut process = Process::start(&stage, &[]).await;
     stage.http.get(process.url("/v1/orders")).send().await.unwrap();
-    stage.http.get(process.url("/v1/orders")).send().await.unwrap();
+    process.signal("-TERM");
+    process.end().await;
+    // The last line is written after every other.
+    eventually("the log is complete", || process.has_logged("keybearer has stopped")).await;
     assert!(access_lines(&process).is_empty());
+}
+
+#[tokio::test]
+async fn lines_for_people_are_no_json() {
+    let stage = Stage::start().await;
+    let path = stage.folder.path().join("keybearer.yaml");
+    std::fs::write(&path, &stage.yaml).unwrap();
+    let mut child = command(&["run", "--log-format", "human", "--config"])
+        .arg(path)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let line = lines.into_iter().find(|line| line.contains("keybearer runs"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let line = line.expect("it says that it runs");
+    assert!(line.contains(" INFO ") && !line.starts_with('{'), "{line}");
 }
 
 #[tokio::test]

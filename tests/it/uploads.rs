@@ -183,9 +183,21 @@ async fn a_caller_who_leaves_in_the_middle_of_an_upload_harms_nobody() {
     stage.ready().await;
     let mut caller = TcpStream::connect(stage.address()).await.unwrap();
     caller.write_all(b"POST /v1 HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\npart").await.unwrap();
-    stage.api.wait_for_requests(0).await;
+    in_flight(&stage, 1).await;
     drop(caller);
+    in_flight(&stage, 0).await;
     for _ in 0..5 {
         assert_eq!(stage.post("/v1/orders", pattern(1000)).await.status(), 200);
     }
+}
+
+/// Waits until the gateway counts so many requests on their way.
+async fn in_flight(stage: &Stage, count: usize) {
+    let line = format!("keybearer_in_flight{{route=\"orders\",profile=\"account\"}} {count}\n");
+    let counted = async {
+        while !stage.admin("/metrics").await.1.contains(&line) {
+            crate::stage::pause().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, counted).await.expect("the gateway notices");
 }
