@@ -1,0 +1,117 @@
+//! A worker's open connections: their registry and the watch over their time.
+
+use std::{
+    cell::RefCell,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    listen::{
+        Limits,
+        watched::{Phase, Watched},
+    },
+    proxy::worker::Worker,
+};
+
+/// How long a connection may stay open for its next request while the gateway stops.
+const LAST_CHANCE: Duration = Duration::from_secs(1);
+/// The longest time between two looks at the connections' clocks.
+const WATCH_PERIOD_MAX: Duration = Duration::from_secs(1);
+
+/// A worker's connections, to watch and to wait for.
+pub struct Connections {
+    live: RefCell<Vec<Rc<Watched>>>,
+    limits: Rc<Limits>,
+}
+
+impl Connections {
+    /// No connections yet.
+    pub fn new(limits: Limits) -> Rc<Self> {
+        Rc::new(Self { live: RefCell::default(), limits: Rc::new(limits) })
+    }
+
+    pub(super) fn limits(&self) -> &Rc<Limits> {
+        &self.limits
+    }
+
+    /// Open connections of this worker.
+    pub fn count(&self) -> usize {
+        self.live.borrow().len()
+    }
+
+    /// Looks at every connection's clock again and again; never ends by itself.
+    ///
+    /// One look for all is far cheaper than a timer that every request of every connection resets.
+    pub async fn watch(&self, worker: &Worker) {
+        let timeouts = *worker.timeouts();
+        let period =
+            (timeouts.header_read.min(timeouts.idle) / 4).clamp(Duration::from_millis(20), WATCH_PERIOD_MAX);
+        let mut stopping_since = None;
+        loop {
+            let period = if worker.is_draining() { Duration::from_millis(20) } else { period };
+            tokio::time::sleep(period).await;
+            let now = Instant::now();
+            if worker.is_draining() {
+                stopping_since.get_or_insert(now);
+            }
+            for watched in self.live.borrow().iter() {
+                watched.look(now);
+                let (phase, since) = watched.phase();
+                match phase {
+                    // An upstream that fell silent, or a caller that stopped reading.
+                    Phase::Answering if now - since > timeouts.idle => watched.end_silently(),
+                    Phase::Head if now - since > timeouts.header_read => watched.end_too_slow(),
+                    Phase::Idle if now - since > timeouts.idle => watched.end_silently(),
+                    // The caller may be about to send: it gets a moment, and its answer says `close`.
+                    Phase::Idle if stopping_since.is_some_and(|at| now - at.max(since) > LAST_CHANCE) => {
+                        watched.end_silently();
+                    }
+                    Phase::Head | Phase::Idle | Phase::Busy | Phase::Answering => {}
+                }
+            }
+            worker.pool().prune();
+        }
+    }
+}
+
+/// A connection's place in its worker's registry.
+pub(super) struct Registered {
+    connections: Rc<Connections>,
+    watched: Rc<Watched>,
+    count: Arc<AtomicUsize>,
+}
+
+impl Registered {
+    /// Registers a connection, which also counts as open in `count` until this is dropped.
+    pub(super) fn new(connections: &Rc<Connections>, count: &Arc<AtomicUsize>) -> Self {
+        let watched = Watched::new();
+        connections.live.borrow_mut().push(Rc::clone(&watched));
+        count.fetch_add(1, Ordering::Relaxed);
+        Self { connections: Rc::clone(connections), watched, count: Arc::clone(count) }
+    }
+
+    pub(super) fn watched(&self) -> &Rc<Watched> {
+        &self.watched
+    }
+
+    pub(super) fn limits(&self) -> &Rc<Limits> {
+        self.connections.limits()
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        let mut live = self.connections.live.borrow_mut();
+        if let Some(at) = live.iter().position(|watched| Rc::ptr_eq(watched, &self.watched)) {
+            live.swap_remove(at);
+        }
+    }
+}
