@@ -28,7 +28,7 @@ use crate::{
     route::{self, Table},
     telemetry::log::Log,
     token::{self, Turns},
-    upstream::{Upstream, connect},
+    upstream::{Upstream, tls},
 };
 
 /// How often a stopping worker looks whether its last connection has closed.
@@ -45,7 +45,7 @@ pub enum StartError {
     Admin(SocketAddr, io::Error),
     /// An upstream cannot be used.
     #[error("route \"{0}\": {1}")]
-    Upstream(String, connect::SetUpError),
+    Upstream(String, tls::SetUpError),
     /// Two routes are of one rank.
     #[error("{0}")]
     Routes(route::Conflict),
@@ -103,8 +103,14 @@ pub fn start(settings: Settings, log: Option<&Log>) -> Result<Running, StartErro
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let profiles = start_profiles(&settings, &runtime);
     let snapshot = snapshot(&settings, &profiles, count)?;
-    let gateway =
-        Gateway::new(snapshot, count, settings.timeouts, settings.replay.total_bytes, settings.log.access);
+    let gateway = Gateway::new(
+        snapshot,
+        count,
+        settings.timeouts,
+        settings.connections,
+        settings.replay.total_bytes,
+        settings.log.access,
+    );
     let (stop, stopped) = watch::channel(Stop::No);
     let mut running = Running {
         listeners: listeners.iter().map(|l| (l.name().to_owned(), l.address())).collect(),
@@ -161,17 +167,19 @@ fn snapshot(
     profiles: &HashMap<String, token::Handle>,
     workers: usize,
 ) -> Result<Snapshot, StartError> {
-    let trust = connect::Trust::default();
+    let trust = tls::Trust::default();
     let mut upstreams: HashMap<_, Arc<Upstream>> = HashMap::new();
     let (mut entries, mut routes) = (Vec::new(), Vec::new());
     for (index, entry) in settings.routes.iter().enumerate() {
         let origin = &entry.target.upstream;
-        let upstream = match upstreams.get(origin) {
+        // Connections of different accounts never mix.
+        let key = (origin.clone(), entry.target.profile.clone());
+        let upstream = match upstreams.get(&key) {
             Some(upstream) => Arc::clone(upstream),
             None => {
                 let upstream = Upstream::new(origin.clone(), &trust)
                     .map_err(|e| StartError::Upstream(entry.name.clone(), e))?;
-                upstreams.insert(origin.clone(), Arc::clone(&upstream));
+                upstreams.insert(key, Arc::clone(&upstream));
                 upstream
             }
         };

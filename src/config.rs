@@ -16,6 +16,7 @@ use crate::{
     route,
     source::Reason,
     telemetry, token,
+    upstream::pool,
 };
 use lower::Context;
 use overlay::Overlay;
@@ -67,6 +68,8 @@ pub struct Settings {
     pub limits: listen::Limits,
     /// Limits on how long things may take.
     pub timeouts: Timeouts,
+    /// Connections to upstreams.
+    pub connections: pool::Settings,
     /// Memory for bodies that may be sent twice.
     pub replay: Replay,
     /// The environment that these settings are for.

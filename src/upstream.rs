@@ -1,17 +1,36 @@
 //! Upstreams: where routes forward to, connecting there and keeping connections.
 //!
 //! A [`pool::Pool`] belongs to one worker thread. Connections are used last-in first-out, so that few stay
-//! warm and the rest can be closed.
+//! warm and the rest can be closed. What is known of an [`Upstream`] is shared by all workers.
 
-use std::{fmt, net::IpAddr, path::PathBuf, sync::Arc};
+use std::{
+    fmt,
+    net::IpAddr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
-use http::HeaderValue;
+use http::{HeaderValue, uri};
 
+mod addresses;
 pub mod connect;
+pub mod connection;
 pub mod gather;
+mod http1;
+mod http2;
+mod opening;
 pub mod pool;
+mod race;
+pub mod stream;
+pub mod tls;
 
-/// Where a route's requests go. The request never changes any of it.
+/// Where a route's requests go, and how. The request never changes any of it.
+///
+/// Routes share connections only when all of it is equal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Origin {
     /// With or without TLS.
@@ -22,6 +41,25 @@ pub struct Origin {
     pub port: u16,
     /// PEM file of the certificate authorities to trust instead of the system's.
     pub ca: Option<PathBuf>,
+    /// What the gateway shows when the upstream asks for a certificate.
+    pub identity: Option<Identity>,
+    /// The name to ask for and to verify instead of the host.
+    pub server_name: Option<String>,
+    /// The least version of TLS.
+    pub min_tls: MinTls,
+    /// When HTTP/2 is spoken.
+    pub http2: Http2,
+    /// How long a connection takes new requests, a tenth more or less.
+    pub max_age: Duration,
+}
+
+/// A certificate and its key, as PEM files.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// The certificate, perhaps with those above it.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
 }
 
 /// The scheme of an upstream.
@@ -33,6 +71,36 @@ pub enum Scheme {
     Https,
 }
 
+/// The least version of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MinTls {
+    /// TLS 1.2.
+    Tls12,
+    /// TLS 1.3.
+    Tls13,
+}
+
+/// When HTTP/2 is spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Http2 {
+    /// When the TLS handshake agrees on it (ALPN); never without TLS.
+    Auto,
+    /// Never.
+    Off,
+    /// Always, without TLS and without asking.
+    PriorKnowledge,
+}
+
+/// What a request asks of its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// Whatever the upstream speaks.
+    Any,
+    /// HTTP/1.1 and the way to the bytes after it, for an upgrade. An upstream of
+    /// [`Http2::PriorKnowledge`] cannot do that: it gets HTTP/2 all the same.
+    Http1,
+}
+
 impl Scheme {
     /// The scheme's default port (RFC 9110 §4.2).
     pub fn default_port(self) -> u16 {
@@ -41,9 +109,35 @@ impl Scheme {
             Scheme::Https => 443,
         }
     }
+
+    fn name(self) -> uri::Scheme {
+        match self {
+            Scheme::Http => uri::Scheme::HTTP,
+            Scheme::Https => uri::Scheme::HTTPS,
+        }
+    }
 }
 
 impl Origin {
+    /// Long enough that connecting costs nothing, short enough that a changed DNS entry and a new
+    /// server behind a balancer are noticed.
+    pub const MAX_AGE: Duration = Duration::from_secs(600);
+
+    /// An origin with nothing special about it.
+    pub fn new(scheme: Scheme, host: String, port: u16) -> Self {
+        Self {
+            scheme,
+            host,
+            port,
+            ca: None,
+            identity: None,
+            server_name: None,
+            min_tls: MinTls::Tls12,
+            http2: Http2::Auto,
+            max_age: Self::MAX_AGE,
+        }
+    }
+
     /// Whether the origin is this machine, whatever the network does.
     pub fn is_loopback(&self) -> bool {
         match self.host.parse::<IpAddr>() {
@@ -61,38 +155,47 @@ impl Origin {
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = match self.scheme {
-            Scheme::Http => "http",
-            Scheme::Https => "https",
-        };
-        write!(f, "{scheme}://{}", self.authority())
+        write!(f, "{}://{}", self.scheme.name(), self.authority())
     }
 }
 
 /// An origin made ready to be connected to.
 pub struct Upstream {
     origin: Origin,
-    /// Tells origins apart in every worker's pool.
+    /// Tells upstreams apart in every worker's pool.
     id: u64,
     host: HeaderValue,
-    tls: Option<connect::Tls>,
+    authority: uri::Authority,
+    tls: Option<tls::Tls>,
+    /// What the last handshake agreed on: one of the constants below.
+    spoken: AtomicU8,
+    /// Counts connections, so that addresses are used in turn.
+    turn: AtomicUsize,
 }
+
+const UNKNOWN: u8 = 0;
+const HTTP1: u8 = 1;
+const HTTP2: u8 = 2;
 
 impl Upstream {
     /// Prepares TLS for an https origin.
     ///
     /// # Errors
-    /// When the host is no legal name or the trust store cannot be read.
-    pub fn new(origin: Origin, trust: &connect::Trust) -> Result<Arc<Self>, connect::SetUpError> {
-        static IDS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
-        let host = HeaderValue::from_str(&origin.authority())
-            .map_err(|_| connect::SetUpError::BadHost(origin.host.clone()))?;
-        let tls = match origin.scheme {
-            Scheme::Http => None,
-            Scheme::Https => Some(trust.tls(&origin)?),
+    /// When the host is no legal name or the PEM files cannot be used.
+    pub fn new(origin: Origin, trust: &tls::Trust) -> Result<Arc<Self>, tls::SetUpError> {
+        static IDS: AtomicU64 = AtomicU64::new(0);
+        let bad_host = || tls::SetUpError::BadHost(origin.host.clone());
+        let authority = uri::Authority::try_from(origin.authority()).map_err(|_| bad_host())?;
+        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| bad_host())?;
+        let (tls, spoken) = match (origin.scheme, origin.http2) {
+            (Scheme::Http, Http2::PriorKnowledge) => (None, HTTP2),
+            (Scheme::Http, _) => (None, HTTP1),
+            (Scheme::Https, Http2::Off) => (Some(trust.tls(&origin)?), HTTP1),
+            (Scheme::Https, _) => (Some(trust.tls(&origin)?), UNKNOWN),
         };
-        let id = IDS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        Ok(Arc::new(Self { origin, id, host, tls }))
+        let id = IDS.fetch_add(1, Ordering::Relaxed);
+        let (spoken, turn) = (AtomicU8::new(spoken), AtomicUsize::new(fastrand::usize(..)));
+        Ok(Arc::new(Self { origin, id, host, authority, tls, spoken, turn }))
     }
 
     /// The configured origin.
@@ -103,5 +206,26 @@ impl Upstream {
     /// The value of `Host` for requests to it.
     pub fn host(&self) -> &HeaderValue {
         &self.host
+    }
+
+    /// Whether a connection for `want` may turn out to be one that requests share.
+    fn may_share(&self, want: Want) -> bool {
+        let is_certain = self.origin.http2 == Http2::PriorKnowledge;
+        (want == Want::Any || is_certain) && self.spoken.load(Ordering::Relaxed) != HTTP1
+    }
+
+    /// A handshake that offered everything has agreed on this.
+    fn learn(&self, is_http2: bool) {
+        self.spoken.store(if is_http2 { HTTP2 } else { HTTP1 }, Ordering::Relaxed);
+    }
+
+    /// How long a connection made now takes requests. Not the same for all, so that they are not all
+    /// renewed at once.
+    fn life(&self) -> Duration {
+        self.origin.max_age.mul_f64(0.9 + 0.2 * fastrand::f64())
+    }
+
+    fn next_turn(&self) -> usize {
+        self.turn.fetch_add(1, Ordering::Relaxed)
     }
 }

@@ -205,6 +205,8 @@ pub(super) struct Limits {
     pub(super) uri_bytes: Option<Field<SizeText>>,
     /// Connections of a listener at a time, 1 to 1000000. Default 10000.
     pub(super) connections: Option<Field<u64>>,
+    /// Idle connections kept per upstream and worker, 0 to 100000. Default 256.
+    pub(super) upstream_idle_connections: Option<Field<u64>>,
 }
 
 /// Limits on how long things may take.
@@ -217,6 +219,8 @@ pub(super) struct Timeouts {
     pub(super) connect: Option<Field<DurationText>>,
     /// From the request being sent to the upstream's response head, 10ms to 24h. Default 60s.
     pub(super) response: Option<Field<DurationText>>,
+    /// A connection to an upstream without a request, 10ms to 24h. Default 60s.
+    pub(super) upstream_idle: Option<Field<DurationText>>,
     /// A caller's connection without a request, or with an answer that stands still, 10ms to 24h. Default 75s.
     pub(super) idle: Option<Field<DurationText>>,
     /// From the stop signal to giving up on requests in flight, 10ms to 24h. Default 30s.

@@ -19,7 +19,7 @@ use super::{
     tree::Position,
     units,
 };
-use crate::{listen, proxy, telemetry};
+use crate::{listen, proxy, telemetry, upstream};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -32,6 +32,8 @@ const HEADER_BYTES: RangeInclusive<usize> = KIB..=MIB;
 const HEADERS: RangeInclusive<usize> = 1..=1000;
 const URI_BYTES: RangeInclusive<usize> = 256..=MIB;
 const CONNECTIONS: RangeInclusive<usize> = 1..=1_000_000;
+/// 0 closes every connection after its requests.
+const IDLE_CONNECTIONS: RangeInclusive<usize> = 0..=100_000;
 /// A body is held in memory: more than this is not a body but a file.
 const REPLAY_LIMIT: RangeInclusive<usize> = 0..=GIB;
 const REPLAY_TOTAL: RangeInclusive<usize> = 0..=64 * GIB;
@@ -132,6 +134,7 @@ pub(super) fn lower(file: &file::File, environment: Option<&str>, cx: &Context<'
         log: log(file),
         limits: limits(file, cx),
         timeouts: timeouts(file, cx),
+        connections: connections(file, cx),
         replay,
         environment: environment.map(str::to_owned),
     }
@@ -243,11 +246,24 @@ fn timeouts(file: &file::File, cx: &Context<'_>) -> proxy::settings::Timeouts {
     let Some((_, timeouts)) = given(&file.timeouts) else { return default };
     proxy::settings::Timeouts {
         header_read: cx.duration("timeouts.header_read", &timeouts.header_read, SHORT, default.header_read),
-        connect: cx.duration("timeouts.connect", &timeouts.connect, SHORT, default.connect),
         response: cx.duration("timeouts.response", &timeouts.response, LONG, default.response),
         idle: cx.duration("timeouts.idle", &timeouts.idle, LONG, default.idle),
         drain: cx.duration("timeouts.drain", &timeouts.drain, LONG, default.drain),
     }
+}
+
+fn connections(file: &file::File, cx: &Context<'_>) -> upstream::pool::Settings {
+    let mut out = upstream::pool::Settings::default();
+    if let Some((_, timeouts)) = given(&file.timeouts) {
+        out.connect = cx.duration("timeouts.connect", &timeouts.connect, SHORT, out.connect);
+        out.idle = cx.duration("timeouts.upstream_idle", &timeouts.upstream_idle, LONG, out.idle);
+    }
+    if let Some((_, limits)) = given(&file.limits) {
+        let place = "limits.upstream_idle_connections";
+        let field = &limits.upstream_idle_connections;
+        out.idle_connections = cx.number(place, field, IDLE_CONNECTIONS, out.idle_connections);
+    }
+    out
 }
 
 fn replay(file: &file::File, cx: &Context<'_>) -> proxy::settings::Replay {

@@ -252,6 +252,6 @@ impl Trip<'_> {
             Host::Ipv4(ip) => ip.to_string(),
             Host::Ipv6(ip) => ip.to_string(),
         };
-        Some(Origin { scheme, host, port: url.port_or_known_default()?, ca: None })
+        Some(Origin::new(scheme, host, url.port_or_known_default()?))
     }
 }

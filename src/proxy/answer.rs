@@ -19,7 +19,7 @@ use crate::{
         fault::Fault,
         record::Record,
     },
-    upstream::pool::Connection,
+    upstream::connection::Connection,
 };
 
 /// An answer on its way to the caller.

@@ -13,7 +13,7 @@ use http::{
     request,
 };
 use http_body::{Body, Frame, SizeHint};
-use hyper::{body::Incoming, client::conn::TrySendError};
+use hyper::body::Incoming;
 
 use crate::{
     proxy::{
@@ -23,8 +23,16 @@ use crate::{
         worker::{RouteState, Worker},
     },
     replay::{Attempt, AttemptError, NotReplayable, Recorder},
-    upstream::{connect::ConnectError, pool::Connection},
+    upstream::{
+        Want,
+        connect::ConnectError,
+        connection::{Connection, SendError},
+    },
 };
+
+/// How often one attempt may be sent again. A second time is for a group of servers of which one stops
+/// while another has just stopped.
+const RESENDS_MAX: usize = 2;
 
 /// The body of one attempt.
 pub enum RequestBody {
@@ -126,7 +134,8 @@ impl Exchange {
     /// Sends the request with `credential` and waits for the response's head.
     ///
     /// A connection that the upstream closed while it was idle is replaced by a new one when nothing
-    /// of the request was sent, or when the method allows sending it again (RFC 9110 §9.2.2).
+    /// of the request was sent, or when the method allows sending it again (RFC 9110 §9.2.2). So is one
+    /// on which the upstream refused the request before it did anything with it (RFC 9113 §8.7).
     ///
     /// # Errors
     /// [`Fault`], when there is no response that could be passed on.
@@ -137,8 +146,10 @@ impl Exchange {
     ) -> Result<Sent, Fault> {
         record.attempted();
         let pool = self.worker.pool();
-        let mut connection = pool.connection(self.route.upstream()).await.map_err(connect_fault)?;
+        let upstream = self.route.upstream();
+        let mut connection = pool.connection(upstream, Want::Any).await.map_err(connect_fault)?;
         let mut request = self.request(credential.clone());
+        let mut resends = 0;
         loop {
             let (was_reused, sent_bytes) = (connection.is_reused(), connection.sent_bytes());
             let failure = match self.exchange(&mut connection, request).await {
@@ -148,19 +159,27 @@ impl Exchange {
                 }
                 Err(failure) => failure,
             };
+            let may_resend = resends < RESENDS_MAX;
+            resends += 1;
             request = match failure {
-                Failure::Unsent(unsent) if was_reused => *unsent,
+                Failure::Unsent(unsent) if was_reused && may_resend => *unsent,
+                Failure::Unprocessed if may_resend && self.is_resendable().is_ok() => {
+                    self.request(credential.clone())
+                }
                 Failure::Broken
-                    if was_reused
+                    if may_resend
+                        && was_reused
                         && (self.is_idempotent() || connection.sent_bytes() == sent_bytes)
                         && self.is_resendable().is_ok() =>
                 {
                     self.request(credential.clone())
                 }
-                Failure::Unsent(_) | Failure::Broken => return Err(Fault::UpstreamProtocol),
+                Failure::Unsent(_) | Failure::Unprocessed | Failure::Broken => {
+                    return Err(Fault::UpstreamProtocol);
+                }
                 Failure::Fault(fault) => return Err(fault),
             };
-            connection = pool.new_connection(self.route.upstream()).await.map_err(connect_fault)?;
+            connection = pool.another(upstream, Want::Any, &connection).await.map_err(connect_fault)?;
         }
     }
 
@@ -225,7 +244,7 @@ impl Exchange {
             return Err(Fault::UpstreamProtocol);
         }
         // The library would speak 1.0 on it from now on, and lose chunked bodies.
-        if response.version() != Version::HTTP_11 {
+        if connection.version() == Version::HTTP_11 && response.version() != Version::HTTP_11 {
             connection.retire();
         }
         Ok(Sent { response, connection, upload: self.body.clone() })
@@ -258,17 +277,20 @@ fn is_soundly_framed(headers: &HeaderMap) -> bool {
 enum Failure {
     /// Nothing of the request left: here it is again.
     Unsent(Box<Request<RequestBody>>),
+    /// The upstream has said that it did nothing with the request.
+    Unprocessed,
     /// The connection broke before a response; the upstream may have acted.
     Broken,
     /// Sending it again would not help or not be safe.
     Fault(Fault),
 }
 
-fn failure(mut error: TrySendError<Request<RequestBody>>) -> Failure {
-    if let Some(request) = error.take_message() {
-        return Failure::Unsent(Box::new(request));
-    }
-    let error = error.into_error();
+fn failure(error: SendError<RequestBody>) -> Failure {
+    let error = match error {
+        SendError::Unsent(request) => return Failure::Unsent(request),
+        SendError::Unprocessed(_) => return Failure::Unprocessed,
+        SendError::Failed(error) => error,
+    };
     if is_callers(&error) {
         return Failure::Fault(Fault::BadRequest(BadRequest::Body));
     }

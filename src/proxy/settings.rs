@@ -32,8 +32,6 @@ pub struct RouteSettings {
 pub struct Timeouts {
     /// From the first byte of a request to the end of its head.
     pub header_read: Duration,
-    /// DNS, TCP and TLS towards the upstream.
-    pub connect: Duration,
     /// From the request being sent to the upstream's response head.
     pub response: Duration,
     /// A caller's connection without a request, or with an answer that stands still.
@@ -46,7 +44,6 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             header_read: Duration::from_secs(10),
-            connect: Duration::from_secs(5),
             response: Duration::from_secs(60),
             idle: Duration::from_secs(75),
             drain: Duration::from_secs(30),

@@ -63,7 +63,7 @@ mod tests {
 
     fn check(base: Option<&str>, strip: Option<&str>, asked: &str, expected: &str) {
         let settings = RouteSettings {
-            upstream: Origin { scheme: Scheme::Http, host: "up".into(), port: 80, ca: None },
+            upstream: Origin::new(Scheme::Http, "up".into(), 80),
             base_path: base.map(|base| base.parse().unwrap()),
             profile: None,
             strip_path: strip.is_some(),

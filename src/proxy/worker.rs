@@ -26,7 +26,10 @@ use crate::{
     route::{Entry, Head, Table},
     telemetry::metrics,
     token,
-    upstream::{Upstream, pool::Pool},
+    upstream::{
+        Upstream,
+        pool::{self, Pool},
+    },
 };
 
 /// What one worker counts for one route.
@@ -64,6 +67,7 @@ pub struct Gateway {
     pseudonym: String,
     via: HeaderValue,
     timeouts: Timeouts,
+    connections: pool::Settings,
     budget: Arc<Budget>,
     log_access: bool,
     draining: AtomicBool,
@@ -77,6 +81,7 @@ impl Gateway {
         snapshot: Snapshot,
         workers: usize,
         timeouts: Timeouts,
+        connections: pool::Settings,
         replay_total_bytes: usize,
         log_access: bool,
     ) -> Arc<Self> {
@@ -90,6 +95,7 @@ impl Gateway {
             pseudonym,
             via,
             timeouts,
+            connections,
             budget: Budget::new(replay_total_bytes),
             log_access,
             draining: AtomicBool::new(false),
@@ -154,7 +160,7 @@ impl RouteState {
     }
 
     /// Where it forwards to.
-    pub fn upstream(&self) -> &Upstream {
+    pub fn upstream(&self) -> &Arc<Upstream> {
         &self.route.upstream
     }
 
@@ -208,7 +214,7 @@ impl Worker {
         Rc::new(Self {
             index,
             gateway: Arc::clone(gateway),
-            pool: Pool::new(gateway.timeouts.connect),
+            pool: Pool::new(gateway.connections),
             view,
             unrouted: gateway.unrouted.get(index).cloned().unwrap_or_default(),
             in_flight: Cell::new(0),

@@ -1,52 +1,165 @@
-//! Idle connections of one worker, used last-in first-out.
+//! Connections of one worker: idle ones, used last-in first-out, and shared ones.
+//!
+//! With HTTP/1.1 every request has a connection of its own and makes one when none is idle. With
+//! HTTP/2 requests share connections; who finds none with room waits for the one that is being made.
+//! So does who does not know yet what the upstream speaks.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::AtomicUsize},
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
 use http_body::Body;
-use hyper::{
-    body::Incoming,
-    client::conn::{TrySendError, http1},
-};
-use hyper_util::rt::TokioIo;
 use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 
 use crate::upstream::{
-    Upstream,
-    connect::{self, ConnectError, Wire},
+    Upstream, Want,
+    connect::{ConnectError, Connected, Dialer},
+    connection::Connection,
+    http1::{self, Idle},
+    http2::{self, Shared},
+    opening::Opening,
 };
 
-/// Idle connections kept per origin and worker.
-const IDLE_MAX: usize = 256;
 /// How long an idle connection may take to notice that it is idle.
 const READY_LIMIT: Duration = Duration::from_millis(50);
-/// Shorter than what most servers keep, so that it is rarely the server who closes.
-const IDLE_TIME: Duration = Duration::from_secs(60);
-/// A response head of an upstream, and at most this much of its body read ahead. Bounds what a busy
-/// connection costs.
-const READ_BUFFER_MAX: usize = 64 * 1024;
+/// How often a request waits for a connection that others fill up before it does. Then it makes its own.
+const JOINS_MAX: usize = 3;
+
+/// What may be told to all pools.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// DNS, TCP and TLS towards the upstream, together.
+    pub connect: Duration,
+    /// How long a connection without requests is kept.
+    pub idle: Duration,
+    /// Idle connections that are kept per upstream and worker.
+    pub idle_connections: usize,
+}
+
+impl Default for Settings {
+    /// Sixty seconds are shorter than what most servers keep, so that it is rarely the server who closes.
+    fn default() -> Self {
+        Self { connect: Duration::from_secs(5), idle: Duration::from_secs(60), idle_connections: 256 }
+    }
+}
 
 /// Connections of one worker to all its upstreams.
 pub struct Pool<B> {
-    idle: RefCell<FxHashMap<u64, Vec<Idle<B>>>>,
-    connect_limit: Duration,
-    open: Arc<AtomicUsize>,
+    shelves: RefCell<FxHashMap<u64, Shelf<B>>>,
+    settings: Settings,
+    dialer: Dialer,
+    last_number: Cell<u64>,
 }
 
-struct Idle<B> {
-    sender: http1::SendRequest<B>,
-    wire: Rc<Wire>,
-    since: Instant,
+/// Connections to one upstream.
+struct Shelf<B> {
+    /// A stack.
+    idle: Vec<Idle<B>>,
+    /// By rising number.
+    shared: Vec<Rc<Shared<B>>>,
+    opening: Vec<Rc<Opening>>,
+    /// What its latest shared connection carries; how many may wait for one that is being made.
+    streams_max: usize,
+}
+
+impl<B> Default for Shelf<B> {
+    fn default() -> Self {
+        Self { idle: Vec::new(), shared: Vec::new(), opening: Vec::new(), streams_max: http2::STREAMS_MAX }
+    }
+}
+
+impl<B> Pool<B> {
+    /// An empty pool.
+    pub fn new(settings: Settings) -> Rc<Self> {
+        let dialer = Dialer { limit: settings.connect, failures: RefCell::default(), open: Arc::default() };
+        Rc::new(Self { shelves: RefCell::default(), settings, dialer, last_number: Cell::new(0) })
+    }
+
+    /// Open connections, idle or not, and those that were upgraded; for metrics.
+    pub fn open(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.dialer.open)
+    }
+
+    /// Closes connections that have been idle for too long or are too old. To be called every few
+    /// seconds.
+    pub fn prune(&self) {
+        let now = Instant::now();
+        let is_recent = |since: Instant| now - since < self.settings.idle;
+        self.shelves.borrow_mut().retain(|_, shelf| {
+            shelf.idle.retain(|idle| is_recent(idle.since) && idle.is_fit(now));
+            shelf.shared.retain(|shared| {
+                shared.is_fit(now) && (shared.streams.get() > 0 || is_recent(shared.since.get()))
+            });
+            !shelf.idle.is_empty() || !shelf.shared.is_empty() || !shelf.opening.is_empty()
+        });
+    }
+
+    /// A connection of one's own comes back.
+    pub(super) fn keep(&self, id: u64, idle: Idle<B>) {
+        let mut shelves = self.shelves.borrow_mut();
+        let shelf = shelves.entry(id).or_default();
+        if shelf.idle.len() < self.settings.idle_connections && idle.is_fit(idle.since) {
+            shelf.idle.push(idle);
+        }
+    }
+
+    /// A shared connection has no requests now.
+    pub(super) fn rest(&self, shared: &Rc<Shared<B>>) {
+        let mut shelves = self.shelves.borrow_mut();
+        let Some(shelf) = shelves.get_mut(&shared.upstream.id) else { return };
+        let at_rest = shelf.shared.iter().filter(|shared| shared.streams.get() == 0).count();
+        if at_rest + shelf.idle.len() > self.settings.idle_connections || !shared.is_fit(Instant::now()) {
+            shelf.forget(shared);
+        }
+    }
+
+    /// A shared connection gets no more requests; it closes with its last one.
+    pub(super) fn forget(&self, shared: &Rc<Shared<B>>) {
+        if let Some(shelf) = self.shelves.borrow_mut().get_mut(&shared.upstream.id) {
+            shelf.forget(shared);
+        }
+    }
+
+    fn next_number(&self) -> u64 {
+        self.last_number.set(self.last_number.get() + 1);
+        self.last_number.get()
+    }
+}
+
+impl<B> Shelf<B> {
+    fn forget(&mut self, shared: &Rc<Shared<B>>) {
+        self.shared.retain(|known| !Rc::ptr_eq(known, shared));
+    }
+
+    /// A shared connection with room. The newest first, so that old ones come to their ends.
+    fn share(&mut self, newer_than: u64) -> Option<Rc<Shared<B>>> {
+        if self.shared.is_empty() {
+            return None;
+        }
+        let now = Instant::now();
+        self.shared.retain(|shared| shared.is_fit(now));
+        let mut newer = self.shared.iter().rev().take_while(|shared| shared.number > newer_than);
+        newer.find(|shared| shared.has_room()).cloned()
+    }
+
+    fn take(&mut self) -> Option<Idle<B>> {
+        if self.idle.is_empty() {
+            return None;
+        }
+        let now = Instant::now();
+        std::iter::from_fn(|| self.idle.pop()).find(|idle| idle.is_fit(now))
+    }
+}
+
+/// What lies in the pool for a request.
+enum Found<B> {
+    Shared(Rc<Shared<B>>),
+    Idle(Idle<B>),
 }
 
 impl<B> Pool<B>
@@ -54,146 +167,159 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    /// An empty pool whose connection attempts end after `connect_limit`.
-    pub fn new(connect_limit: Duration) -> Rc<Self> {
-        Rc::new(Self { idle: RefCell::default(), connect_limit, open: Arc::default() })
-    }
-
-    /// Open connections, idle or not; for metrics.
-    pub fn open(&self) -> Arc<AtomicUsize> {
-        Arc::clone(&self.open)
-    }
-
-    /// The most recently used idle connection, or a new one.
+    /// A shared connection with room, or the most recently used idle one, or a new one.
     ///
     /// # Errors
     /// When a new connection cannot be made.
-    pub async fn connection(self: &Rc<Self>, upstream: &Upstream) -> Result<Connection<B>, ConnectError> {
-        while let Some(mut idle) = self.take(upstream.id) {
+    pub async fn connection(
+        self: &Rc<Self>,
+        upstream: &Arc<Upstream>,
+        want: Want,
+    ) -> Result<Connection<B>, ConnectError> {
+        match self.ready(upstream, want, 0).await {
+            Some(connection) => Ok(connection),
+            None => self.open_any(upstream, want, 0).await,
+        }
+    }
+
+    /// A connection that is newer than `failed`, which took no request.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub async fn another(
+        self: &Rc<Self>,
+        upstream: &Arc<Upstream>,
+        want: Want,
+        failed: &Connection<B>,
+    ) -> Result<Connection<B>, ConnectError> {
+        let Some(number) = failed.number() else { return self.open_own(upstream, want).await };
+        let share = self.shelves.borrow_mut().get_mut(&upstream.id).and_then(|shelf| shelf.share(number));
+        match share {
+            Some(shared) if upstream.may_share(want) => Ok(Connection::share(self, &shared)),
+            _ => self.open_any(upstream, want, number).await,
+        }
+    }
+
+    /// A connection from the pool.
+    async fn ready(
+        self: &Rc<Self>,
+        upstream: &Upstream,
+        want: Want,
+        newer_than: u64,
+    ) -> Option<Connection<B>> {
+        loop {
+            let mut idle = match self.find(upstream, want, newer_than)? {
+                Found::Shared(shared) => return Some(Connection::share(self, &shared)),
+                Found::Idle(idle) => idle,
+            };
             // Ready at once unless the last answer's end is still being noticed. An error means closed,
             // and one that takes longer is busy with what nobody waits for any more.
             let becomes_ready = async { idle.sender.is_ready() || idle.sender.ready().await.is_ok() };
             if tokio::time::timeout(READY_LIMIT, becomes_ready).await.unwrap_or(false) {
-                return Ok(self.lend(upstream, idle, true));
+                return Some(Connection::whole(self, upstream.id, idle, want));
             }
         }
-        self.new_connection(upstream).await
     }
 
-    /// A connection that nobody has used before.
-    ///
-    /// # Errors
-    /// When it cannot be made.
-    pub async fn new_connection(self: &Rc<Self>, upstream: &Upstream) -> Result<Connection<B>, ConnectError> {
-        let stream = connect::connect(upstream, self.connect_limit).await?;
-        let wire = stream.wire();
-        let (sender, connection) = http1::Builder::new()
-            .max_buf_size(READ_BUFFER_MAX)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|e| ConnectError::Unreachable(std::io::Error::other(e)))?;
-        let open = Open::count(&self.open);
-        // Ends by itself when the connection closes or its sender is dropped.
+    fn find(&self, upstream: &Upstream, want: Want, newer_than: u64) -> Option<Found<B>> {
+        let mut shelves = self.shelves.borrow_mut();
+        let shelf = shelves.get_mut(&upstream.id)?;
+        if upstream.may_share(want)
+            && let Some(shared) = shelf.share(newer_than)
+        {
+            return Some(Found::Shared(shared));
+        }
+        shelf.take().map(Found::Idle)
+    }
+
+    /// A connection that is being made, by this request or another, if it may be shared.
+    async fn open_any(
+        self: &Rc<Self>,
+        upstream: &Arc<Upstream>,
+        want: Want,
+        newer_than: u64,
+    ) -> Result<Connection<B>, ConnectError> {
+        for _ in 0..JOINS_MAX {
+            if !upstream.may_share(want) {
+                break;
+            }
+            self.join(upstream, newer_than).ended().await?;
+            if let Some(connection) = self.ready(upstream, want, newer_than).await {
+                return Ok(connection);
+            }
+        }
+        self.open_own(upstream, want).await
+    }
+
+    /// A connection for this request alone to begin with.
+    async fn open_own(
+        self: &Rc<Self>,
+        upstream: &Arc<Upstream>,
+        want: Want,
+    ) -> Result<Connection<B>, ConnectError> {
+        let number = self.next_number();
+        Ok(match self.open_one(upstream, want, number).await? {
+            Found::Idle(idle) => Connection::whole(self, upstream.id, idle, want),
+            Found::Shared(shared) => {
+                let connection = Connection::share(self, &shared);
+                self.put(upstream, Found::Shared(shared));
+                connection
+            }
+        })
+    }
+
+    /// The connection that is being made and has room for one more who waits; begins one if need be.
+    fn join(self: &Rc<Self>, upstream: &Arc<Upstream>, newer_than: u64) -> Rc<Opening> {
+        let mut shelves = self.shelves.borrow_mut();
+        let shelf = shelves.entry(upstream.id).or_default();
+        let room = shelf.streams_max;
+        let known = shelf.opening.iter().find(|opening| opening.number > newer_than && opening.join(room));
+        if let Some(known) = known {
+            return Rc::clone(known);
+        }
+        let (opening, end) = Opening::begin(self.next_number());
+        shelf.opening.push(Rc::clone(&opening));
+        let (pool, upstream, number) = (Rc::clone(self), Arc::clone(upstream), opening.number);
+        // Bounded by the limit on connecting, and of use to others when the caller hangs up.
         tokio::task::spawn_local(async move {
-            let _open = open;
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "upstream connection ended");
+            let outcome = pool.open_one(&upstream, Want::Any, number).await;
+            let outcome = outcome.map(|found| pool.put(&upstream, found));
+            if let Some(shelf) = pool.shelves.borrow_mut().get_mut(&upstream.id) {
+                shelf.opening.retain(|opening| opening.number != number);
             }
+            end.with(outcome);
         });
-        Ok(self.lend(upstream, Idle { sender, wire, since: Instant::now() }, false))
+        opening
     }
 
-    /// Closes connections that have been idle for too long. To be called every few seconds.
-    pub fn prune(&self) {
-        let now = Instant::now();
-        self.idle.borrow_mut().retain(|_, idle| {
-            // The oldest are at the front: the pool is a stack.
-            let keep = idle.iter().position(|i| now - i.since < IDLE_TIME).unwrap_or(idle.len());
-            idle.drain(..keep);
-            idle.retain(|i| !i.sender.is_closed());
-            !idle.is_empty()
-        });
-    }
-
-    fn take(&self, id: u64) -> Option<Idle<B>> {
-        let mut idle = self.idle.borrow_mut();
-        let idle = idle.get_mut(&id)?;
-        std::iter::from_fn(|| idle.pop()).find(|idle| !idle.sender.is_closed())
-    }
-
-    fn lend(self: &Rc<Self>, upstream: &Upstream, idle: Idle<B>, reused: bool) -> Connection<B> {
-        let Idle { sender, wire, .. } = idle;
-        Connection { sender, wire, id: upstream.id, reused, is_spent: false, pool: Rc::clone(self) }
-    }
-}
-
-/// A connection in use by one request.
-pub struct Connection<B> {
-    sender: http1::SendRequest<B>,
-    wire: Rc<Wire>,
-    id: u64,
-    reused: bool,
-    is_spent: bool,
-    pool: Rc<Pool<B>>,
-}
-
-impl<B> Connection<B>
-where
-    B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    /// Whether the connection has carried a request before, so that the upstream may have closed it.
-    pub fn is_reused(&self) -> bool {
-        self.reused
-    }
-
-    /// Bytes that have left over this connection so far.
-    pub fn sent_bytes(&self) -> u64 {
-        self.wire.sent_bytes()
-    }
-
-    /// Sends one request. The error gives the request back when nothing of it was sent.
-    ///
-    /// # Errors
-    /// hyper's, with the request inside if it never left.
-    pub fn send(
-        &mut self,
-        request: Request<B>,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<B>>>> + use<B> {
-        self.sender.try_send_request(request)
-    }
-
-    /// The connection is not to be used again after this request.
-    pub fn retire(&mut self) {
-        self.is_spent = true;
-    }
-
-    /// Gives the connection back once its response has been read to the end. A connection that is
-    /// dropped instead closes.
-    pub fn give_back(self) {
-        if self.is_spent {
-            return;
+    async fn open_one(
+        &self,
+        upstream: &Arc<Upstream>,
+        want: Want,
+        number: u64,
+    ) -> Result<Found<B>, ConnectError> {
+        let Connected { stream, is_http2 } = self.dialer.connect(upstream, want).await?;
+        if want == Want::Any {
+            upstream.learn(is_http2);
         }
-        let mut idle = self.pool.idle.borrow_mut();
-        let idle = idle.entry(self.id).or_default();
-        if idle.len() < IDLE_MAX && !self.sender.is_closed() && !self.wire.is_deaf() {
-            idle.push(Idle { sender: self.sender, wire: self.wire, since: Instant::now() });
+        let expires = Instant::now() + upstream.life();
+        Ok(if is_http2 {
+            Found::Shared(http2::begin(stream, upstream, number, expires).await?)
+        } else {
+            Found::Idle(http1::begin(stream, expires).await?)
+        })
+    }
+
+    fn put(&self, upstream: &Upstream, found: Found<B>) {
+        let mut shelves = self.shelves.borrow_mut();
+        let shelf = shelves.entry(upstream.id).or_default();
+        match found {
+            Found::Idle(idle) => shelf.idle.push(idle),
+            Found::Shared(shared) => {
+                shelf.streams_max = shared.streams_max().max(1);
+                let at = shelf.shared.partition_point(|known| known.number < shared.number);
+                shelf.shared.insert(at, shared);
+            }
         }
-    }
-}
-
-/// Counts one open connection while it lives.
-struct Open(Arc<AtomicUsize>);
-
-impl Open {
-    fn count(open: &Arc<AtomicUsize>) -> Self {
-        open.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(open))
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

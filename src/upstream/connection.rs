@@ -1,0 +1,272 @@
+//! A connection in use by one request: its own with HTTP/1.1, a share of one with HTTP/2.
+
+use std::{rc::Rc, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, Response, Version};
+use http_body::Body;
+use hyper::{
+    body::Incoming,
+    client::conn::{TrySendError, http1},
+};
+use tokio::{sync::oneshot, time::Instant};
+
+use crate::upstream::{
+    Want,
+    http1::{Claim, Idle},
+    http2::{self, Shared, Taken},
+    pool::Pool,
+    stream::{Upgraded, Wire},
+};
+
+/// A shared connection from which nothing at all has come for so long while a request was waiting is
+/// not trusted with further ones: its peer may have vanished without a word.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+
+/// Why a request got no response.
+pub enum SendError<B> {
+    /// Nothing of it has left; here it is again.
+    Unsent(Box<Request<B>>),
+    /// The upstream has said that it did nothing with it (RFC 9113 §8.7).
+    Unprocessed(hyper::Error),
+    /// The upstream may have acted.
+    Failed(hyper::Error),
+}
+
+/// A connection in use by one request.
+pub struct Connection<B> {
+    lane: Lane<B>,
+    is_reused: bool,
+}
+
+enum Lane<B> {
+    Http1(Whole<B>),
+    Http2(Share<B>),
+}
+
+/// A connection of one's own.
+struct Whole<B> {
+    sender: http1::SendRequest<B>,
+    wire: Rc<Wire>,
+    id: u64,
+    expires: Instant,
+    is_spent: bool,
+    claim: Option<Claim>,
+    pool: Rc<Pool<B>>,
+}
+
+/// A place on a shared connection.
+struct Share<B> {
+    shared: Rc<Shared<B>>,
+    pool: Rc<Pool<B>>,
+}
+
+impl<B> Connection<B> {
+    pub(super) fn whole(pool: &Rc<Pool<B>>, id: u64, idle: Idle<B>, want: Want) -> Self {
+        let Idle { sender, wire, expires, is_used, .. } = idle;
+        let claim = (want == Want::Http1).then(|| wire.open_claim());
+        let whole = Whole { sender, wire, id, expires, is_spent: false, claim, pool: Rc::clone(pool) };
+        Self { lane: Lane::Http1(whole), is_reused: is_used }
+    }
+
+    pub(super) fn share(pool: &Rc<Pool<B>>, shared: &Rc<Shared<B>>) -> Self {
+        shared.streams.set(shared.streams.get() + 1);
+        let is_reused = shared.is_used.replace(true);
+        let share = Share { shared: Rc::clone(shared), pool: Rc::clone(pool) };
+        Self { lane: Lane::Http2(share), is_reused }
+    }
+
+    /// The number of a shared connection.
+    pub(super) fn number(&self) -> Option<u64> {
+        match &self.lane {
+            Lane::Http1(_) => None,
+            Lane::Http2(share) => Some(share.shared.number),
+        }
+    }
+
+    /// HTTP/1.1 or HTTP/2.
+    pub fn version(&self) -> Version {
+        match &self.lane {
+            Lane::Http1(_) => Version::HTTP_11,
+            Lane::Http2(_) => Version::HTTP_2,
+        }
+    }
+
+    /// Whether WebSockets can go over it as extended CONNECT (RFC 8441).
+    pub fn takes_extended_connect(&self) -> bool {
+        match &self.lane {
+            Lane::Http1(_) => false,
+            Lane::Http2(share) => share.shared.takes_extended_connect(),
+        }
+    }
+
+    /// Whether the connection has carried a request before, so that the upstream may have closed it.
+    pub fn is_reused(&self) -> bool {
+        self.is_reused
+    }
+
+    /// Bytes that have left over this connection so far, also for others that share it.
+    pub fn sent_bytes(&self) -> u64 {
+        match &self.lane {
+            Lane::Http1(whole) => whole.wire.sent_bytes(),
+            Lane::Http2(share) => share.shared.wire.sent_bytes(),
+        }
+    }
+
+    /// The connection is not to be used again after this request.
+    pub fn retire(&mut self) {
+        match &mut self.lane {
+            Lane::Http1(whole) => whole.is_spent = true,
+            Lane::Http2(share) => share.pool.forget(&share.shared),
+        }
+    }
+
+    /// Gives the connection back once its response has been read to the end. A connection of one's own
+    /// that is dropped instead closes; of a shared one only the request's stream does.
+    pub fn give_back(self) {
+        let Lane::Http1(whole) = self.lane else { return };
+        if whole.is_spent {
+            return;
+        }
+        let Whole { sender, wire, id, expires, pool, .. } = whole;
+        pool.keep(id, Idle { sender, wire, since: Instant::now(), expires, is_used: true });
+    }
+
+    /// The bytes of a connection whose upstream has answered 101, with those that were read already.
+    /// `None` when it is gone, or when it was not asked for as [`Want::Http1`].
+    pub fn into_upgraded(self) -> impl Future<Output = Option<Upgraded>> {
+        let (reply, upgraded) = oneshot::channel();
+        if let Lane::Http1(Whole { claim: Some(claim), .. }) = self.lane {
+            let _ = claim.send(reply);
+        }
+        async move { upgraded.await.ok() }
+    }
+}
+
+impl<B> Connection<B>
+where
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    /// Sends one request, written for HTTP/1.1 whatever the connection speaks.
+    ///
+    /// # Errors
+    /// [`SendError`], which says whether the upstream may have acted.
+    pub fn send(
+        &mut self,
+        request: Request<B>,
+    ) -> impl Future<Output = Result<Response<Incoming>, SendError<B>>> + use<B> {
+        let (sending, awaiting) = match &mut self.lane {
+            Lane::Http1(whole) => (Sending::Http1(whole.sender.try_send_request(request)), None),
+            Lane::Http2(share) => {
+                let (sending, awaiting) = share.send(request);
+                (Sending::Http2(sending), Some(awaiting))
+            }
+        };
+        async move {
+            let outcome = match sending {
+                Sending::Http1(sending) => sending.await,
+                Sending::Http2(sending) => sending.await,
+            };
+            match awaiting {
+                None => outcome.map_err(of_http1),
+                Some(awaiting) => awaiting.finish(outcome),
+            }
+        }
+    }
+}
+
+/// The library's two ways to wait for a response.
+enum Sending<A, B> {
+    Http1(A),
+    Http2(B),
+}
+
+type Outcome<B> = Result<Response<Incoming>, TrySendError<Request<B>>>;
+
+impl<B> Share<B>
+where
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    fn send(&self, mut request: Request<B>) -> (impl Future<Output = Outcome<B>> + use<B>, Awaiting<B>) {
+        let taken = http2::translate(&mut request, &self.shared.upstream);
+        let awaiting = Awaiting {
+            shared: Rc::clone(&self.shared),
+            pool: Rc::clone(&self.pool),
+            since: Instant::now(),
+            received_bytes: self.shared.wire.received_bytes(),
+            taken: Some(taken),
+        };
+        (self.shared.sender.clone().try_send_request(request), awaiting)
+    }
+}
+
+/// A request on a shared connection until its response comes.
+struct Awaiting<B> {
+    shared: Rc<Shared<B>>,
+    pool: Rc<Pool<B>>,
+    since: Instant,
+    /// What had come when the request was sent.
+    received_bytes: u64,
+    /// `None` once the wait is over.
+    taken: Option<Taken>,
+}
+
+impl<B> Awaiting<B> {
+    fn finish(mut self, outcome: Outcome<B>) -> Result<Response<Incoming>, SendError<B>> {
+        let taken = self.taken.take();
+        let mut error = match outcome {
+            Ok(response) => return Ok(response),
+            Err(error) => error,
+        };
+        if let Some(mut request) = error.take_message() {
+            // The connection takes no more requests.
+            self.pool.forget(&self.shared);
+            taken.into_iter().for_each(|taken| http2::restore(&mut request, taken));
+            return Err(SendError::Unsent(Box::new(request)));
+        }
+        let error = error.into_error();
+        let cause = std::error::Error::source(&error).and_then(|e| e.downcast_ref::<h2::Error>());
+        if !cause.is_some_and(h2::Error::is_reset) {
+            self.pool.forget(&self.shared);
+        }
+        let is_unprocessed = cause.is_some_and(is_unprocessed);
+        Err(if is_unprocessed { SendError::Unprocessed(error) } else { SendError::Failed(error) })
+    }
+}
+
+/// A wait that was given up.
+impl<B> Drop for Awaiting<B> {
+    fn drop(&mut self) {
+        let is_silent = self.shared.wire.received_bytes() == self.received_bytes;
+        if self.taken.is_some() && is_silent && self.since.elapsed() >= SILENCE_MAX {
+            self.pool.forget(&self.shared);
+        }
+    }
+}
+
+fn of_http1<B>(mut error: TrySendError<Request<B>>) -> SendError<B> {
+    match error.take_message() {
+        Some(request) => SendError::Unsent(Box::new(request)),
+        None => SendError::Failed(error.into_error()),
+    }
+}
+
+/// RFC 9113 §8.7: the two ways in which a server says that it has not acted. A GOAWAY fails only
+/// streams above its last one; one with an error code may be the request's own fault.
+fn is_unprocessed(error: &h2::Error) -> bool {
+    let reason = if error.is_go_away() { h2::Reason::NO_ERROR } else { h2::Reason::REFUSED_STREAM };
+    error.is_remote() && error.reason() == Some(reason)
+}
+
+impl<B> Drop for Share<B> {
+    fn drop(&mut self) {
+        let left = self.shared.streams.get().saturating_sub(1);
+        self.shared.streams.set(left);
+        if left == 0 {
+            self.shared.since.set(Instant::now());
+            self.pool.rest(&self.shared);
+        }
+    }
+}

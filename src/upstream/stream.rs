@@ -1,0 +1,201 @@
+//! The bytes of one connection to an upstream, and what is known of them from outside.
+
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    pin::Pin,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    sync::oneshot,
+};
+use tokio_rustls::client::TlsStream;
+
+use crate::upstream::gather;
+
+/// A connection to an upstream.
+///
+/// An upstream that answers early, for instance with 401 to an upload, may close its end while we are
+/// still sending. Its answer is there to be read, so a failed write is not the end: from then on what
+/// is written goes nowhere, and reading tells what the upstream had to say.
+pub struct Stream {
+    transport: Transport,
+    wire: Rc<Wire>,
+    _open: Open,
+}
+
+/// What a connection's bytes go over.
+pub(super) enum Transport {
+    /// Without TLS.
+    Plain(TcpStream),
+    /// With TLS.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// An upgraded connection: its bytes, and those that were read already.
+pub type Upgraded = (Stream, Bytes);
+
+/// What is known of a connection while the protocol above holds its bytes.
+#[derive(Default)]
+pub(super) struct Wire {
+    is_deaf: Cell<bool>,
+    sent_bytes: Cell<u64>,
+    received_bytes: Cell<u64>,
+    /// Who may ask for the bytes when HTTP ends on this connection.
+    claim: RefCell<Option<oneshot::Receiver<oneshot::Sender<Upgraded>>>>,
+}
+
+impl Wire {
+    /// Whether the upstream has stopped listening; such a connection is never used again.
+    pub(super) fn is_deaf(&self) -> bool {
+        self.is_deaf.get()
+    }
+
+    /// Bytes that the system has taken so far. Unchanged means that nothing of a request has left.
+    pub(super) fn sent_bytes(&self) -> u64 {
+        self.sent_bytes.get()
+    }
+
+    /// Bytes that have come so far.
+    pub(super) fn received_bytes(&self) -> u64 {
+        self.received_bytes.get()
+    }
+
+    /// Opens the way to the bytes after an upgrade. Dropping the returned end closes it again.
+    pub(super) fn open_claim(&self) -> oneshot::Sender<oneshot::Sender<Upgraded>> {
+        let (claim, claimed) = oneshot::channel();
+        self.claim.replace(Some(claimed));
+        claim
+    }
+
+    /// Waits until it is decided whether somebody wants the bytes.
+    pub(super) async fn claimed(&self) -> Option<oneshot::Sender<Upgraded>> {
+        let claim = self.claim.take()?;
+        claim.await.ok()
+    }
+}
+
+impl Stream {
+    /// Puts a connection together; `open` counts it while it lives.
+    pub(super) fn new(transport: Transport, open: &Arc<AtomicUsize>) -> Self {
+        Self { transport, wire: Rc::default(), _open: Open::count(open) }
+    }
+
+    /// What is known of it, also later.
+    pub(super) fn wire(&self) -> Rc<Wire> {
+        Rc::clone(&self.wire)
+    }
+
+    /// Turns the failure of a write of `length` bytes into deafness, and counts a success.
+    fn survive(&self, written: Poll<io::Result<usize>>, length: usize) -> Poll<io::Result<usize>> {
+        match written {
+            Poll::Ready(Err(error)) if is_closed_by_peer(&error) => {
+                self.wire.is_deaf.set(true);
+                Poll::Ready(Ok(length))
+            }
+            Poll::Ready(Ok(sent)) => {
+                self.wire.sent_bytes.set(self.wire.sent_bytes.get() + sent as u64);
+                Poll::Ready(Ok(sent))
+            }
+            written => written,
+        }
+    }
+}
+
+fn is_closed_by_peer(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let read = match &mut this.transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
+        };
+        ready!(read)?;
+        let received = (buf.filled().len() - before) as u64;
+        this.wire.received_bytes.set(this.wire.received_bytes.get() + received);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.wire.is_deaf() {
+            return Poll::Ready(Ok(buf.len()));
+        }
+        let written = match &mut this.transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
+        };
+        this.survive(written, buf.len())
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let length = bufs.iter().map(|buf| buf.len()).sum();
+        if this.wire.is_deaf() {
+            return Poll::Ready(Ok(length));
+        }
+        let written = match &mut this.transport {
+            Transport::Plain(stream) => gather::poll_write(stream, cx, bufs),
+            Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, bufs),
+        };
+        this.survive(written, length)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.transport {
+            Transport::Plain(stream) => stream.is_write_vectored(),
+            Transport::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let flushed = match &mut this.transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
+        };
+        this.survive(flushed.map_ok(|()| 0), 0).map_ok(|_| ())
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
+        }
+    }
+}
+
+/// Counts one open connection while it lives.
+struct Open(Arc<AtomicUsize>);
+
+impl Open {
+    fn count(open: &Arc<AtomicUsize>) -> Self {
+        open.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(open))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
