@@ -28,6 +28,7 @@ mod collect;
 mod field;
 mod file;
 mod file_profiles;
+mod limits;
 mod lower;
 mod names;
 mod overlay;

@@ -24,9 +24,12 @@ use crate::{caller::Caller, proxy::worker::Worker};
 
 mod bind;
 mod connections;
+mod frames;
 mod framing;
 mod guard;
+mod http2;
 mod serve;
+mod streams;
 mod transport;
 mod watched;
 
@@ -58,11 +61,28 @@ pub struct Limits {
     pub uri_bytes: usize,
     /// Connections of one listener, all workers together.
     pub connections: usize,
+    /// Requests at a time on one HTTP/2 connection.
+    pub http2_streams: u32,
+    /// Bytes of a request body that an HTTP/2 caller may send ahead on one stream.
+    pub http2_stream_window: u32,
+    /// And on all streams of a connection together.
+    pub http2_connection_window: u32,
+    /// Bytes of an HTTP/2 header list (RFC 9113 §6.5.2).
+    pub http2_header_bytes: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { header_bytes: 32 * 1024, headers: 100, uri_bytes: 16 * 1024, connections: 10_000 }
+        Self {
+            header_bytes: 32 * 1024,
+            headers: 100,
+            uri_bytes: 16 * 1024,
+            connections: 10_000,
+            http2_streams: 100,
+            http2_stream_window: 64 * 1024,
+            http2_connection_window: 1024 * 1024,
+            http2_header_bytes: 16 * 1024,
+        }
     }
 }
 

@@ -4,10 +4,11 @@
 //! in their order; there is no middleware. Whatever fails becomes a [`fault::Fault`], and whatever
 //! happens, also a caller who hangs up, ends in one [`record::Record`].
 
-use std::{any::Any, rc::Rc};
+use std::rc::Rc;
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request};
 use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
 
 use crate::{
     caller::Caller,
@@ -17,6 +18,9 @@ use crate::{
         fault::{BadRequest, Fault},
         headers::Outgoing,
         record::Record,
+        settings::Underscores,
+        tunnel::{Far, Tunnel},
+        upgrade::Handshake,
         worker::{RouteState, Worker},
     },
     route::{self, path},
@@ -27,12 +31,19 @@ pub mod answer;
 pub mod attempt;
 pub mod challenge;
 pub mod fault;
+pub mod forwarded;
 pub mod headers;
+mod interim;
+mod line;
 pub mod record;
 pub mod recovery;
 pub mod settings;
 pub mod target;
+pub mod tunnel;
+pub mod upgrade;
 pub mod worker;
+
+pub use line::{Interim, Line};
 
 /// A request as a listener hands it over: refused already when its bytes are no HTTP that can be
 /// trusted.
@@ -44,19 +55,20 @@ pub struct Inbound {
     /// Who sent it.
     pub caller: Caller,
     /// Dropped when the request is over, its answer included, so that the listener notices.
-    pub presence: Box<dyn Any>,
+    pub line: Rc<dyn Line>,
 }
 
 /// Serves one request.
 pub async fn respond(worker: Rc<Worker>, inbound: Inbound) -> Response<Answer> {
-    let Inbound { request, refused, caller, presence } = inbound;
-    let mut record = Record::begin(&worker, &request, caller, presence, refused.is_none());
+    let Inbound { request, refused, caller, line } = inbound;
+    let mut record = Record::begin(&worker, &request, caller, line, refused.is_none());
     let outcome = match refused {
         Some(fault) => Err(fault),
         None => forward(&worker, request, &mut record).await,
     };
     match outcome {
-        Ok(sent) => answer(&worker, sent, record),
+        Ok((sent, Some(handshake))) if sent.is_upgraded => switch(&worker, sent, handshake, record).await,
+        Ok((sent, _)) => answer(&worker, sent, record),
         Err(fault) => Answer::fault(fault, record),
     }
 }
@@ -66,29 +78,22 @@ async fn forward(
     worker: &Rc<Worker>,
     request: Request<Incoming>,
     record: &mut Record,
-) -> Result<Sent, Fault> {
+) -> Result<(Sent, Option<Handshake>), Fault> {
     let (mut head, body) = request.into_parts();
+    let handshake = upgrade::take(&mut head)?;
     let route = find_route(worker, &head, record)?;
+    let handshake = upgrade::allowed(handshake, route.settings().websocket)?;
     let target = target::upstream_target(route.settings(), route.prefix(), &head.uri)?;
-    headers::prepare(
-        &mut head.headers,
-        &Outgoing {
-            host: route.upstream().host(),
-            preserve_host: route.settings().preserve_host,
-            pass_authorization: route.settings().pass_authorization,
-            via: worker.via(),
-            pseudonym: worker.pseudonym(),
-            request_id: record.request_id(),
-        },
-    )?;
+    prepare(worker, &route, &mut head, record)?;
     head.uri = target;
-    let mut exchange = Exchange::new(worker, &route, head, body);
+    let mut exchange = Exchange::new(worker, &route, record, (head, body), handshake)?;
     record.uploads(exchange.body());
     let Some(profile) = route.profile() else {
-        return exchange.send(None, record).await;
+        let sent = exchange.send(None, record).await?;
+        return Ok((sent, exchange.take_handshake()));
     };
     let token = match route.current_token() {
-        Some(current) if exchange.is_replayable().is_ok() => current,
+        Some(current) if exchange.may_be_refused() => current,
         // A body that can be sent once only is not risked on a token that is being replaced.
         _ => {
             let token = profile.acquire_unrejected(profile.patience()).await.map_err(unavailable)?;
@@ -97,13 +102,53 @@ async fn forward(
     };
     let (generation, credential) = token;
     let first = exchange.send(Some(credential), record).await?;
-    if first.response.status() != StatusCode::UNAUTHORIZED {
+    let sent = if exchange.is_refused(&first) {
+        recovery::recover(&mut exchange, profile, generation, first, record).await
+    } else {
         if let Some(body) = exchange.body() {
             body.settle();
         }
-        return Ok(first);
+        first
+    };
+    Ok((sent, exchange.take_handshake()))
+}
+
+/// Phase 5, all but the credential: the header for the upstream.
+fn prepare(
+    worker: &Worker,
+    route: &RouteState,
+    head: &mut request::Parts,
+    record: &Record,
+) -> Result<(), Fault> {
+    let settings = route.settings();
+    // HTTP/2 names the host in the target; everything that follows reads the field.
+    if head.version == Version::HTTP_2
+        && let Some(authority) = head.uri.authority()
+    {
+        let host = HeaderValue::from_str(authority.as_str());
+        head.headers.insert(header::HOST, host.map_err(|_| Fault::BadRequest(BadRequest::Target))?);
     }
-    Ok(recovery::recover(&mut exchange, profile, generation, first, record).await)
+    let host = head.headers.get(header::HOST).cloned();
+    let source = forwarded::Source {
+        address: record.caller().ip(),
+        is_trusted: record.caller().is_trusted(),
+        is_tls: record.line().is_tls(),
+        host: host.as_ref(),
+    };
+    let outgoing = Outgoing {
+        host: route.upstream().host(),
+        preserve_host: settings.preserve_host,
+        pass_authorization: settings.pass_authorization,
+        via: worker.via(head.version),
+        pseudonym: worker.pseudonym(),
+        request_id: record.request_id(),
+        version: head.version,
+        // Only where a credential could be misused by a name that passes for another.
+        underscores: route.profile().map_or(Underscores::Allow, |_| settings.underscores),
+        forwarded: settings.forwarded,
+        source,
+    };
+    headers::prepare(&mut head.headers, &outgoing)
 }
 
 fn unavailable(unavailable: Unavailable) -> Fault {
@@ -122,7 +167,10 @@ fn find_route(
     if matches!(head.method, Method::TRACE | Method::CONNECT) {
         return Err(Fault::MethodRefused);
     }
-    let host = headers::host(&head.uri, head.version, &head.headers).map_err(Fault::BadRequest)?;
+    let host = headers::host(head, record.line().is_tls()).map_err(Fault::BadRequest)?;
+    if record.line().is_misdirected(host) {
+        return Err(Fault::BadRequest(BadRequest::Misdirected));
+    }
     let raw = head.uri.path();
     if raw == "*" && head.method == Method::OPTIONS {
         return Err(Fault::NoRoute);
@@ -153,16 +201,37 @@ fn find_route(
 
 /// Phase 8: an upstream's response, made fit for the caller.
 fn answer(worker: &Worker, sent: Sent, mut record: Record) -> Response<Answer> {
-    let Sent { response, connection, upload } = sent;
+    let Sent { response, connection, upload, .. } = sent;
     let (mut head, body) = response.into_parts();
-    headers::answer(&mut head.headers, record.request_id());
+    headers::answer(&mut head.headers, record.request_id(), record.wants_trailers());
+    if head.status == StatusCode::UNAUTHORIZED && record.profile_name().is_some() {
+        headers::disown_challenge(&mut head.headers);
+    }
     // RFC 9110 §2.5: the version is this hop's, whatever the upstream's is.
     head.version = Version::HTTP_11;
     // An upload that is not read to its end leaves bytes that no next request could follow.
     let is_early = upload.as_ref().is_some_and(|upload| !upload.is_sent());
-    if worker.is_draining() || is_early {
+    if (worker.is_draining() || is_early) && record.version() != Version::HTTP_2 {
         head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     record.answered(head.status);
     Response::from_parts(head, Answer::upstream(body, connection, upload, record))
+}
+
+/// Phase 8 of a WebSocket: the upstream has agreed, and from here on bytes go both ways.
+async fn switch(worker: &Worker, sent: Sent, handshake: Handshake, mut record: Record) -> Response<Answer> {
+    let Sent { mut response, connection, .. } = sent;
+    let upgrading = hyper::upgrade::on(&mut response);
+    let far = match connection.version() {
+        Version::HTTP_2 => upgrading.await.ok().map(|stream| Far::Http2(TokioIo::new(stream))),
+        _ => connection.into_upgraded().await.map(|(stream, ahead)| Far::Http1(stream, ahead)),
+    };
+    let Some(far) = far else { return Answer::fault(Fault::UpstreamProtocol, record) };
+    headers::answer(response.headers_mut(), record.request_id(), false);
+    let mut response = response.map(|_| Answer::none());
+    let near = upgrade::answer(handshake, &mut response);
+    record.answered(response.status());
+    let line = Rc::clone(record.line());
+    line.hand_over(Tunnel::new(far, near, worker.timeouts().stream, record));
+    response
 }

@@ -11,50 +11,19 @@ use std::{
     cell::RefCell,
     pin::Pin,
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
+mod budget;
+
+pub use budget::Budget;
+
 /// What keeping one frame costs beside its bytes: a flood of tiny frames must not be cheap.
 const FRAME_OVERHEAD: usize = 64;
-
-/// Memory for recorded bodies, all requests together.
-#[derive(Debug)]
-pub struct Budget {
-    total_bytes: usize,
-    used_bytes: AtomicUsize,
-}
-
-impl Budget {
-    /// A budget of `total_bytes`.
-    pub fn new(total_bytes: usize) -> Arc<Self> {
-        Arc::new(Self { total_bytes, used_bytes: AtomicUsize::new(0) })
-    }
-
-    /// Bytes that recorded bodies hold now.
-    pub fn used_bytes(&self) -> usize {
-        self.used_bytes.load(Ordering::Relaxed)
-    }
-
-    fn take(&self, bytes: usize) -> bool {
-        let before = self.used_bytes.fetch_add(bytes, Ordering::Relaxed);
-        if before.saturating_add(bytes) > self.total_bytes {
-            self.give(bytes);
-            return false;
-        }
-        true
-    }
-
-    fn give(&self, bytes: usize) {
-        self.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
-    }
-}
 
 /// Why a body cannot be sent a second time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +44,9 @@ pub enum AttemptError<E> {
     /// The caller's stream failed.
     #[error("the caller's body broke off")]
     Caller(#[source] E),
+    /// The caller's body is longer than a body may be.
+    #[error("the caller's body is too long")]
+    TooLong,
     /// Another attempt has taken over for good.
     #[error("the attempt was given up for another one")]
     Abandoned,
@@ -107,6 +79,8 @@ struct Tape<S> {
     /// last attempt's that asked it, so each attempt that waits has one here.
     waiting: Vec<(u8, Waker)>,
     drawn_bytes: u64,
+    /// A longer body is not drawn to its end.
+    bytes_max: u64,
     /// The caller was asked for more and has not sent it yet.
     awaits_caller: bool,
 }
@@ -174,7 +148,8 @@ impl<S> Drop for Tape<S> {
 
 impl<S: Body<Data = Bytes> + Unpin> Recorder<S> {
     /// Prepares to record `source`. A body that is known to be too long is not recorded at all.
-    pub fn new(source: S, limit_bytes: usize, budget: &Arc<Budget>) -> Self {
+    /// One that turns out longer than `bytes_max` breaks off.
+    pub fn new(source: S, limit_bytes: usize, bytes_max: u64, budget: &Arc<Budget>) -> Self {
         let length = source.size_hint();
         let recording = if limit_bytes == 0 {
             Err(NotReplayable::Off)
@@ -198,6 +173,7 @@ impl<S: Body<Data = Bytes> + Unpin> Recorder<S> {
             caught_up: 0,
             waiting: Vec::new(),
             drawn_bytes: 0,
+            bytes_max,
             awaits_caller: false,
         };
         Self { tape: Rc::new(RefCell::new(tape)) }
@@ -208,7 +184,22 @@ impl<S: Body<Data = Bytes> + Unpin> Recorder<S> {
     /// # Errors
     /// The reason why not.
     pub fn is_replayable(&self) -> Result<(), NotReplayable> {
-        self.tape.borrow().recording
+        let tape = self.tape.borrow();
+        match tape.recording {
+            // What has not begun can begin again, however long it is.
+            Err(NotReplayable::OverLimit | NotReplayable::Off) if tape.drawn_bytes == 0 => Ok(()),
+            recording => recording,
+        }
+    }
+
+    /// Whether the body is being kept for a second attempt.
+    pub fn is_recording(&self) -> bool {
+        self.tape.borrow().recording.is_ok()
+    }
+
+    /// The body's length, when it is known.
+    pub fn length(&self) -> Option<u64> {
+        self.tape.borrow().length.exact()
     }
 
     /// Bytes drawn from the caller so far.
@@ -369,6 +360,10 @@ impl<S: Body<Data = Bytes> + Unpin> Attempt<S> {
             };
             let Ok(data) = frame.into_data() else { continue };
             tape.drawn_bytes += data.len() as u64;
+            if tape.drawn_bytes > tape.bytes_max {
+                tape.stop(NotReplayable::Broken);
+                return Poll::Ready(Some(Err(AttemptError::TooLong)));
+            }
             tape.caught_up = bit(self.number);
             if tape.keep(&data) {
                 self.position += 1;

@@ -31,7 +31,7 @@ mod owner;
 pub mod schedule;
 mod state;
 
-/// Requests that may wait for one profile's token at a time.
+/// Requests that may wait for one profile's token at a time, unless the settings say otherwise.
 pub const WAITERS_MAX: usize = 10_000;
 /// Token requests in flight at a time, all profiles of a provider together: a start with a thousand
 /// profiles must not look like an attack.
@@ -46,6 +46,8 @@ pub struct Settings {
     pub required: bool,
     /// How readily 401s cause refreshes.
     pub recovery: Recovery,
+    /// Requests that may wait for the token at a time.
+    pub waiters_max: usize,
 }
 
 /// Damping of refreshes that 401s cause: an upstream that always answers 401 must not turn every
@@ -134,7 +136,7 @@ pub enum Reason {
     Failed(Arc<ExchangeError>),
     /// The wait was longer than the limit.
     TimedOut,
-    /// [`WAITERS_MAX`] requests wait already.
+    /// [`Settings::waiters_max`] requests wait already.
     TooManyWaiters,
 }
 
@@ -298,7 +300,7 @@ impl Handle {
     /// has failed.
     async fn settle(&self, patience: Duration, generation: u64) -> Result<Arc<Token>, Unavailable> {
         let shared = &self.0.shared;
-        let _waiting = Waiting::enter(&shared.waiters)?;
+        let _waiting = Waiting::enter(&shared.waiters, shared.settings.waiters_max)?;
         let mut wait = shared.demand(generation);
         // Dropping the wait leaves the exchange running: it belongs to the owner.
         tokio::time::timeout(patience, wait.outcome()).await.unwrap_or_else(|_| {
@@ -347,9 +349,9 @@ pub struct View {
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {
-    fn enter(waiters: &'a AtomicUsize) -> Result<Self, Unavailable> {
+    fn enter(waiters: &'a AtomicUsize, limit: usize) -> Result<Self, Unavailable> {
         let place = Self(waiters);
-        if waiters.fetch_add(1, Ordering::Relaxed) >= WAITERS_MAX {
+        if waiters.fetch_add(1, Ordering::Relaxed) >= limit {
             let retry_after = Duration::from_secs(1);
             return Err(Unavailable { retry_after, reason: Reason::TooManyWaiters });
         }

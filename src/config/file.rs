@@ -35,6 +35,8 @@ pub(super) struct File {
     pub(super) timeouts: Option<Field<Timeouts>>,
     /// Memory for request bodies that may have to be sent twice.
     pub(super) replay: Option<Field<Replay>>,
+    /// How upstreams are told where a request comes from; a route may say otherwise. Default `off`.
+    pub(super) forwarded: Option<Field<Forwarded>>,
 }
 
 /// An address where requests come in.
@@ -87,6 +89,40 @@ pub(super) struct Route {
     pub(super) allow_plaintext: Option<Field<bool>>,
     /// This route's own replay limit.
     pub(super) replay: Option<Field<RouteReplay>>,
+    /// Header names with an underscore, which some upstreams take for a hyphen. Default `refuse`.
+    pub(super) underscores: Option<Field<Underscores>>,
+    /// How the upstream is told where a request comes from. Default the top-level `forwarded`.
+    pub(super) forwarded: Option<Field<Forwarded>>,
+    /// Whether a connection may become a WebSocket. Default true.
+    pub(super) websocket: Option<Field<bool>>,
+    /// From the request being sent to the upstream's response head, 10ms to 24h. Default `timeouts.response`.
+    pub(super) response_timeout: Option<Field<DurationText>>,
+    /// Bytes of a request body; a longer one is refused. Default `limits.body_bytes`.
+    pub(super) body_bytes: Option<Field<SizeText>>,
+    /// How long an upload over the replay limit waits for the upstream to want it, or `off`. Default `timeouts.expect_continue`.
+    pub(super) expect_continue: Option<Field<DurationOrOff>>,
+}
+
+/// Header names with an underscore.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Underscores {
+    /// Refused on routes with a profile.
+    Refuse,
+    /// Forwarded like any other.
+    Allow,
+}
+
+/// How upstreams are told where a request comes from.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Forwarded {
+    /// Not at all.
+    Off,
+    /// `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Forwarded-Host`.
+    X,
+    /// `Forwarded`.
+    Rfc7239,
 }
 
 /// Which requests a route takes.
@@ -207,6 +243,18 @@ pub(super) struct Limits {
     pub(super) connections: Option<Field<u64>>,
     /// Idle connections kept per upstream and worker, 0 to 100000. Default 256.
     pub(super) upstream_idle_connections: Option<Field<u64>>,
+    /// Bytes of a request body, up to 1TiB; a longer one is refused. Default no limit.
+    pub(super) body_bytes: Option<Field<SizeText>>,
+    /// Requests that may wait for one profile's token, 1 to 1000000. Default 10000.
+    pub(super) waiters: Option<Field<u64>>,
+    /// Requests at a time on one HTTP/2 connection, 1 to 10000. Default 100.
+    pub(super) http2_streams: Option<Field<u64>>,
+    /// Bytes that an HTTP/2 caller may send ahead on one stream, 16KiB to 16MiB. Default 64KiB.
+    pub(super) http2_stream_window: Option<Field<SizeText>>,
+    /// Bytes that an HTTP/2 caller may send ahead on one connection, 64KiB to 64MiB. Default 1MiB.
+    pub(super) http2_connection_window: Option<Field<SizeText>>,
+    /// Bytes of a request's HTTP/2 header list, 1KiB to 1MiB. Default 16KiB.
+    pub(super) http2_header_bytes: Option<Field<SizeText>>,
 }
 
 /// Limits on how long things may take.
@@ -221,8 +269,14 @@ pub(super) struct Timeouts {
     pub(super) response: Option<Field<DurationText>>,
     /// A connection to an upstream without a request, 10ms to 24h. Default 60s.
     pub(super) upstream_idle: Option<Field<DurationText>>,
-    /// A caller's connection without a request, or with an answer that stands still, 10ms to 24h. Default 75s.
+    /// A caller's connection without a request, or with an answer that the caller does not take, 10ms to 24h. Default 75s.
     pub(super) idle: Option<Field<DurationText>>,
+    /// A request body brings at least one byte for every second of each such span, 10ms to 24h. Default 30s.
+    pub(super) body: Option<Field<DurationText>>,
+    /// An answer for which the upstream sends nothing, or a WebSocket on which nothing moves, 10ms to 24h. Default 1h.
+    pub(super) stream: Option<Field<DurationText>>,
+    /// How long an upload over the replay limit waits for the upstream to want it, 10ms to 10m. Default 1s.
+    pub(super) expect_continue: Option<Field<DurationText>>,
     /// From the stop signal to giving up on requests in flight, 10ms to 24h. Default 30s.
     pub(super) drain: Option<Field<DurationText>>,
 }
@@ -252,6 +306,24 @@ impl JsonSchema for DurationText {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "string", "pattern": "^[0-9]+(ms|s|m|h)$" })
+    }
+}
+
+/// A duration as it was written, or `off`.
+#[derive(Debug, Deserialize)]
+pub(super) struct DurationOrOff(pub(super) String);
+
+impl JsonSchema for DurationOrOff {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "DurationOrOff".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^(off|[0-9]+(ms|s|m|h))$" })
     }
 }
 

@@ -13,35 +13,17 @@ use super::{
     Settings,
     field::{Field, Named, given},
     file::{self, DurationText, SizeText},
+    limits,
     names::{is_name, not_a_name},
     problem::Findings,
     profiles, routes,
     tree::Position,
     units,
 };
-use crate::{listen, proxy, telemetry, upstream};
-
-const KIB: usize = 1024;
-const MIB: usize = 1024 * KIB;
-const GIB: usize = 1024 * MIB;
+use crate::{listen, telemetry};
 
 /// More threads than any machine's cores for this work.
 const WORKERS: RangeInclusive<usize> = 1..=1024;
-/// Below, no browser's request fits; above, a head is an attack.
-const HEADER_BYTES: RangeInclusive<usize> = KIB..=MIB;
-const HEADERS: RangeInclusive<usize> = 1..=1000;
-const URI_BYTES: RangeInclusive<usize> = 256..=MIB;
-const CONNECTIONS: RangeInclusive<usize> = 1..=1_000_000;
-/// 0 closes every connection after its requests.
-const IDLE_CONNECTIONS: RangeInclusive<usize> = 0..=100_000;
-/// A body is held in memory: more than this is not a body but a file.
-const REPLAY_LIMIT: RangeInclusive<usize> = 0..=GIB;
-const REPLAY_TOTAL: RangeInclusive<usize> = 0..=64 * GIB;
-/// What a person waits for, in milliseconds upwards.
-const SHORT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(600);
-/// What a long poll or a batch may take.
-const LONG: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(86_400);
-
 /// What lowering needs to know besides the file.
 pub(super) struct Context<'a> {
     pub(super) findings: &'a Findings<'a>,
@@ -99,7 +81,7 @@ impl Context<'_> {
         })
     }
 
-    fn number(
+    pub(super) fn number(
         &self,
         place: &str,
         field: &Option<Field<u64>>,
@@ -120,11 +102,19 @@ impl Context<'_> {
 
 /// The settings of one reading of the file. Where there were problems, they are incomplete.
 pub(super) fn lower(file: &file::File, environment: Option<&str>, cx: &Context<'_>) -> Settings {
-    let replay = replay(file, cx);
+    let replay = limits::replay(file, cx);
+    let limits = limits::limits(file, cx);
+    let timeouts = limits::timeouts(file, cx);
     let listeners = listeners(&file.listeners, cx);
     let admin = admin(file, &listeners, cx);
-    let profiles = profiles::lower(file, cx);
-    let routes = routes::lower(file, replay, cx);
+    let profiles = profiles::lower(file, limits::waiters(file, cx), cx);
+    let defaults = routes::Defaults {
+        replay,
+        body_bytes_max: limits::body_bytes(file, cx),
+        forwarded: routes::forwarded(&file.forwarded).unwrap_or_default(),
+        expect_continue: limits::expect_continue(file, cx),
+    };
+    let routes = routes::lower(file, &defaults, cx);
     Settings {
         listeners,
         admin,
@@ -132,9 +122,9 @@ pub(super) fn lower(file: &file::File, environment: Option<&str>, cx: &Context<'
         routes,
         workers: workers(file, cx),
         log: log(file),
-        limits: limits(file, cx),
-        timeouts: timeouts(file, cx),
-        connections: connections(file, cx),
+        limits,
+        timeouts,
+        connections: limits::connections(file, cx),
         replay,
         environment: environment.map(str::to_owned),
     }
@@ -227,66 +217,4 @@ fn log(file: &file::File) -> telemetry::log::Settings {
         out.access = *access;
     }
     out
-}
-
-fn limits(file: &file::File, cx: &Context<'_>) -> listen::Limits {
-    let default = listen::Limits::default();
-    let Some((_, limits)) = given(&file.limits) else { return default };
-    let size = |place, field, range, default| cx.size(place, given(field), range, default);
-    listen::Limits {
-        header_bytes: size("limits.header_bytes", &limits.header_bytes, HEADER_BYTES, default.header_bytes),
-        headers: cx.number("limits.headers", &limits.headers, HEADERS, default.headers),
-        uri_bytes: size("limits.uri_bytes", &limits.uri_bytes, URI_BYTES, default.uri_bytes),
-        connections: cx.number("limits.connections", &limits.connections, CONNECTIONS, default.connections),
-    }
-}
-
-fn timeouts(file: &file::File, cx: &Context<'_>) -> proxy::settings::Timeouts {
-    let default = proxy::settings::Timeouts::default();
-    let Some((_, timeouts)) = given(&file.timeouts) else { return default };
-    proxy::settings::Timeouts {
-        header_read: cx.duration("timeouts.header_read", &timeouts.header_read, SHORT, default.header_read),
-        response: cx.duration("timeouts.response", &timeouts.response, LONG, default.response),
-        idle: cx.duration("timeouts.idle", &timeouts.idle, LONG, default.idle),
-        drain: cx.duration("timeouts.drain", &timeouts.drain, LONG, default.drain),
-    }
-}
-
-fn connections(file: &file::File, cx: &Context<'_>) -> upstream::pool::Settings {
-    let mut out = upstream::pool::Settings::default();
-    if let Some((_, timeouts)) = given(&file.timeouts) {
-        out.connect = cx.duration("timeouts.connect", &timeouts.connect, SHORT, out.connect);
-        out.idle = cx.duration("timeouts.upstream_idle", &timeouts.upstream_idle, LONG, out.idle);
-    }
-    if let Some((_, limits)) = given(&file.limits) {
-        let place = "limits.upstream_idle_connections";
-        let field = &limits.upstream_idle_connections;
-        out.idle_connections = cx.number(place, field, IDLE_CONNECTIONS, out.idle_connections);
-    }
-    out
-}
-
-fn replay(file: &file::File, cx: &Context<'_>) -> proxy::settings::Replay {
-    let default = proxy::settings::Replay::default();
-    let Some((_, replay)) = given(&file.replay) else { return default };
-    let limit = given(&replay.limit);
-    let out = proxy::settings::Replay {
-        limit_bytes: replay_limit("replay.limit", limit, default.limit_bytes, cx),
-        total_bytes: cx.size("replay.total", given(&replay.total), REPLAY_TOTAL, default.total_bytes),
-    };
-    let at = limit.map(|(at, _)| at).or_else(|| Some(given(&replay.total)?.0));
-    if let Some(at) = at.filter(|_| out.limit_bytes > out.total_bytes) {
-        cx.problem(at, "replay: limit is larger than total, so no request could use it");
-    }
-    out
-}
-
-/// A limit on what one request may keep for a second attempt.
-pub(super) fn replay_limit(
-    place: &str,
-    field: Option<(Position, &SizeText)>,
-    default: usize,
-    cx: &Context<'_>,
-) -> usize {
-    cx.size(place, field, REPLAY_LIMIT, default)
 }

@@ -37,7 +37,7 @@ const OWN_PARAMETERS: [&str; 6] =
     ["grant_type", "client_id", "client_secret", "scope", "resource", "audience"];
 
 /// The profiles that could be read.
-pub(super) fn lower(file: &file::File, cx: &Context<'_>) -> Vec<token::Settings> {
+pub(super) fn lower(file: &file::File, waiters_max: usize, cx: &Context<'_>) -> Vec<token::Settings> {
     let mut out = Vec::new();
     let Some((_, profiles)) = given(&file.profiles) else { return out };
     for (at, name, field) in profiles.iter() {
@@ -47,7 +47,7 @@ pub(super) fn lower(file: &file::File, cx: &Context<'_>) -> Vec<token::Settings>
             cx.problem(at, format!("profile {name:?}: {words}"));
         }
         let Some(value) = &field.value else { continue };
-        let account = Account { cx, name, at };
+        let account = Account { cx, name, at, waiters_max };
         let settings = match value {
             Profile::Entra(f) => {
                 let common = (&f.expected_roles, &f.required, &f.recovery, &f.default_ttl, &f.token_timeout);
@@ -77,6 +77,7 @@ struct Account<'a> {
     cx: &'a Context<'a>,
     name: &'a str,
     at: Position,
+    waiters_max: usize,
 }
 
 impl Account<'_> {
@@ -104,7 +105,7 @@ impl Account<'_> {
         let profile =
             profile::Settings { name, kind: kind?, expected_roles: roles, default_ttl: ttl, timeout };
         let required = given(required).is_none_or(|(_, required)| *required);
-        Some(token::Settings { profile, required, recovery: damping })
+        Some(token::Settings { profile, required, recovery: damping, waiters_max: self.waiters_max })
     }
 
     fn entra(&self, file: &Entra) -> Option<profile::Kind> {

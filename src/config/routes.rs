@@ -1,19 +1,22 @@
 //! Routes: from the file's words to the entries of the routing table.
 
+use std::time::Duration;
+
 use http::{HeaderName, HeaderValue, Method, uri::PathAndQuery};
 use url::Host;
 
 use super::{
     field::{Field, Named, given},
     file::{self, Upstream},
-    lower::{Context, replay_limit},
+    limits::{LONG, SHORT, body_limit, replay_limit},
+    lower::Context,
     names::quoted,
     profiles::{NONE, authorities},
     tree::Position,
-    urls,
+    units, urls,
 };
 use crate::{
-    proxy::settings::{Replay, RouteSettings},
+    proxy::settings::{Forwarding, Replay, RouteSettings, Underscores},
     route::{
         Entry, Rule, Table,
         path::Check,
@@ -22,8 +25,25 @@ use crate::{
     upstream::{Origin, Scheme},
 };
 
+/// What holds for routes that say nothing else.
+pub(super) struct Defaults {
+    pub(super) replay: Replay,
+    pub(super) body_bytes_max: u64,
+    pub(super) forwarded: Forwarding,
+    pub(super) expect_continue: Duration,
+}
+
+/// How upstreams are told where a request comes from, if the file says it.
+pub(super) fn forwarded(field: &Option<Field<file::Forwarded>>) -> Option<Forwarding> {
+    given(field).map(|(_, forwarded)| match forwarded {
+        file::Forwarded::Off => Forwarding::Off,
+        file::Forwarded::X => Forwarding::X,
+        file::Forwarded::Rfc7239 => Forwarding::Rfc7239,
+    })
+}
+
 /// The routes that could be read. Records conflicts between them.
-pub(super) fn lower(file: &file::File, replay: Replay, cx: &Context<'_>) -> Vec<Entry<RouteSettings>> {
+pub(super) fn lower(file: &file::File, defaults: &Defaults, cx: &Context<'_>) -> Vec<Entry<RouteSettings>> {
     let Some((at, routes)) = file.routes.get() else { return Vec::new() };
     if routes.0.is_empty() {
         cx.problem(at, "routes: there must be at least one (config/minimal.yaml has an example)");
@@ -37,7 +57,7 @@ pub(super) fn lower(file: &file::File, replay: Replay, cx: &Context<'_>) -> Vec<
         let Some(route) = &field.value else { continue };
         let trip = Trip { cx, name };
         let rule = trip.rule(route);
-        let target = trip.target(route, replay, &profiles);
+        let target = trip.target(route, defaults, &profiles);
         if let (Some(rule), Some(target)) = (rule, target) {
             out.push(Entry { name: name.to_owned(), rule, target });
         }
@@ -151,7 +171,7 @@ impl Trip<'_> {
         out
     }
 
-    fn target(&self, route: &file::Route, replay: Replay, profiles: &[&str]) -> Option<RouteSettings> {
+    fn target(&self, route: &file::Route, defaults: &Defaults, profiles: &[&str]) -> Option<RouteSettings> {
         let upstream = route.upstream.get().and_then(|(at, upstream)| self.upstream(at, upstream));
         let profile = route.profile.get().map(|(at, name)| self.profile(at, name, profiles));
         let flag = |field| given::<bool>(field).is_some_and(|(_, on)| *on);
@@ -172,7 +192,7 @@ impl Trip<'_> {
         }
         let place = format!("route {:?}: replay.limit", self.name);
         let limit = given(&route.replay).and_then(|(_, replay)| replay.limit.get());
-        let limit = replay_limit(&place, limit, replay.limit_bytes, self.cx);
+        let limit = replay_limit(&place, limit, defaults.replay.limit_bytes, self.cx);
         let (_, upstream, base_path) = upstream?;
         Some(RouteSettings {
             upstream,
@@ -186,7 +206,35 @@ impl Trip<'_> {
                 _ => Check::Strict,
             },
             replay_limit_bytes: limit,
+            body_bytes_max: body_limit(
+                &format!("route {:?}: body_bytes", self.name),
+                given(&route.body_bytes),
+                defaults.body_bytes_max,
+                self.cx,
+            ),
+            underscores: match given(&route.underscores) {
+                Some((_, file::Underscores::Allow)) => Underscores::Allow,
+                _ => Underscores::Refuse,
+            },
+            forwarded: forwarded(&route.forwarded).unwrap_or(defaults.forwarded),
+            websocket: given(&route.websocket).is_none_or(|(_, on)| *on),
+            response_timeout: given(&route.response_timeout).and_then(|(at, text)| {
+                units::duration(&text.0, LONG)
+                    .map_err(|words| self.problem(at, format_args!("response_timeout: {words}")))
+                    .ok()
+            }),
+            expect_continue: self.expect_continue(route, defaults),
         })
+    }
+
+    fn expect_continue(&self, route: &file::Route, defaults: &Defaults) -> Option<Duration> {
+        let Some((at, text)) = given(&route.expect_continue) else { return Some(defaults.expect_continue) };
+        if text.0 == "off" {
+            return None;
+        }
+        units::duration(&text.0, SHORT)
+            .map_err(|words| self.problem(at, format_args!("expect_continue: {words} (or off)")))
+            .ok()
     }
 
     fn profile(&self, at: Position, name: &str, profiles: &[&str]) -> Option<String> {

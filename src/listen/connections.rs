@@ -13,15 +13,10 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
-    listen::{
-        Limits,
-        watched::{Phase, Watched},
-    },
+    listen::{Limits, watched::Watched},
     proxy::worker::Worker,
 };
 
-/// How long a connection may stay open for its next request while the gateway stops.
-const LAST_CHANCE: Duration = Duration::from_secs(1);
 /// The longest time between two looks at the connections' clocks.
 const WATCH_PERIOD_MAX: Duration = Duration::from_secs(1);
 
@@ -62,19 +57,7 @@ impl Connections {
                 stopping_since.get_or_insert(now);
             }
             for watched in self.live.borrow().iter() {
-                watched.look(now);
-                let (phase, since) = watched.phase();
-                match phase {
-                    // An upstream that fell silent, or a caller that stopped reading.
-                    Phase::Answering if now - since > timeouts.idle => watched.end_silently(),
-                    Phase::Head if now - since > timeouts.header_read => watched.end_too_slow(),
-                    Phase::Idle if now - since > timeouts.idle => watched.end_silently(),
-                    // The caller may be about to send: it gets a moment, and its answer says `close`.
-                    Phase::Idle if stopping_since.is_some_and(|at| now - at.max(since) > LAST_CHANCE) => {
-                        watched.end_silently();
-                    }
-                    Phase::Head | Phase::Idle | Phase::Busy | Phase::Answering => {}
-                }
+                watched.look(now, &timeouts, stopping_since);
             }
             worker.pool().prune();
         }

@@ -11,6 +11,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use bytes::Buf;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::Instant,
@@ -44,6 +45,8 @@ enum Place {
 /// See the module.
 pub(super) struct Guard<T> {
     io: T,
+    /// Bytes that were read before the guard took over.
+    early: Vec<u8>,
     limits: Rc<Limits>,
     watched: Rc<Watched>,
     place: Place,
@@ -60,9 +63,11 @@ pub(super) struct Guard<T> {
 }
 
 impl<T> Guard<T> {
-    pub(super) fn new(io: T, limits: &Rc<Limits>, watched: &Rc<Watched>) -> Self {
+    /// Guards `io`, of which `early` has been read already.
+    pub(super) fn new(io: T, early: Vec<u8>, limits: &Rc<Limits>, watched: &Rc<Watched>) -> Self {
         Self {
             io,
+            early,
             limits: Rc::clone(limits),
             watched: Rc::clone(watched),
             place: Place::Head,
@@ -79,6 +84,11 @@ impl<T> Guard<T> {
     pub(super) fn into_parts(self) -> (T, bool) {
         let is_inside = !matches!(self.place, Place::Head) || !self.held.is_empty();
         (self.io, is_inside || self.watched.has_refused.get())
+    }
+
+    /// The socket and what has been read behind the current request, for whoever takes over.
+    pub(super) fn into_tunnel(self) -> (T, Vec<u8>) {
+        (self.io, self.held)
     }
 
     /// Hands out judged bytes that are waiting. True if there were any.
@@ -241,6 +251,41 @@ fn fault(refusal: Refusal) -> Fault {
     }
 }
 
+impl<T: AsyncRead + Unpin> Guard<T> {
+    fn read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.early.is_empty() {
+            return Pin::new(&mut self.io).poll_read(cx, buf);
+        }
+        let fits = self.early.len().min(buf.remaining());
+        let rest = self.early.split_off(fits);
+        buf.put_slice(&self.early);
+        self.early = rest;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> Guard<T> {
+    /// Informational responses go out before anything that the library writes.
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut interim = self.watched.interim.borrow_mut();
+        while !interim.is_empty() {
+            let written = ready!(Pin::new(&mut self.io).poll_write(cx, &interim))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            interim.advance(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Notes whether the caller takes what is written.
+    fn note<R>(&self, written: Poll<R>) -> Poll<R> {
+        self.watched.is_blocked.set(written.is_pending());
+        self.watched.has_moved.set(self.watched.has_moved.get() || written.is_ready());
+        written
+    }
+}
+
 impl<T: AsyncRead + Unpin> AsyncRead for Guard<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
@@ -266,13 +311,12 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guard<T> {
                 }
             }
             let from = buf.filled().len();
-            let read = Pin::new(&mut this.io).poll_read(cx, buf);
+            let read = this.read(cx, buf);
             if read.is_pending() {
                 this.watched.wake_by(cx);
                 return Poll::Pending;
             }
             ready!(read)?;
-            this.watched.has_moved.set(true);
             let new = buf.filled().get(from..).unwrap_or_default();
             if new.is_empty() {
                 return Poll::Ready(Ok(()));
@@ -305,9 +349,9 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guard<T> {
 impl<T: AsyncWrite + Unpin> AsyncWrite for Guard<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        ready!(this.poll_interim(cx))?;
         let written = Pin::new(&mut this.io).poll_write(cx, buf);
-        this.watched.has_moved.set(this.watched.has_moved.get() || written.is_ready());
-        written
+        this.note(written)
     }
 
     fn poll_write_vectored(
@@ -316,9 +360,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Guard<T> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        ready!(this.poll_interim(cx))?;
         let written = gather::poll_write(&mut this.io, cx, bufs);
-        this.watched.has_moved.set(this.watched.has_moved.get() || written.is_ready());
-        written
+        this.note(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -326,7 +370,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Guard<T> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+        let this = self.get_mut();
+        ready!(this.poll_interim(cx))?;
+        Pin::new(&mut this.io).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,40 +1,111 @@
 //! Serving one connection, from its first byte to its last.
 
-use std::{rc::Rc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::{Pin, pin},
+    rc::Rc,
+    task::{Poll, ready},
+    time::Duration,
+};
 
+use bytes::BytesMut;
+use http::Response;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf},
+    time::Instant,
+};
 
 use crate::{
+    caller::Caller,
     listen::{
         connections::Registered,
+        frames::PREFACE,
         guard::Guard,
+        http2,
         transport::{Accepted, Transport},
-        watched::Watched,
+        watched::{End, Watched},
     },
-    proxy::{self, Inbound, worker::Worker},
+    proxy::{self, Inbound, Interim, Line, answer::Answer, tunnel::Tunnel, worker::Worker},
 };
 
 /// What a caller still sends behind an early answer is read for so long, so that the answer reaches it.
 const LINGER_TIME_MAX: Duration = Duration::from_secs(10);
 /// And for so long when nothing comes.
 const LINGER_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// What is read of a connection to see which protocol it speaks; most request heads fit.
+const FIRST_READ: usize = 2048;
+/// Informational responses that wait for the caller to take them.
+const INTERIM_BYTES_MAX: usize = 64 * 1024;
 
 /// Serves a connection until it ends.
 pub(super) async fn serve(worker: Rc<Worker>, registered: &Registered, accepted: Accepted) {
     let (watched, limits) = (registered.watched(), registered.limits());
-    let Accepted { transport, caller, .. } = accepted;
-    let guard = Guard::new(transport, limits, watched);
+    let Accepted { mut transport, caller, tls } = accepted;
+    let is_http2 = tls.as_ref().map(|tls| tls.is_http2);
+    if let Some(tls) = tls {
+        let _ = watched.tls.set(tls);
+    }
+    // Without TLS nobody has settled the protocol: its first bytes tell.
+    let (is_http2, early) = match is_http2 {
+        Some(is_http2) => (is_http2, Vec::new()),
+        None => match first_bytes(&mut transport, watched).await {
+            Some(early) => (early.starts_with(PREFACE), early),
+            None => return,
+        },
+    };
+    if is_http2 {
+        http2::serve(&worker, watched, limits, (transport, early), caller).await;
+    } else {
+        http1(&worker, registered, (transport, early), caller).await;
+    }
+}
+
+/// The first bytes of a connection, as many as tell HTTP/2 by prior knowledge from HTTP/1.1
+/// (RFC 9113 §3.3). A connection that has sent nothing costs no buffer.
+async fn first_bytes(transport: &mut Transport, watched: &Rc<Watched>) -> Option<Vec<u8>> {
+    let mut early: Vec<u8> = Vec::new();
+    while PREFACE.starts_with(&early) && early.len() < PREFACE.len() {
+        let read = poll_fn(|cx| {
+            if watched.end.get() != End::No {
+                return Poll::Ready(None);
+            }
+            watched.wake_by(cx);
+            let mut space = [0; FIRST_READ];
+            let mut buf = ReadBuf::new(&mut space);
+            match ready!(Pin::new(&mut *transport).poll_read(cx, &mut buf)) {
+                Ok(()) if !buf.filled().is_empty() => Poll::Ready(Some(buf.filled().to_vec())),
+                _ => Poll::Ready(None),
+            }
+        });
+        early.extend(read.await?);
+        watched.has_partial_head.set(true);
+        watched.since.set(Instant::now());
+    }
+    watched.has_partial_head.set(false);
+    Some(early)
+}
+
+async fn http1(
+    worker: &Rc<Worker>,
+    registered: &Registered,
+    (transport, early): (Transport, Vec<u8>),
+    caller: Caller,
+) {
+    let (watched, limits) = (registered.watched(), registered.limits());
+    let guard = Guard::new(transport, early, limits, watched);
     let service = service_fn(|request| {
         let refused = watched.serve();
-        let (presence, answering) = (Presence(Rc::clone(watched)), Rc::clone(watched));
-        let worker = Rc::clone(&worker);
+        let (line, answering) = (ConnectionLine(Rc::clone(watched)), Rc::clone(watched));
+        let worker = Rc::clone(worker);
         async move {
-            let inbound = Inbound { request, refused, caller, presence: Box::new(presence) };
-            let answer = proxy::respond(worker, inbound).await;
+            let inbound = Inbound { request, refused, caller, line: Rc::new(line) };
+            let answer = isolated(proxy::respond(worker, inbound)).await;
             answering.begin_answer();
-            Ok::<_, std::convert::Infallible>(answer)
+            Ok::<_, Infallible>(answer)
         }
     });
     // The guard has judged every head before hyper sees it, so hyper's limits only have to be no
@@ -44,12 +115,24 @@ pub(super) async fn serve(worker: Rc<Worker>, registered: &Registered, accepted:
         .max_headers(limits.headers.saturating_add(8))
         .max_buf_size((limits.header_bytes + limits.uri_bytes + 8 * 1024).max(64 * 1024))
         .serve_connection(TokioIo::new(guard), service);
-    match connection.without_shutdown().await {
-        Ok(parts) => {
-            let (stream, is_sending) = parts.io.into_inner().into_parts();
-            close(stream, is_sending).await;
+    let parts = connection.without_shutdown().await;
+    // Taken in any case: it holds the connection that holds it.
+    let tunnel = watched.take_tunnel();
+    let parts = match parts {
+        Ok(parts) => parts,
+        Err(error) => return tracing::debug!(%error, %caller, "connection ended"),
+    };
+    let guard = parts.io.into_inner();
+    match tunnel {
+        Some(tunnel) => {
+            // What came right behind the head was held back until the upstream agreed.
+            let (transport, held) = guard.into_tunnel();
+            tunnel.run(transport, [parts.read_buf.as_ref(), &held].concat()).await;
         }
-        Err(error) => tracing::debug!(%error, %caller, "connection ended"),
+        None => {
+            let (transport, is_sending) = guard.into_parts();
+            close(transport, is_sending).await;
+        }
     }
 }
 
@@ -66,11 +149,71 @@ async fn close(mut stream: Transport, linger: bool) {
     let _ = tokio::time::timeout(LINGER_TIME_MAX, drain).await;
 }
 
-/// Lives as long as a request of a connection does.
-struct Presence(Rc<Watched>);
+/// A panic in a request's own code ends that request with an answer, and nothing else.
+pub(super) async fn isolated(responding: impl Future<Output = Response<Answer>>) -> Response<Answer> {
+    let mut responding = pin!(responding);
+    poll_fn(|cx| {
+        // What has panicked is never looked at again.
+        match catch_unwind(AssertUnwindSafe(|| responding.as_mut().poll(cx))) {
+            Ok(answer) => answer,
+            Err(_) => Poll::Ready(Answer::internal()),
+        }
+    })
+    .await
+}
 
-impl Drop for Presence {
+/// The caller's side of one request on an HTTP/1.1 connection.
+struct ConnectionLine(Rc<Watched>);
+
+impl Line for ConnectionLine {
+    fn is_tls(&self) -> bool {
+        self.0.tls.get().is_some()
+    }
+
+    fn is_misdirected(&self, host: &str) -> bool {
+        self.0.tls.get().is_some_and(|tls| tls.is_misdirected(host))
+    }
+
+    fn inform(&self, interim: &Interim) {
+        let mut waiting = self.0.interim.borrow_mut();
+        if waiting.len() < INTERIM_BYTES_MAX {
+            write_interim(&mut waiting, interim);
+        }
+        drop(waiting);
+        self.0.wake();
+    }
+
+    fn hand_over(&self, tunnel: Tunnel) {
+        *self.0.tunnel.borrow_mut() = Some(tunnel);
+    }
+}
+
+/// RFC 9110 §15.2: a status line and fields, nothing else.
+fn write_interim(out: &mut BytesMut, interim: &Interim) {
+    let reason = interim.status.canonical_reason().unwrap_or("Informational");
+    out.extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", interim.status.as_str()).as_bytes());
+    for (name, value) in &interim.headers {
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            out.extend_from_slice(part);
+        }
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+impl Drop for ConnectionLine {
     fn drop(&mut self) {
         self.0.answer();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_in_a_request_ends_in_an_answer_of_its_own() {
+        let answer = isolated(async { panic!("canary") }).await;
+        assert_eq!(answer.status(), 500);
+        assert_eq!(answer.headers()["content-type"], "application/problem+json");
     }
 }

@@ -27,6 +27,13 @@ pub(super) struct TlsFacts {
     pub(super) is_http2: bool,
 }
 
+impl TlsFacts {
+    /// Whether `host` is served under another certificate than the one that the caller has seen.
+    pub(super) fn is_misdirected(&self, _host: &str) -> bool {
+        false
+    }
+}
+
 /// A caller's connection.
 pub(super) enum Transport {
     Tcp(TcpStream),

@@ -1,18 +1,26 @@
 //! What is known of a connection, for its guard, its service and the worker's watch.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     rc::Rc,
     task::{Context, Waker},
+    time::Duration,
 };
 
+use bytes::BytesMut;
 use tokio::time::Instant;
 
-use crate::proxy::fault::Fault;
+use crate::{
+    listen::{streams::Streams, transport::TlsFacts},
+    proxy::{fault::Fault, settings::Timeouts, tunnel::Tunnel},
+};
+
+/// How long a connection may stay open for its next request while the gateway stops.
+const LAST_CHANCE: Duration = Duration::from_secs(1);
 
 /// What a connection is doing, for those who watch its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
+enum Phase {
     /// Between requests.
     Idle,
     /// A head has begun and is not complete.
@@ -35,8 +43,21 @@ pub(super) struct Watched {
     pub(super) has_refused: Cell<bool>,
     /// The current request's answer has begun.
     pub(super) is_answering: Cell<bool>,
-    /// Bytes have moved, either way, since the watch looked last.
+    /// Bytes have gone out since the watch looked last.
     pub(super) has_moved: Cell<bool>,
+    /// The caller does not take what is waiting for it.
+    pub(super) is_blocked: Cell<bool>,
+    /// Informational responses that have to go out before anything else does.
+    pub(super) interim: RefCell<BytesMut>,
+    /// What takes the connection over once the answer's head is out.
+    pub(super) tunnel: RefCell<Option<Tunnel>>,
+    is_tunnel: Cell<bool>,
+    /// The caller has sent more control frames than it may.
+    pub(super) has_flooded: Cell<bool>,
+    /// What the TLS handshake has settled, if there was one.
+    pub(super) tls: OnceCell<TlsFacts>,
+    /// There when the connection speaks HTTP/2.
+    pub(super) streams: OnceCell<Streams>,
     pub(super) end: Cell<End>,
     pub(super) waker: RefCell<Option<Waker>>,
 }
@@ -63,14 +84,23 @@ impl Watched {
             has_refused: Cell::new(false),
             is_answering: Cell::new(false),
             has_moved: Cell::new(false),
+            is_blocked: Cell::new(false),
+            interim: RefCell::default(),
+            tunnel: RefCell::default(),
+            is_tunnel: Cell::new(false),
+            has_flooded: Cell::new(false),
+            tls: OnceCell::new(),
+            streams: OnceCell::new(),
             end: Cell::new(End::No),
             waker: RefCell::new(None),
         })
     }
 
     /// What the connection is doing, and since when.
-    pub(super) fn phase(&self) -> (Phase, Instant) {
-        let phase = if self.is_busy() {
+    fn phase(&self) -> (Phase, Instant) {
+        let phase = if self.is_tunnel.get() {
+            Phase::Busy
+        } else if self.is_busy() {
             if self.is_answering.get() { Phase::Answering } else { Phase::Busy }
         } else if self.has_partial_head.get() {
             Phase::Head
@@ -90,11 +120,35 @@ impl Watched {
         self.since.set(Instant::now());
     }
 
-    /// Counts an answer's standstill from now if it has moved since the last look.
-    pub(super) fn look(&self, now: Instant) {
+    /// Looks at the connection's clocks and ends what takes too long.
+    pub(super) fn look(&self, now: Instant, timeouts: &Timeouts, stopping_since: Option<Instant>) {
+        if let Some(streams) = self.streams.get() {
+            return streams.look(self, now, timeouts, stopping_since.is_some());
+        }
+        // Counts an answer's standstill from now if it has moved since the last look.
         if self.has_moved.take() && self.is_answering.get() {
             self.since.set(now);
         }
+        let (phase, since) = self.phase();
+        let waited = now - since;
+        match phase {
+            Phase::Answering if self.is_blocked.get() && waited > timeouts.idle => self.end_silently(),
+            Phase::Answering if waited > timeouts.stream => self.end_silently(),
+            Phase::Head if waited > timeouts.header_read => self.end_with(End::TooSlow),
+            Phase::Idle if waited > timeouts.idle => self.end_silently(),
+            // The caller may be about to send: it gets a moment, and its answer says `close`.
+            Phase::Idle if stopping_since.is_some_and(|at| now - at.max(since) > LAST_CHANCE) => {
+                self.end_silently();
+            }
+            Phase::Head | Phase::Idle | Phase::Busy | Phase::Answering => {}
+        }
+    }
+
+    /// From now on the connection is a tunnel, which watches its own time.
+    pub(super) fn take_tunnel(&self) -> Option<Tunnel> {
+        let tunnel = self.tunnel.take();
+        self.is_tunnel.set(tunnel.is_some());
+        tunnel
     }
 
     /// Ends the connection between two requests.
@@ -102,13 +156,13 @@ impl Watched {
         self.end_with(End::Silently);
     }
 
-    /// Ends a connection whose head does not get complete.
-    pub(super) fn end_too_slow(&self) {
-        self.end_with(End::TooSlow);
-    }
-
     fn end_with(&self, end: End) {
         self.end.set(end);
+        self.wake();
+    }
+
+    /// Lets the connection's task look at what has changed.
+    pub(super) fn wake(&self) {
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
@@ -131,9 +185,7 @@ impl Watched {
         self.is_answering.set(false);
         self.since.set(Instant::now());
         // A request may be waiting in the guard; the library would not look for it by itself.
-        if let Some(waker) = self.waker.borrow_mut().take() {
-            waker.wake();
-        }
+        self.wake();
     }
 
     pub(super) fn pass(&self) {

@@ -9,14 +9,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, header::CONNECTION};
+use http::{HeaderValue, Response, Version, header::CONNECTION};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use crate::{
     proxy::{
         attempt::{RequestBody, Upload},
-        fault::Fault,
+        fault::{About, Fault},
+        headers,
         record::Record,
     },
     upstream::connection::Connection,
@@ -27,7 +28,8 @@ pub struct Answer {
     body: Content,
     /// The connection and what must have been sent over it before it is free.
     connection: Option<(Connection<RequestBody>, Upload)>,
-    record: Record,
+    /// `None` when somebody else keeps the request's record.
+    record: Option<Record>,
 }
 
 enum Content {
@@ -44,8 +46,11 @@ impl Answer {
         record: Record,
     ) -> Self {
         let ended = body.is_end_stream();
-        let mut answer =
-            Self { body: Content::Upstream(body), connection: Some((connection, upload)), record };
+        let mut answer = Self {
+            body: Content::Upstream(body),
+            connection: Some((connection, upload)),
+            record: Some(record),
+        };
         if ended {
             answer.end();
         }
@@ -55,20 +60,48 @@ impl Answer {
     /// The response to a fault.
     pub fn fault(fault: Fault, mut record: Record) -> Response<Self> {
         record.faulted(&fault);
-        let mut response = fault.response(record.route_name(), record.profile_name(), record.request_id());
+        let mut response = fault.response(&record.about());
         // Nobody reads the rest of a body that came with a fault.
-        if record.has_unread_body() {
+        if record.has_unread_body() && record.version() != Version::HTTP_2 {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        response.map(|bytes| {
-            record.complete();
-            Self { body: Content::Fault(Some(bytes)), connection: None, record }
-        })
+        record.complete();
+        response.map(|bytes| Self::of(bytes, Some(record)))
+    }
+
+    /// The response to a request that the gateway itself has failed to serve; its record is gone.
+    pub fn internal() -> Response<Self> {
+        let about = About {
+            route: None,
+            profile: None,
+            request_id: &headers::made_id(),
+            is_grpc: false,
+            version: Version::HTTP_11,
+        };
+        Fault::Internal.response(&about).map(|bytes| Self::of(bytes, None))
+    }
+
+    /// No body, for a head after which the connection is something else than HTTP.
+    pub fn none() -> Self {
+        Self::of(Bytes::new(), None)
+    }
+
+    fn of(bytes: Bytes, record: Option<Record>) -> Self {
+        let bytes = Some(bytes).filter(|bytes| !bytes.is_empty());
+        Self { body: Content::Fault(bytes), connection: None, record }
+    }
+
+    fn sent(&mut self, bytes: usize) {
+        if let Some(record) = &mut self.record {
+            record.sent(bytes);
+        }
     }
 
     /// The last byte has been read from the upstream.
     fn end(&mut self) {
-        self.record.complete();
+        if let Some(record) = &mut self.record {
+            record.complete();
+        }
         if let Some((connection, upload)) = self.connection.take() {
             // An upload that is still under way keeps its connection busy: it ends with it.
             if upload.is_none_or(|upload| upload.is_sent()) {
@@ -90,15 +123,18 @@ impl Body for Answer {
         match &mut this.body {
             Content::Fault(bytes) => {
                 let bytes = bytes.take();
-                this.record.sent(bytes.as_ref().map_or(0, Bytes::len));
+                this.sent(bytes.as_ref().map_or(0, Bytes::len));
                 Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))))
             }
             Content::Upstream(body) => {
-                let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
+                let mut frame = ready!(Pin::new(&mut *body).poll_frame(cx));
                 let ended = body.is_end_stream();
-                match &frame {
+                match &mut frame {
                     Some(Ok(frame)) => {
-                        this.record.sent(frame.data_ref().map_or(0, Bytes::len));
+                        if let Some(trailers) = frame.trailers_mut() {
+                            headers::trailers(trailers);
+                        }
+                        this.sent(frame.data_ref().map_or(0, Bytes::len));
                         if ended {
                             this.end();
                         }

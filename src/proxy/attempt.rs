@@ -1,75 +1,46 @@
 //! Sending a request to its upstream, as often as that is safe.
 
 use std::{
-    pin::{Pin, pin},
+    future::poll_fn,
+    pin::pin,
     rc::Rc,
     task::{Context, Poll},
+    time::Duration,
 };
 
-use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version,
-    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
+    HeaderValue, Method, Request, Response, StatusCode, Version,
+    header::{CONNECTION, CONTENT_LENGTH, EXPECT, TE, TRANSFER_ENCODING},
     request,
 };
-use http_body::{Body, Frame, SizeHint};
+use http_body::Body;
 use hyper::body::Incoming;
 
 use crate::{
     proxy::{
-        fault::{BadRequest, Fault},
+        fault::Fault,
         headers,
+        interim::{Gate, Interims},
+        line::Line,
         record::Record,
+        upgrade::{self, Handshake},
         worker::{RouteState, Worker},
     },
-    replay::{Attempt, AttemptError, NotReplayable, Recorder},
-    upstream::{
-        Want,
-        connect::ConnectError,
-        connection::{Connection, SendError},
-    },
+    replay::{NotReplayable, Recorder},
+    upstream::{Want, connection::Connection},
 };
+
+mod body;
+mod clock;
+mod failure;
+
+pub use body::RequestBody;
+use clock::Clock;
+use failure::{Failure, connect_fault, failure, is_soundly_framed};
 
 /// How often one attempt may be sent again. A second time is for a group of servers of which one stops
 /// while another has just stopped.
 const RESENDS_MAX: usize = 2;
-
-/// The body of one attempt.
-pub enum RequestBody {
-    /// The request has none.
-    Empty,
-    /// The caller's, recorded on the way.
-    Recorded(Attempt<Incoming>),
-}
-
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = AttemptError<hyper::Error>;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        match self.get_mut() {
-            Self::Empty => Poll::Ready(None),
-            Self::Recorded(attempt) => Pin::new(attempt).poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Empty => true,
-            Self::Recorded(attempt) => attempt.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Empty => SizeHint::with_exact(0),
-            Self::Recorded(attempt) => attempt.size_hint(),
-        }
-    }
-}
 
 /// An upstream's response head with what its body still needs.
 pub struct Sent {
@@ -79,6 +50,8 @@ pub struct Sent {
     pub connection: Connection<RequestBody>,
     /// The request's body, to know when the connection is free.
     pub upload: Upload,
+    /// The upstream has agreed to a WebSocket.
+    pub is_upgraded: bool,
 }
 
 /// The caller's body, if there is one: tells whether it has been sent completely.
@@ -88,26 +61,38 @@ pub type Upload = Option<Rc<Recorder<Incoming>>>;
 pub struct Exchange {
     worker: Rc<Worker>,
     route: Rc<RouteState>,
+    line: Rc<dyn Line>,
     head: request::Parts,
     body: Upload,
+    is_grpc: bool,
+    handshake: Option<Handshake>,
 }
 
 impl Exchange {
     /// Takes over a prepared head and the caller's body.
+    ///
+    /// # Errors
+    /// [`Fault::BodyTooLong`] when the body is known to be longer than the route allows.
     pub fn new(
         worker: &Rc<Worker>,
         route: &Rc<RouteState>,
-        mut head: request::Parts,
-        body: Incoming,
-    ) -> Self {
+        record: &Record,
+        (mut head, body): (request::Parts, Incoming),
+        handshake: Option<Handshake>,
+    ) -> Result<Self, Fault> {
         head.version = Version::HTTP_11;
         head.extensions.clear();
+        let settings = route.settings();
+        if body.size_hint().lower() > settings.body_bytes_max {
+            return Err(Fault::BodyTooLong);
+        }
         let body = (!body.is_end_stream()).then(|| {
             // Without a credential there is nothing to recover, so nothing to record.
-            let limit = route.profile().map_or(0, |_| route.settings().replay_limit_bytes);
-            Rc::new(Recorder::new(body, limit, worker.budget()))
+            let limit = route.profile().map_or(0, |_| settings.replay_limit_bytes);
+            Rc::new(Recorder::new(body, limit, settings.body_bytes_max, worker.budget()))
         });
-        Self { worker: Rc::clone(worker), route: Rc::clone(route), head, body }
+        let (worker, route, line) = (Rc::clone(worker), Rc::clone(route), Rc::clone(record.line()));
+        Ok(Self { worker, route, line, head, body, is_grpc: record.is_grpc(), handshake })
     }
 
     /// Whether the request could be sent again.
@@ -121,6 +106,12 @@ impl Exchange {
         self.is_resendable()
     }
 
+    /// Whether the body, if there is one, can go to waste: it is kept, or it is not begun before the
+    /// upstream wants it.
+    pub fn may_be_refused(&self) -> bool {
+        self.is_replayable().is_ok() && self.body.as_ref().is_none_or(|body| body.is_recording())
+    }
+
     /// Whether the body, if there is one, could be sent from its beginning once more.
     fn is_resendable(&self) -> Result<(), NotReplayable> {
         self.body.as_ref().map_or(Ok(()), |body| body.is_replayable())
@@ -131,11 +122,26 @@ impl Exchange {
         &self.body
     }
 
+    /// The caller's wish for a WebSocket.
+    pub fn take_handshake(&mut self) -> Option<Handshake> {
+        self.handshake.take()
+    }
+
+    /// Whether the upstream has refused the credential. gRPC says so inside a 200, in a header when it
+    /// has nothing else to say ("Trailers-Only").
+    pub fn is_refused(&self, sent: &Sent) -> bool {
+        let response = &sent.response;
+        response.status() == StatusCode::UNAUTHORIZED
+            || (self.is_grpc
+                && response.body().is_end_stream()
+                && response.headers().get("grpc-status").is_some_and(|status| status == "16"))
+    }
+
     /// Sends the request with `credential` and waits for the response's head.
     ///
     /// A connection that the upstream closed while it was idle is replaced by a new one when nothing
-    /// of the request was sent, or when the method allows sending it again (RFC 9110 §9.2.2). So is one
-    /// on which the upstream refused the request before it did anything with it (RFC 9113 §8.7).
+    /// of the request was sent, or when the method allows sending it again (RFC 9110 §9.2.2). So is
+    /// one on which the upstream says that it has not looked at the request (RFC 9113 §8.7).
     ///
     /// # Errors
     /// [`Fault`], when there is no response that could be passed on.
@@ -145,58 +151,81 @@ impl Exchange {
         record: &mut Record,
     ) -> Result<Sent, Fault> {
         record.attempted();
-        let pool = self.worker.pool();
+        let pool = Rc::clone(self.worker.pool());
+        let want = if self.handshake.is_some() { Want::Http1 } else { Want::Any };
         let upstream = self.route.upstream();
-        let mut connection = pool.connection(upstream, Want::Any).await.map_err(connect_fault)?;
-        let mut request = self.request(credential.clone());
-        let mut resends = 0;
+        let mut connection = pool.connection(upstream, want).await.map_err(connect_fault)?;
+        let mut asks = self.asks_first();
+        let mut resends_left = RESENDS_MAX;
         loop {
+            let mut trip = self.trip(credential.clone(), connection.version(), asks);
             let (was_reused, sent_bytes) = (connection.is_reused(), connection.sent_bytes());
-            let failure = match self.exchange(&mut connection, request).await {
+            let failure = match self.exchange(&mut connection, &mut trip).await {
+                // RFC 9110 §10.1.1: an upstream that knows no expectations is asked without one.
+                Ok(response) if trip.is_unexpected(&response) => {
+                    asks = None;
+                    connection = pool.another(upstream, want, &connection).await.map_err(connect_fault)?;
+                    continue;
+                }
                 Ok(response) => {
                     record.upstream_answered();
                     return self.sent(response, connection);
                 }
                 Err(failure) => failure,
             };
-            let may_resend = resends < RESENDS_MAX;
-            resends += 1;
-            request = match failure {
-                Failure::Unsent(unsent) if was_reused && may_resend => *unsent,
-                Failure::Unprocessed if may_resend && self.is_resendable().is_ok() => {
-                    self.request(credential.clone())
-                }
-                Failure::Broken
-                    if may_resend
-                        && was_reused
+            let may_resend = match failure {
+                Failure::Unsent => was_reused,
+                Failure::Unprocessed => self.is_resendable().is_ok(),
+                Failure::Broken => {
+                    was_reused
                         && (self.is_idempotent() || connection.sent_bytes() == sent_bytes)
-                        && self.is_resendable().is_ok() =>
-                {
-                    self.request(credential.clone())
-                }
-                Failure::Unsent(_) | Failure::Unprocessed | Failure::Broken => {
-                    return Err(Fault::UpstreamProtocol);
+                        && self.is_resendable().is_ok()
                 }
                 Failure::Fault(fault) => return Err(fault),
             };
-            connection = pool.another(upstream, Want::Any, &connection).await.map_err(connect_fault)?;
+            if !may_resend || resends_left == 0 {
+                return Err(Fault::UpstreamProtocol);
+            }
+            resends_left -= 1;
+            connection = pool.another(upstream, want, &connection).await.map_err(connect_fault)?;
         }
     }
 
-    fn request(&self, credential: Option<HeaderValue>) -> Request<RequestBody> {
+    /// How long to wait for the upstream to want a body that could not be sent a second time.
+    fn asks_first(&self) -> Option<Duration> {
+        let body = self.body.as_ref()?;
+        let is_too_long = body.length().is_some() && !body.is_recording();
+        self.route.profile().filter(|_| is_too_long && self.is_replayable().is_ok())?;
+        self.route.settings().expect_continue
+    }
+
+    /// The request as it goes over a connection of `version`.
+    fn trip(&self, credential: Option<HeaderValue>, version: Version, asks: Option<Duration>) -> Trip {
         let mut head = self.head.clone();
+        if let Some(handshake) = &self.handshake {
+            upgrade::put(handshake, &mut head, version);
+        }
         if let Some(credential) = credential {
             headers::authorize(&mut head.headers, credential);
+        }
+        let is_http1 = version == Version::HTTP_11;
+        if is_http1 && head.headers.contains_key(TE) {
+            head.headers.insert(CONNECTION, HeaderValue::from_static("TE"));
+        }
+        // HTTP/2 holds an upload back by itself, and its library has no ear for "100 Continue".
+        let gate = asks.filter(|_| is_http1).map(|_| Rc::<Gate>::default());
+        if gate.is_some() {
+            head.headers.insert(EXPECT, HeaderValue::from_static("100-continue"));
         }
         // The library leaves these two out where a body is not expected or not there, and an upstream
         // would then read no body, or answer 411.
         let body = match &self.body {
             Some(body) => {
                 let attempt = body.attempt();
-                if attempt.size_hint().exact().is_none() {
+                if is_http1 && attempt.size_hint().exact().is_none() {
                     head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
                 }
-                RequestBody::Recorded(attempt)
+                RequestBody::Recorded(attempt, gate.clone())
             }
             None => {
                 if matches!(head.method, Method::POST | Method::PUT | Method::PATCH) {
@@ -205,29 +234,51 @@ impl Exchange {
                 RequestBody::Empty
             }
         };
-        Request::from_parts(head, body)
+        let mut request = Request::from_parts(head, body);
+        let interims = Interims::default();
+        if is_http1 {
+            interims.listen(&mut request);
+        }
+        Trip { request: Some(request), interims, gate: gate.zip(asks) }
     }
 
     /// One request over one connection, until the response's head.
     async fn exchange(
         &self,
         connection: &mut Connection<RequestBody>,
-        request: Request<RequestBody>,
+        trip: &mut Trip,
     ) -> Result<Response<Incoming>, Failure> {
+        let Some(request) = trip.request.take() else { return Err(Failure::Unsent) };
         let mut sending = pin!(connection.send(request));
+        let mut clock = Clock::new(self);
         loop {
-            let drawn = self.drawn_bytes();
-            match tokio::time::timeout(self.worker.timeouts().response, sending.as_mut()).await {
-                Ok(Ok(response)) => return Ok(response),
-                Ok(Err(error)) => return Err(failure(error)),
-                // The clock runs for the answer, not for an upload that moves on.
-                Err(_) if self.drawn_bytes() > drawn => {}
-                Err(_) if self.body.as_ref().is_some_and(|body| body.awaits_caller()) => {
-                    return Err(Failure::Fault(Fault::CallerTimeout));
+            let answered = poll_fn(|cx| {
+                if let Err(fault) = self.inform(trip, cx) {
+                    return Poll::Ready(Err(Failure::Fault(fault)));
                 }
-                Err(_) => return Err(Failure::Fault(Fault::UpstreamTimeout)),
+                sending.as_mut().poll(cx).map(|sent| sent.map_err(failure))
+            });
+            match tokio::time::timeout(clock.next(trip), answered).await {
+                Ok(outcome) => return outcome,
+                Err(_) => clock.strike(trip)?,
             }
         }
+    }
+
+    /// Passes on what the upstream says before its answer.
+    fn inform(&self, trip: &Trip, cx: &Context<'_>) -> Result<(), Fault> {
+        for mut interim in trip.interims.take(cx).map_err(|_| Fault::UpstreamProtocol)? {
+            match (interim.status, &trip.gate) {
+                (StatusCode::CONTINUE, Some((gate, _))) => gate.open(),
+                // This gateway's own reader has said so, or nobody has asked.
+                (StatusCode::CONTINUE | StatusCode::SWITCHING_PROTOCOLS, _) => {}
+                _ => {
+                    headers::interim(&mut interim.headers, false);
+                    self.line.inform(&interim);
+                }
+            }
+        }
+        Ok(())
     }
 
     fn drawn_bytes(&self) -> u64 {
@@ -239,15 +290,22 @@ impl Exchange {
         response: Response<Incoming>,
         mut connection: Connection<RequestBody>,
     ) -> Result<Sent, Fault> {
-        // Nothing was upgraded, so 101 is nonsense.
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS || !is_soundly_framed(response.headers()) {
+        let version = connection.version();
+        let is_upgraded = match &self.handshake {
+            Some(handshake) => upgrade::is_agreed(handshake, &response, version)?,
+            None => false,
+        };
+        // Where nothing was to be upgraded, 101 is nonsense.
+        if (response.status() == StatusCode::SWITCHING_PROTOCOLS && !is_upgraded)
+            || !is_soundly_framed(response.headers())
+        {
             return Err(Fault::UpstreamProtocol);
         }
         // The library would speak 1.0 on it from now on, and lose chunked bodies.
         if connection.version() == Version::HTTP_11 && response.version() != Version::HTTP_11 {
             connection.retire();
         }
-        Ok(Sent { response, connection, upload: self.body.clone() })
+        Ok(Sent { response, connection, upload: self.body.clone(), is_upgraded })
     }
 
     fn is_idempotent(&self) -> bool {
@@ -258,65 +316,20 @@ impl Exchange {
     }
 }
 
-/// Exactly one length, or exactly one `chunked`, or neither (RFC 9112 §6.3).
-fn is_soundly_framed(headers: &HeaderMap) -> bool {
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    let is_number = |length: &HeaderValue| length.as_bytes().iter().all(u8::is_ascii_digit);
-    match (lengths.next(), codings.next()) {
-        (None, None) => true,
-        (Some(length), None) => lengths.next().is_none() && is_number(length),
-        (None, Some(coding)) => {
-            codings.next().is_none() && coding.as_bytes().eq_ignore_ascii_case(b"chunked")
-        }
-        (Some(_), Some(_)) => false,
-    }
+/// One attempt over one connection.
+struct Trip {
+    request: Option<Request<RequestBody>>,
+    interims: Interims,
+    /// Holds the body back, at most for so long.
+    gate: Option<(Rc<Gate>, Duration)>,
 }
 
-/// How one attempt failed.
-enum Failure {
-    /// Nothing of the request left: here it is again.
-    Unsent(Box<Request<RequestBody>>),
-    /// The upstream has said that it did nothing with the request.
-    Unprocessed,
-    /// The connection broke before a response; the upstream may have acted.
-    Broken,
-    /// Sending it again would not help or not be safe.
-    Fault(Fault),
-}
-
-fn failure(error: SendError<RequestBody>) -> Failure {
-    let error = match error {
-        SendError::Unsent(request) => return Failure::Unsent(request),
-        SendError::Unprocessed(_) => return Failure::Unprocessed,
-        SendError::Failed(error) => error,
-    };
-    if is_callers(&error) {
-        return Failure::Fault(Fault::BadRequest(BadRequest::Body));
+impl Trip {
+    fn waits_for_continue(&self) -> Option<Duration> {
+        self.gate.as_ref().filter(|(gate, _)| !gate.is_open()).map(|(_, limit)| *limit)
     }
-    if error.is_parse() {
-        return Failure::Fault(Fault::UpstreamProtocol);
-    }
-    Failure::Broken
-}
 
-/// Whether the caller's body was the cause.
-fn is_callers(error: &hyper::Error) -> bool {
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        if inner.downcast_ref::<AttemptError<hyper::Error>>().is_some() {
-            return true;
-        }
-        cause = inner.source();
-    }
-    false
-}
-
-fn connect_fault(error: ConnectError) -> Fault {
-    tracing::debug!(%error, "no upstream connection");
-    match error {
-        ConnectError::Unreachable(_) => Fault::UpstreamUnreachable,
-        ConnectError::TimedOut => Fault::UpstreamTimeout,
-        ConnectError::Tls(_) => Fault::UpstreamTls,
+    fn is_unexpected(&self, response: &Response<Incoming>) -> bool {
+        response.status() == StatusCode::EXPECTATION_FAILED && self.waits_for_continue().is_some()
     }
 }

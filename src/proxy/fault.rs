@@ -6,15 +6,16 @@
 
 use std::{fmt, time::Duration};
 
-use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
-use serde_json::json;
+use http::StatusCode;
 
 use crate::{
-    proxy::headers::REQUEST_ID,
     route::{authority::AuthorityFlaw, path::Flaw},
     token,
 };
+
+mod response;
+
+pub use response::About;
 
 /// Why a request is not served.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub enum Fault {
     HeadersTooLarge,
     /// The request target is longer than the limit.
     UriTooLong,
+    /// The body is longer than the limit.
+    BodyTooLong,
     /// The caller took too long to send its request.
     CallerTimeout,
     /// The profile has no token.
@@ -45,6 +48,8 @@ pub enum Fault {
     UpstreamProtocol,
     /// The upstream did not answer in time.
     UpstreamTimeout,
+    /// The gateway's own code has failed.
+    Internal,
 }
 
 /// Why a request is malformed or ambiguous.
@@ -68,6 +73,12 @@ pub enum BadRequest {
     Expectation,
     /// The caller's body was broken.
     Body,
+    /// A header name with an underscore.
+    Underscore,
+    /// An upgrade to HTTP/2.
+    Upgrade,
+    /// The host is served under another certificate than the one that the caller has seen.
+    Misdirected,
 }
 
 impl fmt::Display for BadRequest {
@@ -84,12 +95,20 @@ impl fmt::Display for BadRequest {
             }
             Self::Expectation => f.write_str("the only expectation that is understood is 100-continue"),
             Self::Body => f.write_str("the request's body broke off or was malformed"),
+            Self::Underscore => f.write_str(
+                "a header name holds an underscore, which some upstreams take for a hyphen; \
+                 `underscores: allow` on the route lets it pass",
+            ),
+            Self::Upgrade => f.write_str("an upgrade to HTTP/2 is never forwarded"),
+            Self::Misdirected => f.write_str(
+                "this connection's certificate is not the one for that host: open another connection for it",
+            ),
         }
     }
 }
 
 /// Number of codes.
-pub const CODES: usize = 11;
+pub const CODES: usize = 12;
 
 /// All codes, for counters.
 pub const CODE_NAMES: [&str; CODES] = [
@@ -104,6 +123,7 @@ pub const CODE_NAMES: [&str; CODES] = [
     "upstream_tls",
     "upstream_protocol",
     "upstream_timeout",
+    "internal_error",
 ];
 
 /// Everything a fault is, apart from its words.
@@ -140,11 +160,17 @@ impl Fault {
                 "http_request_error",
                 "Expectation not understood",
             ),
+            Self::BadRequest(BadRequest::Misdirected) => facts(
+                S::MISDIRECTED_REQUEST,
+                "bad_request",
+                "http_request_error",
+                "The request came to the wrong place",
+            ),
             Self::BadRequest(bad) => {
                 let all =
                     facts(S::BAD_REQUEST, "bad_request", "http_request_error", "The request is refused");
                 match bad {
-                    BadRequest::Path(_) => all,
+                    BadRequest::Path(_) | BadRequest::Underscore => all,
                     _ => closing(all),
                 }
             }
@@ -168,6 +194,12 @@ impl Fault {
                 "too_large",
                 "http_request_error",
                 "The request target is too long",
+            )),
+            Self::BodyTooLong => closing(facts(
+                S::PAYLOAD_TOO_LARGE,
+                "too_large",
+                "http_request_error",
+                "The request's body is too long",
             )),
             Self::CallerTimeout => closing(facts(
                 S::REQUEST_TIMEOUT,
@@ -208,6 +240,12 @@ impl Fault {
                 "http_response_timeout",
                 "The upstream did not answer in time",
             ),
+            Self::Internal => closing(facts(
+                S::INTERNAL_SERVER_ERROR,
+                "internal_error",
+                "proxy_internal_error",
+                "The gateway has failed",
+            )),
         }
     }
 
@@ -224,6 +262,7 @@ impl Fault {
             Self::Loop => "the request has passed this gateway before: an upstream points back to it".into(),
             Self::HeadersTooLarge => "send fewer or shorter header fields, or raise limits.header_bytes".into(),
             Self::UriTooLong => "send a shorter request target, or raise limits.uri_bytes".into(),
+            Self::BodyTooLong => "send a shorter body, or raise limits.body_bytes or the route's body_bytes".into(),
             Self::CallerTimeout => "the request was not complete in time".into(),
             Self::TokenUnavailable(unavailable) => {
                 let why = match &unavailable.reason {
@@ -247,6 +286,7 @@ impl Fault {
                 format!("the upstream of route \"{route}\" broke off or did not answer in HTTP")
             }
             Self::UpstreamTimeout => format!("the upstream of route \"{route}\" sent no response head in time"),
+            Self::Internal => "a fault of the gateway itself; its log has the place, please report it".into(),
         }
     }
 
@@ -256,50 +296,5 @@ impl Fault {
             Self::Overloaded => Some(Duration::from_secs(1)),
             _ => None,
         }
-    }
-
-    /// The response.
-    pub fn response(
-        &self,
-        route: Option<&str>,
-        profile: Option<&str>,
-        request_id: &HeaderValue,
-    ) -> Response<Bytes> {
-        let facts = self.facts();
-        let problem = json!({
-            "type": "about:blank",
-            "title": facts.title,
-            "status": facts.status.as_u16(),
-            "code": facts.code,
-            "detail": self.detail(route, profile),
-            "route": route,
-            "request_id": request_id.to_str().unwrap_or_default(),
-        });
-        let mut response = Response::new(Bytes::from(problem.to_string() + "\n"));
-        *response.status_mut() = facts.status;
-        let proxy_status = format!("keybearer; error={}; details=\"{}\"", facts.proxy_error, facts.code);
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        headers.insert(
-            "proxy-status",
-            HeaderValue::from_str(&proxy_status).expect("codes are made of letters and underscores"),
-        );
-        headers.insert(REQUEST_ID, request_id.clone());
-        if let Some(span) = self.retry_after() {
-            // Rounded up: a caller that comes back a moment early finds the same fault.
-            let seconds = span.as_secs() + u64::from(span.subsec_nanos() > 0);
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
-        }
-        if self.status() == StatusCode::METHOD_NOT_ALLOWED {
-            headers.insert(
-                header::ALLOW,
-                HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS"),
-            );
-        }
-        if facts.closes {
-            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
-        response
     }
 }

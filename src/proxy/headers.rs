@@ -4,20 +4,26 @@
 //! The order is the point: ours go on last, so nothing that a caller sends can take them off again.
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Uri, Version,
+    HeaderMap, HeaderName, HeaderValue, Version,
     header::{
         AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+        PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA, WWW_AUTHENTICATE,
     },
+    request,
 };
 
 use crate::{
-    proxy::fault::{BadRequest, Fault},
+    proxy::{
+        fault::{BadRequest, Fault},
+        forwarded::{self, Source},
+        settings::{Forwarding, Underscores},
+    },
     route::authority,
 };
 
 /// The correlation id of a request, taken over from the caller or made.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -30,23 +36,25 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 /// # Errors
 /// [`BadRequest`] when there is not exactly one, when it is malformed, or when the two differ
 /// (RFC 9112 §3.2).
-pub fn host<'a>(uri: &'a Uri, version: Version, headers: &'a HeaderMap) -> Result<&'a str, BadRequest> {
+pub fn host(head: &request::Parts, is_tls: bool) -> Result<&str, BadRequest> {
+    let request::Parts { uri, version, headers, .. } = head;
+    let (scheme, port) = if is_tls { ("https", 443) } else { ("http", 80) };
     let mut fields = headers.get_all(HOST).iter();
     let target = match uri.authority() {
         None => None,
         Some(named) => {
-            if uri.scheme_str() != Some("http") {
+            if uri.scheme_str() != Some(scheme) {
                 return Err(BadRequest::Target);
             }
             Some(authority::parse(named.as_str().as_bytes()).map_err(BadRequest::Host)?)
         }
     };
     let Some(field) = fields.next() else {
-        // HTTP/1.0 knows no Host; RFC 9112 §3.2 demands it of HTTP/1.1 only.
-        return match target {
-            _ if version != Version::HTTP_10 => Err(BadRequest::HostCount),
-            Some(target) => Ok(target.host),
-            None => Ok(""),
+        // HTTP/1.0 knows no Host (RFC 9112 §3.2 demands it of HTTP/1.1 only), HTTP/2 has an own field.
+        return match (*version, target) {
+            (Version::HTTP_10, None) => Ok(""),
+            (Version::HTTP_10 | Version::HTTP_2, Some(target)) => Ok(target.host),
+            _ => Err(BadRequest::HostCount),
         };
     };
     if fields.next().is_some() {
@@ -54,7 +62,7 @@ pub fn host<'a>(uri: &'a Uri, version: Version, headers: &'a HeaderMap) -> Resul
     }
     let field = authority::parse(field.as_bytes()).map_err(BadRequest::Host)?;
     match target {
-        Some(target) if !authority::same(&target, &field, 80) => Err(BadRequest::HostMismatch),
+        Some(target) if !authority::same(&target, &field, port) => Err(BadRequest::HostMismatch),
         _ => Ok(field.host),
     }
 }
@@ -72,7 +80,7 @@ fn is_protected(name: &str) -> bool {
 }
 
 /// Takes off what belongs to one connection (RFC 9110 §7.6.1), both directions.
-fn take_off_hop_by_hop(headers: &mut HeaderMap, protect: bool) -> Result<(), BadRequest> {
+fn take_off_hop_by_hop(headers: &mut HeaderMap, protect: bool, keep_trailer: bool) -> Result<(), BadRequest> {
     let mut nominated: Vec<HeaderName> = Vec::new();
     for value in headers.get_all(CONNECTION) {
         let Ok(value) = value.to_str() else {
@@ -106,20 +114,18 @@ fn take_off_hop_by_hop(headers: &mut HeaderMap, protect: bool) -> Result<(), Bad
     for name in nominated {
         headers.remove(name);
     }
-    remove_present(
-        headers,
-        &[
-            CONNECTION,
-            KEEP_ALIVE,
-            PROXY_CONNECTION,
-            PROXY_AUTHENTICATE,
-            PROXY_AUTHORIZATION,
-            TE,
-            TRAILER,
-            TRANSFER_ENCODING,
-            UPGRADE,
-        ],
-    );
+    let names = &[
+        TRAILER,
+        CONNECTION,
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        PROXY_AUTHENTICATE,
+        PROXY_AUTHORIZATION,
+        TE,
+        TRANSFER_ENCODING,
+        UPGRADE,
+    ];
+    remove_present(headers, names.get(usize::from(keep_trailer)..).unwrap_or_default());
     Ok(())
 }
 
@@ -152,19 +158,33 @@ pub struct Outgoing<'a> {
     pub pseudonym: &'a str,
     /// The request's id.
     pub request_id: &'a HeaderValue,
+    /// The protocol that the request came in.
+    pub version: Version,
+    /// What becomes of names with an underscore.
+    pub underscores: Underscores,
+    /// How the upstream is told where the request comes from.
+    pub forwarded: Forwarding,
+    /// Where it comes from.
+    pub source: Source<'a>,
 }
 
 /// Turns a caller's header fields into those for the upstream, all but our own credential, which
 /// [`authorize`] puts on each attempt.
 ///
 /// # Errors
-/// [`Fault`] for a nomination that no connection owns, a loop, or an expectation we cannot keep.
+/// [`Fault`] for a nomination that no connection owns, a loop, an expectation we cannot keep, or a name
+/// that an upstream could take for another.
 pub fn prepare(headers: &mut HeaderMap, outgoing: &Outgoing<'_>) -> Result<(), Fault> {
+    let has_underscore = |name: &HeaderName| memchr::memchr(b'_', name.as_str().as_bytes()).is_some();
+    if outgoing.underscores == Underscores::Refuse && headers.keys().any(has_underscore) {
+        return Err(Fault::BadRequest(BadRequest::Underscore));
+    }
+    let wants_trailers = wants_trailers(headers);
     let mut expected = headers.get_all(EXPECT).iter();
     if expected.any(|expect| !expect.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
         return Err(Fault::BadRequest(BadRequest::Expectation));
     }
-    take_off_hop_by_hop(headers, true).map_err(Fault::BadRequest)?;
+    take_off_hop_by_hop(headers, true, false).map_err(Fault::BadRequest)?;
     // Framing is made anew from the body; 100-continue was answered by this gateway's own reader.
     remove_present(headers, &[CONTENT_LENGTH, EXPECT]);
     if !outgoing.pass_authorization {
@@ -175,6 +195,13 @@ pub fn prepare(headers: &mut HeaderMap, outgoing: &Outgoing<'_>) -> Result<(), F
         return Err(Fault::Loop);
     }
     headers.append(VIA, outgoing.via.clone());
+    forwarded::tell(headers, outgoing.forwarded, &outgoing.source);
+    if outgoing.version == Version::HTTP_2 {
+        join_cookies(headers);
+    }
+    if wants_trailers {
+        headers.insert(TE, TRAILERS);
+    }
     if !outgoing.preserve_host || !headers.contains_key(HOST) {
         headers.insert(HOST, outgoing.host.clone());
     }
@@ -182,20 +209,57 @@ pub fn prepare(headers: &mut HeaderMap, outgoing: &Outgoing<'_>) -> Result<(), F
     Ok(())
 }
 
+/// Whether the caller can read trailers (RFC 9110 §10.1.4).
+pub fn wants_trailers(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(TE).iter().filter_map(|value| value.to_str().ok());
+    values.any(|value| value.split(',').any(|word| word.trim().eq_ignore_ascii_case("trailers")))
+}
+
+/// HTTP/2 callers may send a cookie in crumbs; HTTP/1.1 knows one field only (RFC 9113 §8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(COOKIE).iter().count() < 2 {
+        return;
+    }
+    let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(cookie) = HeaderValue::from_bytes(&crumbs.join(b"; ".as_slice())) {
+        headers.insert(COOKIE, cookie);
+    }
+}
+
 /// Puts the profile's credential on: the last thing that happens to a request's header.
 pub fn authorize(headers: &mut HeaderMap, credential: HeaderValue) {
     headers.insert(AUTHORIZATION, credential);
 }
 
-/// Turns an upstream's header fields into those for the caller.
-pub fn answer(headers: &mut HeaderMap, request_id: &HeaderValue) {
-    take_off_hop_by_hop(headers, false).expect("only what callers send is refused");
+/// Turns an upstream's header fields into those for the caller. `Trailer` stays for one that can read
+/// trailers and needs to be told of them.
+pub fn answer(headers: &mut HeaderMap, request_id: &HeaderValue, keep_trailer: bool) {
+    interim(headers, keep_trailer);
     // Only this gateway speaks in its own name (RFC 9209 §2).
     let mut statuses = headers.get_all(PROXY_STATUS).iter();
     if statuses.any(|status| memchr::memmem::find(status.as_bytes(), b"keybearer").is_some()) {
         headers.remove(PROXY_STATUS);
     }
     headers.insert(REQUEST_ID, request_id.clone());
+}
+
+/// Takes off an informational response's header what belongs to the upstream's connection.
+pub fn interim(headers: &mut HeaderMap, keep_trailer: bool) {
+    take_off_hop_by_hop(headers, false, keep_trailer).expect("only what callers send is refused");
+}
+
+/// Says that a 401 is about this gateway's credential, so that no caller takes it for its own.
+pub fn disown_challenge(headers: &mut HeaderMap) {
+    const WORDS: &str = "keybearer; received-status=401; \
+                         details=\"the upstream refused the gateway's credential, not the caller's\"";
+    headers.append(PROXY_STATUS, HeaderValue::from_static(WORDS));
+}
+
+/// Takes out of an answer's trailers what must not come so late (RFC 9110 §6.5.1).
+pub fn trailers(trailers: &mut HeaderMap) {
+    let late = [AUTHORIZATION, CONTENT_LENGTH, COOKIE, HOST, SET_COOKIE, WWW_AUTHENTICATE, PROXY_STATUS];
+    interim(trailers, false);
+    remove_present(trailers, &late);
 }
 
 /// Takes over the caller's request id when it is short and harmless, else makes one.
@@ -212,7 +276,8 @@ pub fn request_id(headers: &HeaderMap) -> HeaderValue {
     }
 }
 
-fn made_id() -> HeaderValue {
+/// A random id.
+pub fn made_id() -> HeaderValue {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let random = fastrand::u128(..).to_be_bytes();
     let mut text = [0u8; 32];
@@ -247,6 +312,10 @@ mod tests {
             via: &HeaderValue::from_static("1.1 kb-1"),
             pseudonym: "kb-1",
             request_id: &HeaderValue::from_static("id"),
+            version: Version::HTTP_2,
+            underscores: Underscores::Refuse,
+            forwarded: Forwarding::Off,
+            source: Source { address: None, is_trusted: false, is_tls: false, host: None },
         };
         prepare(&mut headers, &outgoing)?;
         authorize(&mut headers, HeaderValue::from_static("Bearer ours"));
@@ -309,6 +378,38 @@ mod tests {
     }
 
     #[test]
+    fn a_name_with_an_underscore_is_refused() {
+        let refused = prepared(&[("x_admin", "1")]);
+        assert!(matches!(refused, Err(Fault::BadRequest(BadRequest::Underscore))));
+    }
+
+    #[test]
+    fn a_cookie_in_crumbs_is_put_together() {
+        let sent = prepared(&[("cookie", "a=1"), ("cookie", "b=2")]).unwrap();
+        assert_eq!(sent.get_all(COOKIE).iter().collect::<Vec<_>>(), ["a=1; b=2"]);
+    }
+
+    #[test]
+    fn of_te_only_trailers_go_on() {
+        assert_eq!(prepared(&[("te", "gzip;q=0.5, Trailers")]).unwrap()[TE], "trailers");
+        assert!(!prepared(&[("te", "gzip")]).unwrap().contains_key(TE));
+    }
+
+    #[test]
+    fn what_must_not_come_late_is_no_trailer() {
+        let mut late = fields(&[
+            ("grpc-status", "0"),
+            ("authorization", "Bearer x"),
+            ("set-cookie", "a=b"),
+            ("content-length", "5"),
+            ("transfer-encoding", "chunked"),
+            ("connection", "close"),
+        ]);
+        trailers(&mut late);
+        assert_eq!(late.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["grpc-status"]);
+    }
+
+    #[test]
     fn an_unknown_expectation_is_refused() {
         let refused = prepared(&[("expect", "200-ok")]);
         assert!(matches!(refused, Err(Fault::BadRequest(BadRequest::Expectation))));
@@ -322,8 +423,9 @@ mod tests {
             for (name, value) in pairs {
                 headers.append(name, value.parse().unwrap());
             }
-            let uri: Uri = uri.parse().unwrap();
-            assert_eq!(host(&uri, version, &headers).map_err(|_| ()), expected, "{uri} {hosts:?}");
+            let (mut head, ()) = http::Request::new(()).into_parts();
+            (head.uri, head.version, head.headers) = (uri.parse().unwrap(), version, headers);
+            assert_eq!(host(&head, false).map_err(|_| ()), expected, "{uri} {hosts:?}");
         };
         let v11 = Version::HTTP_11;
         check("/", &["a.example:80"], v11, Ok("a.example"));

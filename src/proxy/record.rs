@@ -3,9 +3,9 @@
 //! A record is written when it is dropped, so a caller who hangs up is on record as well. It never
 //! holds a query, a header value or a body.
 
-use std::{any::Any, rc::Rc, time::Duration};
+use std::{rc::Rc, time::Duration};
 
-use http::{HeaderValue, Method, Request, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, header::CONTENT_TYPE};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
 
@@ -13,8 +13,9 @@ use crate::{
     caller::Caller,
     proxy::{
         attempt::Upload,
-        fault::{CODE_NAMES, Fault},
+        fault::{About, CODE_NAMES, Fault},
         headers,
+        line::Line,
         recovery::Outcome,
         worker::{RouteState, Shard, Worker},
     },
@@ -30,10 +31,13 @@ pub struct Record {
     route: Option<Rc<RouteState>>,
     caller: Caller,
     /// Tells the listener that the request is over when the record is.
-    _presence: Box<dyn Any>,
+    line: Rc<dyn Line>,
+    version: Version,
+    is_grpc: bool,
+    wants_trailers: bool,
     request_id: HeaderValue,
     /// What only the access line needs.
-    line: Option<(Method, Uri)>,
+    shown: Option<(Method, Uri)>,
     started: Instant,
     sent_at: Option<Instant>,
     upstream_time: Option<Duration>,
@@ -45,6 +49,8 @@ pub struct Record {
     is_complete: bool,
     has_body: bool,
     upload: Upload,
+    /// Bytes from the caller that went through a tunnel.
+    tunnelled_bytes: u64,
 }
 
 impl Record {
@@ -53,10 +59,10 @@ impl Record {
         worker: &Rc<Worker>,
         request: &Request<Incoming>,
         caller: Caller,
-        presence: Box<dyn Any>,
+        line: Rc<dyn Line>,
         is_genuine: bool,
     ) -> Self {
-        let line =
+        let shown =
             (worker.logs_access() && is_genuine).then(|| (request.method().clone(), request.uri().clone()));
         worker.enter();
         let has_body = !request.body().is_end_stream();
@@ -64,9 +70,12 @@ impl Record {
             worker: Rc::clone(worker),
             route: None,
             caller,
-            _presence: presence,
-            request_id: headers::request_id(request.headers()),
             line,
+            version: request.version(),
+            is_grpc: is_grpc(request.headers()),
+            wants_trailers: headers::wants_trailers(request.headers()),
+            request_id: headers::request_id(request.headers()),
+            shown,
             started: Instant::now(),
             sent_at: None,
             upstream_time: None,
@@ -78,7 +87,50 @@ impl Record {
             is_complete: false,
             has_body,
             upload: None,
+            tunnelled_bytes: 0,
         }
+    }
+
+    /// The caller's side of the request.
+    pub fn line(&self) -> &Rc<dyn Line> {
+        &self.line
+    }
+
+    /// Who sent it.
+    pub fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// The caller's protocol.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Whether it is a gRPC call.
+    pub fn is_grpc(&self) -> bool {
+        self.is_grpc
+    }
+
+    /// Whether the caller reads trailers of HTTP/1.1 if it is told of them before.
+    pub fn wants_trailers(&self) -> bool {
+        self.wants_trailers && self.version == Version::HTTP_11
+    }
+
+    /// What a fault's response says of the request.
+    pub fn about(&self) -> About<'_> {
+        About {
+            route: self.route_name(),
+            profile: self.profile_name(),
+            request_id: &self.request_id,
+            is_grpc: self.is_grpc,
+            version: self.version,
+        }
+    }
+
+    /// A tunnel has carried so much.
+    pub fn tunnelled(&mut self, received_bytes: u64, sent_bytes: u64) {
+        self.tunnelled_bytes += received_bytes;
+        self.sent_bytes += sent_bytes;
     }
 
     /// The request's body is on its way.
@@ -92,7 +144,7 @@ impl Record {
     }
 
     fn received_bytes(&self) -> u64 {
-        self.upload.as_ref().map_or(0, |upload| upload.drawn_bytes())
+        self.upload.as_ref().map_or(self.tunnelled_bytes, |upload| upload.drawn_bytes())
     }
 
     /// The request's id, the caller's or ours.
@@ -183,7 +235,7 @@ impl Record {
     }
 
     fn log(&self, took: Duration) {
-        let (method, path) = match &self.line {
+        let (method, path) = match &self.shown {
             Some((method, uri)) => (method.as_str(), shown(uri.path())),
             None => ("-", "-"),
         };
@@ -205,6 +257,15 @@ impl Record {
             complete = self.is_complete,
             request_id = self.request_id.to_str().unwrap_or_default(),
         );
+    }
+}
+
+/// Every kind of gRPC has its name in front: `application/grpc`, `application/grpc+proto`.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    const GRPC: &[u8] = b"application/grpc";
+    match headers.get(CONTENT_TYPE).and_then(|kind| kind.as_bytes().strip_prefix(GRPC)) {
+        Some(rest) => matches!(rest.first(), None | Some(b'+' | b';')),
+        None => false,
     }
 }
 

@@ -152,7 +152,7 @@ async fn second(
             if let Some(body) = exchange.body() {
                 body.settle();
             }
-            let is_refused = second.response.status() == http::StatusCode::UNAUTHORIZED;
+            let is_refused = exchange.is_refused(&second);
             record.recovered(if is_refused { Outcome::SecondRefused } else { Outcome::Recovered });
             first.discard();
             second

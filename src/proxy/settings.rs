@@ -25,6 +25,41 @@ pub struct RouteSettings {
     pub path_check: Check,
     /// Bytes of request body that are kept for a second attempt; zero turns replay off.
     pub replay_limit_bytes: usize,
+    /// Bytes of a request body; a longer one is refused.
+    pub body_bytes_max: u64,
+    /// What becomes of header names with an underscore.
+    pub underscores: Underscores,
+    /// Where a request comes from, told to the upstream.
+    pub forwarded: Forwarding,
+    /// Whether a connection may become a WebSocket.
+    pub websocket: bool,
+    /// This route's own limit for the upstream's response head.
+    pub response_timeout: Option<Duration>,
+    /// How long an upload that could not be replayed waits for "100 Continue"; `None` does not ask.
+    pub expect_continue: Option<Duration>,
+}
+
+/// Header names with an underscore: upstreams that hand headers on as CGI variables take `X_Admin` for
+/// `X-Admin`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Underscores {
+    /// Refused where a credential goes on the request.
+    #[default]
+    Refuse,
+    /// Forwarded like any other.
+    Allow,
+}
+
+/// How the upstream is told where a request comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Forwarding {
+    /// Not at all.
+    #[default]
+    Off,
+    /// `X-Forwarded-For`, `-Proto` and `-Host`.
+    X,
+    /// `Forwarded` (RFC 7239).
+    Rfc7239,
 }
 
 /// Time limits of the data plane. All end in a fault or a closed connection.
@@ -34,8 +69,12 @@ pub struct Timeouts {
     pub header_read: Duration,
     /// From the request being sent to the upstream's response head.
     pub response: Duration,
-    /// A caller's connection without a request, or with an answer that stands still.
+    /// A caller's connection without a request, or with an answer that the caller does not take.
     pub idle: Duration,
+    /// In each of these a request body brings at least one byte for every second.
+    pub body: Duration,
+    /// An answer for which the upstream sends nothing, or a tunnel on which nothing moves.
+    pub stream: Duration,
     /// From the stop signal to giving up on requests in flight.
     pub drain: Duration,
 }
@@ -46,6 +85,8 @@ impl Default for Timeouts {
             header_read: Duration::from_secs(10),
             response: Duration::from_secs(60),
             idle: Duration::from_secs(75),
+            body: Duration::from_secs(30),
+            stream: Duration::from_secs(3600),
             drain: Duration::from_secs(30),
         }
     }

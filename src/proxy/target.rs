@@ -71,6 +71,12 @@ mod tests {
             pass_authorization: false,
             path_check: path::Check::Strict,
             replay_limit_bytes: 0,
+            body_bytes_max: u64::MAX,
+            underscores: Default::default(),
+            forwarded: Default::default(),
+            websocket: true,
+            response_timeout: None,
+            expect_continue: None,
         };
         let target = upstream_target(&settings, strip.unwrap_or("/"), &asked.parse().unwrap()).unwrap();
         assert_eq!(target.to_string(), expected, "{base:?} {strip:?} {asked}");

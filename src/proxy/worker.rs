@@ -13,7 +13,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use http::HeaderValue;
+use http::{HeaderValue, Version};
 
 use crate::{
     proxy::{
@@ -65,7 +65,8 @@ pub struct Gateway {
     /// Counts snapshots, so that a worker notices a new one by reading a number.
     version: AtomicU64,
     pseudonym: String,
-    via: HeaderValue,
+    /// Our entry for `Via`, for requests that came over HTTP/1.1 and HTTP/2.
+    via: [HeaderValue; 2],
     timeouts: Timeouts,
     connections: pool::Settings,
     budget: Arc<Budget>,
@@ -87,8 +88,11 @@ impl Gateway {
     ) -> Arc<Self> {
         // Random, so that it names this process and tells nothing about it (RFC 9110 §7.6.3).
         let pseudonym = format!("kb-{:012x}", fastrand::u64(..) & 0xffff_ffff_ffff);
-        let via =
-            HeaderValue::from_str(&format!("1.1 {pseudonym}")).expect("hexadecimal is legal in a header");
+        let via = |version| {
+            let entry = format!("{version} {pseudonym}");
+            HeaderValue::from_str(&entry).expect("hexadecimal is legal in a header")
+        };
+        let via = [via("1.1"), via("2")];
         Arc::new(Self {
             snapshot: ArcSwap::from_pointee(snapshot),
             version: AtomicU64::new(1),
@@ -245,8 +249,9 @@ impl Worker {
         &self.gateway.budget
     }
 
-    pub(super) fn via(&self) -> &HeaderValue {
-        &self.gateway.via
+    pub(super) fn via(&self, version: Version) -> &HeaderValue {
+        let [http1, http2] = &self.gateway.via;
+        if version == Version::HTTP_2 { http2 } else { http1 }
     }
 
     pub(super) fn pseudonym(&self) -> &str {

@@ -65,7 +65,7 @@ fn drain(attempt: &mut Attempt<Stream>) -> String {
 
 fn recorder(stream: &Stream, limit: usize) -> (Recorder<Stream>, Arc<Budget>) {
     let budget = Budget::new(10_000);
-    (Recorder::new(stream.clone(), limit, &budget), budget)
+    (Recorder::new(stream.clone(), limit, u64::MAX, &budget), budget)
 }
 
 #[test]
@@ -101,15 +101,26 @@ fn a_body_known_to_be_too_long_is_not_recorded_at_all() {
     let stream = Stream::of(&["12345"]);
     stream.length.set(Some(11));
     let (recorder, budget) = recorder(&stream, 10);
-    assert_eq!(recorder.is_replayable(), Err(NotReplayable::OverLimit));
+    assert!(!recorder.is_recording());
+    assert_eq!(recorder.is_replayable(), Ok(()), "nothing of it has been sent");
     assert_eq!(drain(&mut recorder.attempt()), "12345");
+    assert_eq!(recorder.is_replayable(), Err(NotReplayable::OverLimit));
     assert_eq!(budget.used_bytes(), 0);
 }
 
 #[test]
 fn a_limit_of_zero_turns_recording_off() {
     let (recorder, _) = recorder(&Stream::of(&["1"]), 0);
+    assert_eq!(drain(&mut recorder.attempt()), "1");
     assert_eq!(recorder.is_replayable(), Err(NotReplayable::Off));
+}
+
+#[test]
+fn a_body_that_turns_out_longer_than_it_may_be_breaks_off() {
+    let recorder = Recorder::new(Stream::of(&["12345", "6"]), 100, 5, &Budget::new(10_000));
+    let mut attempt = recorder.attempt();
+    assert_eq!(drain(&mut attempt), "12345!");
+    assert_eq!(recorder.is_replayable(), Err(NotReplayable::Broken));
 }
 
 #[test]
@@ -117,7 +128,7 @@ fn a_spent_budget_stops_recording_and_loses_nothing_of_the_stream() {
     let stream = Stream::of(&["1", "2"]);
     stream.end();
     let budget = Budget::new(FRAME_OVERHEAD + 1);
-    let recorder = Recorder::new(stream, 100, &budget);
+    let recorder = Recorder::new(stream, 100, u64::MAX, &budget);
     assert_eq!(drain(&mut recorder.attempt()), "12.");
     assert_eq!(recorder.is_replayable(), Err(NotReplayable::BudgetSpent));
     assert_eq!(budget.used_bytes(), 0);
@@ -311,7 +322,7 @@ impl Body for Breaking {
 
 #[test]
 fn a_body_that_broke_off_never_ends_as_if_it_were_whole() {
-    let recorder = Recorder::new(Breaking(0), 100, &Budget::new(10_000));
+    let recorder = Recorder::new(Breaking(0), 100, u64::MAX, &Budget::new(10_000));
     let mut cx = Context::from_waker(Waker::noop());
     let mut first = recorder.attempt();
     assert!(matches!(Pin::new(&mut first).poll_frame(&mut cx), Poll::Ready(Some(Ok(_)))));

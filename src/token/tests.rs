@@ -183,7 +183,7 @@ fn settings(recovery: Recovery) -> Settings {
         default_ttl: s(300),
         timeout: s(10),
     };
-    Settings { profile, required: true, recovery }
+    Settings { profile, required: true, recovery, waiters_max: WAITERS_MAX }
 }
 
 fn failed(unavailable: &Unavailable) -> &Arc<ExchangeError> {

@@ -274,9 +274,9 @@ async fn odd_but_legal_requests_carry_one_credential_and_nothing_of_the_connecti
         "GET http://[::1]:80/v1 HTTP/1.1\r\nHost: [::1]\r\nConnection: close\r\n\r\n",
         "GET /v1 HTTP/1.0\r\n\r\n",
         "GET /v1 HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 0005\r\n\r\nhello",
-        "GET /v1 HTTP/1.1\r\nHost:\ta\t\r\nX-O: \u{e9}\r\nx!#$%&'*+-.^_`|~: 1\r\nConnection:\tclose\r\n\r\n",
+        "GET /v1 HTTP/1.1\r\nHost:\ta\t\r\nX-O: \u{e9}\r\nx!#$%&'*+-.^`|~: 1\r\nConnection:\tclose\r\n\r\n",
         "GET /v1 HTTP/1.1\r\nHost: a\r\nConnection: close, evil\r\nEvil: 1\r\nAuthorization: Bearer evil\r\n\
-         authorization: evil\r\nProxy-Authorization: evil\r\nTE: trailers\r\nKeep-Alive: evil\r\n\r\n",
+         authorization: evil\r\nProxy-Authorization: evil\r\nTE: evil\r\nKeep-Alive: evil\r\n\r\n",
         "POST /v1 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\nConnection: close\r\n\r\nhello",
     ] {
         let seen = forwarded(&stage, &up, request).await.to_lowercase();
@@ -792,7 +792,7 @@ async fn a_caller_who_stops_sending_is_not_blamed_on_the_upstream() {
 #[tokio::test]
 async fn an_upstream_that_falls_silent_in_the_middle_of_an_answer_is_left() {
     let up = Hostile::saying("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nok").await;
-    let stage = up.stage("timeouts: {response: 200ms, idle: 200ms, header_read: 200ms}").await;
+    let stage = up.stage("timeouts: {response: 200ms, stream: 200ms, header_read: 200ms}").await;
     let answer = tokio::time::timeout(Duration::from_secs(3), stage.raw(get(""))).await;
     assert!(answer.is_ok(), "no time limit ends it");
 }

@@ -149,7 +149,7 @@ async fn hop_by_hop_fields_stay_on_their_hop() {
     let raw = stage
         .raw(
             "GET /v1/orders HTTP/1.1\r\nHost: a\r\nConnection: close, x-hop\r\nX-Hop: 1\r\nTE: gzip\r\n\
-             Keep-Alive: timeout=9\r\nUpgrade: h2c\r\nProxy-Connection: keep-alive\r\nX-Kept: 1\r\n\r\n",
+             Keep-Alive: timeout=9\r\nUpgrade: tls/1.3\r\nProxy-Connection: keep-alive\r\nX-Kept: 1\r\n\r\n",
         )
         .await;
     assert!(raw.starts_with("HTTP/1.1 200"), "{raw}");

@@ -1,0 +1,311 @@
+//! HTTP/2 frames as they arrive (RFC 9113 §4.1): only their headers are read, to bound what a caller
+//! makes the gateway do.
+//!
+//! The HTTP library bounds resets, header blocks and empty data. Frames that cost work and ask for no
+//! answer (PING, SETTINGS, PRIORITY, WINDOW_UPDATE, RST_STREAM, unknown ones) are bounded here by an
+//! allowance that grows with time, with requests and with the bytes that the caller is sent.
+
+use std::{
+    io,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
+
+use crate::listen::{streams::Streams, watched::Watched};
+
+/// What an HTTP/2 caller sends first (RFC 9113 §3.4).
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Control frames that a connection may send at once.
+const ALLOWANCE_MAX: u32 = 1000;
+/// And so many more in each second.
+const ALLOWANCE_PER_SECOND: u32 = 100;
+/// And one for so many bytes that it is sent: windows are updated as answers are read.
+const BYTES_PER_FRAME: u32 = 512;
+/// And so many for each request: its windows, a ping to measure the way, an empty end, a change of mind.
+const ALLOWANCE_PER_REQUEST: u32 = 4;
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const CONTINUATION: u8 = 9;
+const END_HEADERS: u8 = 4;
+
+/// Reads frame headers out of a stream of bytes.
+#[derive(Debug)]
+pub(super) struct Scanner {
+    preface_left: usize,
+    header: [u8; 9],
+    have: usize,
+    payload_left: u32,
+    /// A header block has begun and not ended.
+    in_block: bool,
+    allowance: u32,
+    /// Bytes sent that have not become allowance yet.
+    sent_bytes: u32,
+    refilled_at: Instant,
+}
+
+/// The caller sends more control frames than any honest one has reason to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Flood;
+
+impl Scanner {
+    pub(super) fn new() -> Self {
+        Self {
+            preface_left: PREFACE.len(),
+            header: [0; 9],
+            have: 0,
+            payload_left: 0,
+            in_block: false,
+            allowance: ALLOWANCE_MAX,
+            sent_bytes: 0,
+            refilled_at: Instant::now(),
+        }
+    }
+
+    /// Reads on through `bytes`.
+    pub(super) fn read(&mut self, mut bytes: &[u8]) -> Result<(), Flood> {
+        let preface = bytes.len().min(self.preface_left);
+        self.preface_left -= preface;
+        bytes = bytes.get(preface..).unwrap_or_default();
+        while !bytes.is_empty() {
+            if self.payload_left > 0 {
+                let used = bytes.len().min(self.payload_left as usize);
+                self.payload_left -= u32::try_from(used).unwrap_or(u32::MAX);
+                bytes = bytes.get(used..).unwrap_or_default();
+                continue;
+            }
+            let wanted = self.header.len() - self.have;
+            let (now, rest) = bytes.split_at_checked(wanted).unwrap_or((bytes, &[]));
+            for (slot, byte) in self.header.iter_mut().skip(self.have).zip(now) {
+                *slot = *byte;
+            }
+            self.have += now.len();
+            bytes = rest;
+            if self.have == self.header.len() {
+                self.have = 0;
+                self.frame()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn frame(&mut self) -> Result<(), Flood> {
+        let [a, b, c, kind, flags, ..] = self.header;
+        self.payload_left = u32::from_be_bytes([0, a, b, c]);
+        let is_bounded_by_library = match kind {
+            DATA => self.payload_left > 0,
+            HEADERS | CONTINUATION => {
+                if kind == HEADERS {
+                    self.earn(ALLOWANCE_PER_REQUEST);
+                }
+                self.in_block = flags & END_HEADERS == 0;
+                true
+            }
+            _ => false,
+        };
+        if is_bounded_by_library { Ok(()) } else { self.spend() }
+    }
+
+    fn spend(&mut self) -> Result<(), Flood> {
+        if self.allowance == 0 {
+            let now = Instant::now();
+            let seconds = u32::try_from((now - self.refilled_at).as_secs()).unwrap_or(u32::MAX);
+            self.allowance = seconds.saturating_mul(ALLOWANCE_PER_SECOND).min(ALLOWANCE_MAX);
+            self.refilled_at = now;
+        }
+        self.allowance = self.allowance.checked_sub(1).ok_or(Flood)?;
+        Ok(())
+    }
+
+    fn earn(&mut self, frames: u32) {
+        self.allowance = self.allowance.saturating_add(frames).min(ALLOWANCE_MAX);
+    }
+
+    /// The caller was sent so many bytes.
+    pub(super) fn sent(&mut self, bytes: usize) {
+        let bytes = self.sent_bytes.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
+        self.earn(bytes / BYTES_PER_FRAME);
+        self.sent_bytes = bytes % BYTES_PER_FRAME;
+    }
+
+    /// Whether a frame header or a header block is incomplete.
+    pub(super) fn is_partial(&self) -> bool {
+        self.have > 0 || self.in_block || (self.payload_left > 0 && self.is_in_headers())
+    }
+
+    fn is_in_headers(&self) -> bool {
+        let [_, _, _, kind, ..] = self.header;
+        matches!(kind, HEADERS | CONTINUATION)
+    }
+}
+
+/// A caller's connection that speaks HTTP/2.
+pub(super) struct Frames<T> {
+    io: T,
+    /// Bytes that were read before.
+    early: Vec<u8>,
+    scanner: Scanner,
+    watched: Rc<Watched>,
+}
+
+impl<T> Frames<T> {
+    /// Reads `io`, of which `early` has been read already.
+    pub(super) fn new(io: T, early: Vec<u8>, watched: &Rc<Watched>) -> Self {
+        Self { io, early, scanner: Scanner::new(), watched: Rc::clone(watched) }
+    }
+
+    fn streams(&self) -> Option<&Streams> {
+        self.watched.streams.get()
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Frames<T> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let from = buf.filled().len();
+        if this.early.is_empty() {
+            ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+        } else {
+            let rest = this.early.split_off(this.early.len().min(buf.remaining()));
+            buf.put_slice(&this.early);
+            this.early = rest;
+        }
+        if this.scanner.read(buf.filled().get(from..).unwrap_or_default()) == Err(Flood) {
+            this.watched.has_flooded.set(true);
+            return Poll::Ready(Err(io::Error::other("too many control frames")));
+        }
+        if let Some(streams) = this.streams() {
+            let since = streams.partial_since.get();
+            let is_partial = this.scanner.is_partial();
+            streams.partial_since.set(is_partial.then(|| since.unwrap_or_else(Instant::now)));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> Frames<T> {
+    fn note(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = &written {
+            self.scanner.sent(*bytes);
+        }
+        if let Some(streams) = self.streams() {
+            streams.blocked(written.is_pending());
+        }
+        written
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Frames<T> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.io).poll_write(cx, buf);
+        this.note(written)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
+        this.note(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, payload: usize) -> Vec<u8> {
+        let length = u32::try_from(payload).unwrap().to_be_bytes();
+        let mut bytes = vec![length[1], length[2], length[3], kind, flags, 0, 0, 0, 1];
+        bytes.resize(9 + payload, 0);
+        bytes
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_of_control_frames_is_noticed_however_it_is_cut() {
+        for step in [1, 7, 9, 17, 4096] {
+            let mut scanner = Scanner::new();
+            let mut bytes = PREFACE.to_vec();
+            (0..ALLOWANCE_MAX).for_each(|_| bytes.extend(frame(6, 0, 8)));
+            for part in bytes.chunks(step) {
+                assert_eq!(scanner.read(part), Ok(()));
+            }
+            assert_eq!(scanner.read(&frame(6, 0, 8)), Err(Flood), "{step}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_and_answers_earn_further_frames() {
+        let mut scanner = Scanner::new();
+        scanner.read(PREFACE).unwrap();
+        (0..ALLOWANCE_MAX).for_each(|_| scanner.read(&frame(8, 0, 4)).unwrap());
+        tokio::time::advance(std::time::Duration::from_secs(1)).await;
+        (0..ALLOWANCE_PER_SECOND).for_each(|_| scanner.read(&frame(8, 0, 4)).unwrap());
+        assert_eq!(scanner.read(&frame(8, 0, 4)), Err(Flood));
+        scanner.sent(10 * BYTES_PER_FRAME as usize);
+        (0..10).for_each(|_| scanner.read(&frame(8, 0, 4)).unwrap());
+        assert_eq!(scanner.read(&frame(8, 0, 4)), Err(Flood));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_and_data_cost_nothing_but_empty_data_does() {
+        let mut scanner = Scanner::new();
+        scanner.read(PREFACE).unwrap();
+        for _ in 0..5 * ALLOWANCE_MAX {
+            scanner.read(&frame(1, END_HEADERS, 20)).unwrap();
+            scanner.read(&frame(0, 0, 100)).unwrap();
+        }
+        (0..ALLOWANCE_MAX).for_each(|_| scanner.read(&frame(0, 0, 0)).unwrap());
+        assert_eq!(scanner.read(&frame(0, 0, 0)), Err(Flood));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_caller_that_pings_with_every_request_is_no_flood() {
+        let mut scanner = Scanner::new();
+        scanner.read(PREFACE).unwrap();
+        for _ in 0..5 * ALLOWANCE_MAX {
+            scanner.read(&frame(1, END_HEADERS, 20)).unwrap();
+            for (kind, payload) in [(0, 50), (0, 0), (6, 8), (8, 4), (8, 4)] {
+                scanner.read(&frame(kind, 0, payload)).unwrap();
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_incomplete_header_block_is_partial() {
+        let mut scanner = Scanner::new();
+        scanner.read(PREFACE).unwrap();
+        assert!(!scanner.is_partial());
+        let headers = frame(1, 0, 20);
+        scanner.read(&headers[..4]).unwrap();
+        assert!(scanner.is_partial());
+        scanner.read(&headers[4..]).unwrap();
+        assert!(scanner.is_partial(), "END_HEADERS is missing");
+        scanner.read(&frame(9, END_HEADERS, 3)).unwrap();
+        assert!(!scanner.is_partial());
+        scanner.read(&frame(0, 0, 20)[..15]).unwrap();
+        assert!(!scanner.is_partial(), "data may come slowly");
+    }
+}

@@ -1,0 +1,203 @@
+//! The streams of an HTTP/2 connection and the watch over their time.
+//!
+//! One connection carries many requests, and each has its own clock: a caller that stops taking one
+//! answer loses that stream, not the others.
+
+use std::{
+    cell::{Cell, RefCell},
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
+
+use crate::{
+    listen::watched::Watched,
+    proxy::{answer::Answer, settings::Timeouts},
+};
+
+/// Whose move it is on a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// The request is being served: other limits hold.
+    Gateway,
+    /// The next bytes of the answer have to come from the upstream.
+    Upstream,
+    /// The caller has to make room for the next bytes.
+    Caller,
+    /// The stream has become a tunnel, which watches its own time.
+    Tunnel,
+}
+
+/// One stream.
+pub(super) struct Stream {
+    turn: Cell<Turn>,
+    since: Cell<Instant>,
+    is_cancelled: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Stream {
+    fn turn_to(&self, turn: Turn) {
+        if self.turn.get() != Turn::Tunnel {
+            self.turn.set(turn);
+            self.since.set(Instant::now());
+        }
+    }
+
+    /// The answer's head is there.
+    pub(super) fn begin_answer(&self) {
+        self.turn_to(Turn::Caller);
+    }
+
+    pub(super) fn become_tunnel(&self) {
+        self.turn.set(Turn::Tunnel);
+    }
+
+    fn cancel(&self) {
+        self.is_cancelled.set(true);
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    /// Ready when the stream is to be given up. Dropping what drives it resets it.
+    pub(super) fn poll_cancelled(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.is_cancelled.get() {
+            return Poll::Ready(());
+        }
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    fn look(&self, now: Instant, timeouts: &Timeouts) {
+        let waited = now - self.since.get();
+        match self.turn.get() {
+            Turn::Caller if waited > timeouts.idle => self.cancel(),
+            Turn::Upstream if waited > timeouts.stream => self.cancel(),
+            Turn::Gateway | Turn::Upstream | Turn::Caller | Turn::Tunnel => {}
+        }
+    }
+}
+
+/// All streams of one connection, and how it is ending.
+pub(super) struct Streams {
+    open: RefCell<Vec<Rc<Stream>>>,
+    /// The stream that the library is about to drive.
+    pub(super) latest: RefCell<Option<Rc<Stream>>>,
+    idle_since: Cell<Instant>,
+    /// Since when a frame or a header block has been incomplete.
+    pub(super) partial_since: Cell<Option<Instant>>,
+    blocked_since: Cell<Option<Instant>>,
+    /// No further streams are wanted.
+    leaves: Cell<bool>,
+    left_at: Cell<Option<Instant>>,
+}
+
+impl Streams {
+    pub(super) fn new() -> Self {
+        Self {
+            open: RefCell::default(),
+            latest: RefCell::default(),
+            idle_since: Cell::new(Instant::now()),
+            partial_since: Cell::default(),
+            blocked_since: Cell::default(),
+            leaves: Cell::default(),
+            left_at: Cell::default(),
+        }
+    }
+
+    /// A request has come.
+    pub(super) fn open(&self) -> Rc<Stream> {
+        let stream = Rc::new(Stream {
+            turn: Cell::new(Turn::Gateway),
+            since: Cell::new(Instant::now()),
+            is_cancelled: Cell::default(),
+            waker: RefCell::default(),
+        });
+        self.open.borrow_mut().push(Rc::clone(&stream));
+        *self.latest.borrow_mut() = Some(Rc::clone(&stream));
+        stream
+    }
+
+    /// A request is over.
+    pub(super) fn close(&self, stream: &Rc<Stream>) {
+        let mut open = self.open.borrow_mut();
+        open.retain(|other| !Rc::ptr_eq(other, stream));
+        self.idle_since.set(Instant::now());
+    }
+
+    /// Whether the caller is to be told that no further streams are wanted.
+    pub(super) fn leaves(&self) -> bool {
+        self.leaves.get()
+    }
+
+    /// The caller takes what is written, or does not.
+    pub(super) fn blocked(&self, is_blocked: bool) {
+        match (is_blocked, self.blocked_since.get()) {
+            (true, None) => self.blocked_since.set(Some(Instant::now())),
+            (false, Some(_)) => self.blocked_since.set(None),
+            _ => {}
+        }
+    }
+
+    pub(super) fn look(&self, watched: &Watched, now: Instant, timeouts: &Timeouts, stopping: bool) {
+        let exceeds = |since: Option<Instant>, limit| since.is_some_and(|since| now - since > limit);
+        if exceeds(self.blocked_since.get(), timeouts.idle)
+            || exceeds(self.partial_since.get(), timeouts.header_read)
+        {
+            return watched.end_silently();
+        }
+        let open = self.open.borrow();
+        open.iter().for_each(|stream| stream.look(now, timeouts));
+        let is_idle = open.is_empty() && now - self.idle_since.get() > timeouts.idle;
+        if (is_idle || stopping) && !self.leaves.replace(true) {
+            self.left_at.set(Some(now));
+            watched.wake();
+        }
+        // A caller that was told to go and stays.
+        if open.is_empty() && exceeds(self.left_at.get(), timeouts.header_read) {
+            watched.end_silently();
+        }
+    }
+}
+
+/// An answer whose taking is watched.
+pub(super) struct Paced {
+    pub(super) answer: Answer,
+    pub(super) stream: Rc<Stream>,
+}
+
+impl Body for Paced {
+    type Data = Bytes;
+    type Error = <Answer as Body>::Error;
+
+    /// The library asks for a frame only when the caller has room for it.
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = self.get_mut();
+        let frame = Pin::new(&mut this.answer).poll_frame(cx);
+        match &frame {
+            Poll::Ready(_) => this.stream.turn_to(Turn::Caller),
+            Poll::Pending if this.stream.turn.get() != Turn::Upstream => this.stream.turn_to(Turn::Upstream),
+            Poll::Pending => {}
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.answer.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.answer.size_hint()
+    }
+}

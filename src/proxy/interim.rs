@@ -1,0 +1,102 @@
+//! Informational responses of an upstream, and what waits for them.
+//!
+//! They arrive on the connection's own task, while the request's task waits for the answer. A large
+//! upload waits for "100 Continue" before its first byte, so that a refused token costs no upload.
+
+use std::{
+    cell::{Cell, RefCell},
+    mem,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, Waker},
+};
+
+use http::{HeaderMap, Request, StatusCode};
+
+use crate::proxy::line::Interim;
+
+/// An upstream that informs more often than this has no answer in mind.
+const INTERIMS_MAX: usize = 64;
+/// Bytes of header fields of one informational response.
+const INTERIM_BYTES_MAX: usize = 16 * 1024;
+
+/// Informational responses to one attempt.
+#[derive(Clone, Default)]
+pub(super) struct Interims(Arc<Mutex<Arrived>>);
+
+#[derive(Default)]
+struct Arrived {
+    waiting: Vec<Interim>,
+    count: usize,
+    waker: Option<Waker>,
+}
+
+/// The upstream sends informational responses without end.
+#[derive(Debug)]
+pub(super) struct TooMany;
+
+impl Interims {
+    /// Has those to `request` collected here.
+    pub(super) fn listen<B>(&self, request: &mut Request<B>) {
+        let interims = self.clone();
+        hyper::ext::on_informational(request, move |response| {
+            interims.arrived(response.status(), response.headers());
+        });
+    }
+
+    fn arrived(&self, status: StatusCode, headers: &HeaderMap) {
+        let mut arrived = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        arrived.count += 1;
+        let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        if bytes > INTERIM_BYTES_MAX {
+            arrived.count = usize::MAX;
+        } else if arrived.count <= INTERIMS_MAX {
+            arrived.waiting.push(Interim { status, headers: headers.clone() });
+        }
+        if let Some(waker) = arrived.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// What has arrived since the last time; wakes the task when more does.
+    pub(super) fn take(&self, cx: &Context<'_>) -> Result<Vec<Interim>, TooMany> {
+        let mut arrived = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if arrived.count > INTERIMS_MAX {
+            return Err(TooMany);
+        }
+        if !arrived.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            arrived.waker = Some(cx.waker().clone());
+        }
+        Ok(mem::take(&mut arrived.waiting))
+    }
+}
+
+/// Holds a body back until the upstream wants it.
+#[derive(Default)]
+pub struct Gate {
+    is_open: Cell<bool>,
+    waiting: RefCell<Option<Waker>>,
+}
+
+impl Gate {
+    /// Lets the body go.
+    pub fn open(&self) {
+        self.is_open.set(true);
+        if let Some(waker) = self.waiting.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    /// Whether the body may go.
+    pub fn is_open(&self) -> bool {
+        self.is_open.get()
+    }
+
+    /// Ready once it is open.
+    pub fn poll_open(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.is_open.get() {
+            return Poll::Ready(());
+        }
+        *self.waiting.borrow_mut() = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}

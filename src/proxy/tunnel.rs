@@ -1,0 +1,153 @@
+//! Connections that have become something else than HTTP: bytes go both ways until both ends are done.
+//!
+//! A tunnel begins when the upstream has agreed, never before (RFC 9110 §7.8). What it carries is
+//! nobody's business; only its volume and its silence are noticed.
+
+use std::{
+    cell::Cell,
+    io,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+use crate::{proxy::record::Record, upstream::stream::Stream};
+
+/// Bytes on their way in each direction.
+const BUFFER_BYTES: usize = 16 * 1024;
+
+/// The upstream's end of a tunnel.
+pub enum Far {
+    /// An HTTP/1.1 connection behind its 101, and what was read of it beyond.
+    Http1(Stream, Bytes),
+    /// A stream of an HTTP/2 connection.
+    Http2(TokioIo<Upgraded>),
+}
+
+/// A tunnel that waits for its caller.
+pub struct Tunnel {
+    far: Far,
+    /// Where the caller's end comes from when it is a stream of an HTTP/2 connection.
+    near: Option<OnUpgrade>,
+    silence_max: Duration,
+    record: Record,
+}
+
+impl Tunnel {
+    /// A tunnel to `far` that ends when nothing has moved for `silence_max`.
+    pub fn new(far: Far, near: Option<OnUpgrade>, silence_max: Duration, record: Record) -> Self {
+        Self { far, near, silence_max, record }
+    }
+
+    /// Carries bytes between `near` and the upstream until both are done. `early` is what the caller
+    /// has sent already.
+    pub async fn run(self, near: impl AsyncRead + AsyncWrite + Unpin, early: Vec<u8>) {
+        let Self { far, silence_max, mut record, .. } = self;
+        let counts = Rc::new(Counts::default());
+        let mut far = Counted { end: far, counts: Rc::clone(&counts) };
+        let mut near = near;
+        let carry = async {
+            far.write_all(&early).await?;
+            tokio::io::copy_bidirectional_with_sizes(&mut near, &mut far, BUFFER_BYTES, BUFFER_BYTES).await
+        };
+        let carried = tokio::select! {
+            carried = carry => carried.is_ok(),
+            () = counts.silence(silence_max) => false,
+        };
+        record.tunnelled(counts.received.get(), counts.sent.get());
+        if carried {
+            record.complete();
+        }
+    }
+
+    /// Runs on a task of its own once the caller's stream has been upgraded.
+    pub fn run_upgraded(mut self) {
+        // Ends with the tunnel; the record in it says so.
+        tokio::task::spawn_local(async move {
+            if let Some(near) = self.near.take()
+                && let Ok(near) = near.await
+            {
+                self.run(TokioIo::new(near), Vec::new()).await;
+            }
+        });
+    }
+}
+
+/// Bytes that have passed.
+#[derive(Default)]
+struct Counts {
+    /// From the caller to the upstream.
+    received: Cell<u64>,
+    /// From the upstream to the caller.
+    sent: Cell<u64>,
+}
+
+impl Counts {
+    /// Returns when nothing has moved for `limit`.
+    async fn silence(&self, limit: Duration) {
+        loop {
+            let before = (self.received.get(), self.sent.get());
+            tokio::time::sleep(limit).await;
+            if before == (self.received.get(), self.sent.get()) {
+                return;
+            }
+        }
+    }
+}
+
+struct Counted {
+    end: Far,
+    counts: Rc<Counts>,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let from = buf.filled().len();
+        let read = match &mut this.end {
+            Far::Http1(_, ahead) if !ahead.is_empty() => {
+                buf.put_slice(&ahead.split_to(ahead.len().min(buf.remaining())));
+                Poll::Ready(Ok(()))
+            }
+            Far::Http1(stream, _) => Pin::new(stream).poll_read(cx, buf),
+            Far::Http2(stream) => Pin::new(stream).poll_read(cx, buf),
+        };
+        let read_bytes = (buf.filled().len() - from) as u64;
+        this.counts.sent.set(this.counts.sent.get() + read_bytes);
+        read
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = match &mut this.end {
+            Far::Http1(stream, _) => Pin::new(stream).poll_write(cx, buf),
+            Far::Http2(stream) => Pin::new(stream).poll_write(cx, buf),
+        };
+        if let Poll::Ready(Ok(bytes)) = &written {
+            this.counts.received.set(this.counts.received.get() + *bytes as u64);
+        }
+        written
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().end {
+            Far::Http1(stream, _) => Pin::new(stream).poll_flush(cx),
+            Far::Http2(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().end {
+            Far::Http1(stream, _) => Pin::new(stream).poll_shutdown(cx),
+            Far::Http2(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
