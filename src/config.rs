@@ -28,6 +28,7 @@ mod collect;
 mod field;
 mod file;
 mod file_profiles;
+mod file_upstreams;
 mod limits;
 mod lower;
 mod names;
@@ -40,6 +41,7 @@ mod routes;
 mod schema;
 mod tree;
 mod units;
+mod upstreams;
 mod urls;
 
 #[cfg(test)]

@@ -91,7 +91,7 @@ impl<'a> Reader<'a> {
 
     /// Whether a wrong value may hold a secret, because the right one would be near one.
     fn may_be_secret(&self) -> bool {
-        self.place.steps().iter().any(|step| step.contains("secret") || step == "extra")
+        self.place.steps().iter().any(|step| step.contains("secret") || step == "extra" || step == "key")
     }
 
     fn found(&self) -> String {

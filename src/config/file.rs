@@ -11,6 +11,7 @@ use serde::Deserialize;
 use super::{
     field::{Field, Named},
     file_profiles::Profile,
+    file_upstreams::Upstream,
 };
 
 /// Keybearer's configuration.
@@ -73,7 +74,7 @@ pub(super) struct Route {
     /// Which requests this route takes; all conditions must hold. The most specific route wins. Default every request.
     #[serde(rename = "match")]
     pub(super) matching: Option<Field<Match>>,
-    /// Where requests go: a base URL, or a map with `url` and `ca`.
+    /// Where requests go: a base URL, or a map with `url` and how to connect.
     pub(super) upstream: Field<Upstream>,
     /// The profile whose token goes on the request, or `none`.
     pub(super) profile: Field<String>,
@@ -137,35 +138,6 @@ pub(super) struct Match {
     pub(super) methods: Option<Field<Vec<Field<String>>>>,
     /// Headers with their exact values. Default none.
     pub(super) headers: Option<Field<Named<String>>>,
-}
-
-/// A base URL, alone or with more.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(rename = "$shape")]
-#[schemars(rename = "Upstream", untagged)]
-pub(super) enum Upstream {
-    #[serde(rename = "text")]
-    Url(String),
-    #[serde(rename = "map")]
-    Full(FullUpstream),
-}
-
-/// An upstream with its own certificate authorities.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[schemars(deny_unknown_fields)]
-pub(super) struct FullUpstream {
-    /// Base URL; its path goes in front of every request's path.
-    pub(super) url: Field<String>,
-    /// Certificate authorities to trust instead of the system's.
-    pub(super) ca: Option<Field<Ca>>,
-}
-
-/// Certificate authorities.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[schemars(deny_unknown_fields)]
-pub(super) struct Ca {
-    /// A PEM file, relative to the configuration file.
-    pub(super) file: Field<String>,
 }
 
 /// How ambiguous a path may be.

@@ -1,6 +1,6 @@
 //! Profiles: from the file's words to settings, and everything that could be wrong with an account.
 
-use std::{fs, ops::RangeInclusive, time::Duration};
+use std::{ops::RangeInclusive, time::Duration};
 
 use url::Url;
 
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     profile::{self, entra, oauth2},
-    source::{Reason, Source},
+    source::Source,
     token,
 };
 
@@ -369,18 +369,6 @@ impl Account<'_> {
         }
         None
     }
-}
-
-/// A PEM file of certificate authorities; tries whether it is one.
-pub(super) fn authorities(place: &str, at: Position, path: &str, cx: &Context<'_>) -> std::path::PathBuf {
-    let path = cx.path(path);
-    let words = match fs::read_to_string(&path) {
-        Ok(text) if text.contains("-----BEGIN CERTIFICATE-----") => return path,
-        Ok(_) => "holds no PEM certificate".to_owned(),
-        Err(error) => format!("cannot be read: {}", Reason::from(&error)),
-    };
-    cx.missing(at, format!("{place}: file {} {words}", path.display()));
-    path
 }
 
 fn is_guid(text: &str) -> bool {

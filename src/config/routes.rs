@@ -2,18 +2,17 @@
 
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, Method, uri::PathAndQuery};
-use url::Host;
+use http::{HeaderName, HeaderValue, Method};
 
 use super::{
     field::{Field, Named, given},
-    file::{self, Upstream},
+    file,
     limits::{LONG, SHORT, body_limit, replay_limit},
     lower::Context,
     names::quoted,
-    profiles::{NONE, authorities},
+    profiles::NONE,
     tree::Position,
-    units, urls,
+    units, upstreams,
 };
 use crate::{
     proxy::settings::{Forwarding, Replay, RouteSettings, Underscores},
@@ -80,13 +79,13 @@ fn conflicts(entries: &[Entry<RouteSettings>], routes: &Named<file::Route>, cx: 
 }
 
 /// One route on its way.
-struct Trip<'a> {
-    cx: &'a Context<'a>,
-    name: &'a str,
+pub(super) struct Trip<'a> {
+    pub(super) cx: &'a Context<'a>,
+    pub(super) name: &'a str,
 }
 
 impl Trip<'_> {
-    fn problem(&self, at: Position, message: impl std::fmt::Display) {
+    pub(super) fn problem(&self, at: Position, message: impl std::fmt::Display) {
         self.cx.problem(at, format!("route {:?}: {message}", self.name));
     }
 
@@ -172,7 +171,7 @@ impl Trip<'_> {
     }
 
     fn target(&self, route: &file::Route, defaults: &Defaults, profiles: &[&str]) -> Option<RouteSettings> {
-        let upstream = route.upstream.get().and_then(|(at, upstream)| self.upstream(at, upstream));
+        let upstream = route.upstream.get().and_then(|(at, upstream)| upstreams::lower(self, at, upstream));
         let profile = route.profile.get().map(|(at, name)| self.profile(at, name, profiles));
         let flag = |field| given::<bool>(field).is_some_and(|(_, on)| *on);
         if let Some((at, true)) = given(&route.pass_authorization)
@@ -246,60 +245,5 @@ impl Trip<'_> {
             self.problem(at, format_args!("profile {name:?} is not defined (defined: {defined})"));
         }
         Some(name.to_owned())
-    }
-
-    fn upstream(
-        &self,
-        at: Position,
-        upstream: &Upstream,
-    ) -> Option<(Position, Origin, Option<PathAndQuery>)> {
-        let (at, text, ca) = match upstream {
-            Upstream::Url(text) => (at, text, None),
-            Upstream::Full(full) => {
-                let (at, text) = full.url.get()?;
-                (at, text, given(&full.ca).and_then(|(_, ca)| ca.file.get()))
-            }
-        };
-        let mut origin = self.origin(at, text)?;
-        if let Some((at, path)) = ca {
-            if origin.scheme == Scheme::Http {
-                self.problem(at, "upstream.ca: plain http has no certificates (write https, or remove ca)");
-            }
-            let place = format!("route {:?}: upstream.ca", self.name);
-            origin.ca = Some(authorities(&place, at, path, self.cx));
-        }
-        let path = urls::raw_path(text).trim_end_matches('/');
-        let folded = urls::raw_path(text).len() - path.len() <= 1;
-        if path.is_empty() && folded {
-            return Some((at, origin, None));
-        }
-        let canonical =
-            PathPrefix::parse(path).map_err(|e| self.problem(at, format_args!("upstream: {e}"))).ok();
-        if canonical.is_some() && !folded {
-            self.problem(at, "upstream: the path ends with more than one slash (one or none is the same)");
-        }
-        let base = PathAndQuery::try_from(canonical?.as_str()).ok()?;
-        Some((at, origin, Some(base)))
-    }
-
-    fn origin(&self, at: Position, text: &str) -> Option<Origin> {
-        let url = match urls::server(text) {
-            Ok(url) if url.query().is_none() => url,
-            Ok(_) => {
-                self.problem(at, "upstream: a query is not allowed (the caller's is passed on)");
-                return None;
-            }
-            Err(words) => {
-                self.problem(at, format_args!("upstream: {words}"));
-                return None;
-            }
-        };
-        let scheme = if url.scheme() == "https" { Scheme::Https } else { Scheme::Http };
-        let host = match url.host()? {
-            Host::Domain(name) => name.to_owned(),
-            Host::Ipv4(ip) => ip.to_string(),
-            Host::Ipv6(ip) => ip.to_string(),
-        };
-        Some(Origin::new(scheme, host, url.port_or_known_default()?))
     }
 }

@@ -82,6 +82,16 @@ pub enum PemError {
     },
 }
 
+impl PemError {
+    /// The file that is to be looked at.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Unreadable { path, .. } | Self::Absent { path, .. } | Self::Broken { path, .. } => path,
+            Self::Mismatch { key, .. } => key,
+        }
+    }
+}
+
 /// Reads a file of certificate authorities to trust.
 ///
 /// # Errors
