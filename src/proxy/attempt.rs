@@ -18,7 +18,7 @@ use hyper::body::Incoming;
 
 use crate::{
     proxy::{
-        fault::Fault,
+        fault::{BadRequest, Fault},
         headers,
         interim::{Gate, Interims},
         line::Line,
@@ -117,6 +117,19 @@ impl Exchange {
         self.body.as_ref().map_or(Ok(()), |body| body.is_replayable())
     }
 
+    /// Whether it is not the caller's body that broke off. Over HTTP/2 that ends the stream without a
+    /// word about the cause.
+    fn is_sound(&self) -> Result<(), Fault> {
+        let body = self.body.as_ref().filter(|body| body.is_replayable() == Err(NotReplayable::Broken));
+        match body {
+            None => Ok(()),
+            Some(body) if body.drawn_bytes() > self.route.settings().body_bytes_max => {
+                Err(Fault::BodyTooLong)
+            }
+            Some(_) => Err(Fault::BadRequest(BadRequest::Body)),
+        }
+    }
+
     /// The recorded body.
     pub fn body(&self) -> &Upload {
         &self.body
@@ -177,6 +190,7 @@ impl Exchange {
                 Failure::Unsent => was_reused,
                 Failure::Unprocessed => self.is_resendable().is_ok(),
                 Failure::Broken => {
+                    self.is_sound()?;
                     was_reused
                         && (self.is_idempotent() || connection.sent_bytes() == sent_bytes)
                         && self.is_resendable().is_ok()

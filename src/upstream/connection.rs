@@ -14,7 +14,7 @@ use tokio::{sync::oneshot, time::Instant};
 use crate::upstream::{
     Want,
     http1::{Claim, Idle},
-    http2::{self, Shared, Taken},
+    http2::{self, Shared},
     pool::Pool,
     stream::{Upgraded, Wire},
 };
@@ -24,13 +24,17 @@ use crate::upstream::{
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 
 /// Why a request got no response.
-pub enum SendError<B> {
-    /// Nothing of it has left; here it is again.
-    Unsent(Box<Request<B>>),
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// Nothing of it has left.
+    #[error("the request was not sent")]
+    Unsent,
     /// The upstream has said that it did nothing with it (RFC 9113 §8.7).
-    Unprocessed(hyper::Error),
+    #[error("the upstream did not look at the request")]
+    Unprocessed,
     /// The upstream may have acted.
-    Failed(hyper::Error),
+    #[error(transparent)]
+    Failed(#[from] hyper::Error),
 }
 
 /// A connection in use by one request.
@@ -155,7 +159,7 @@ where
     pub fn send(
         &mut self,
         request: Request<B>,
-    ) -> impl Future<Output = Result<Response<Incoming>, SendError<B>>> + use<B> {
+    ) -> impl Future<Output = Result<Response<Incoming>, SendError>> + use<B> {
         let (sending, awaiting) = match &mut self.lane {
             Lane::Http1(whole) => (Sending::Http1(whole.sender.try_send_request(request)), None),
             Lane::Http2(share) => {
@@ -190,13 +194,13 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     fn send(&self, mut request: Request<B>) -> (impl Future<Output = Outcome<B>> + use<B>, Awaiting<B>) {
-        let taken = http2::translate(&mut request, &self.shared.upstream);
+        http2::translate(&mut request, &self.shared.upstream);
         let awaiting = Awaiting {
             shared: Rc::clone(&self.shared),
             pool: Rc::clone(&self.pool),
             since: Instant::now(),
             received_bytes: self.shared.wire.received_bytes(),
-            taken: Some(taken),
+            is_over: false,
         };
         (self.shared.sender.clone().try_send_request(request), awaiting)
     }
@@ -209,22 +213,20 @@ struct Awaiting<B> {
     since: Instant,
     /// What had come when the request was sent.
     received_bytes: u64,
-    /// `None` once the wait is over.
-    taken: Option<Taken>,
+    is_over: bool,
 }
 
 impl<B> Awaiting<B> {
-    fn finish(mut self, outcome: Outcome<B>) -> Result<Response<Incoming>, SendError<B>> {
-        let taken = self.taken.take();
+    fn finish(mut self, outcome: Outcome<B>) -> Result<Response<Incoming>, SendError> {
+        self.is_over = true;
         let mut error = match outcome {
             Ok(response) => return Ok(response),
             Err(error) => error,
         };
-        if let Some(mut request) = error.take_message() {
+        if error.take_message().is_some() {
             // The connection takes no more requests.
             self.pool.forget(&self.shared);
-            taken.into_iter().for_each(|taken| http2::restore(&mut request, taken));
-            return Err(SendError::Unsent(Box::new(request)));
+            return Err(SendError::Unsent);
         }
         let error = error.into_error();
         let cause = std::error::Error::source(&error).and_then(|e| e.downcast_ref::<h2::Error>());
@@ -232,7 +234,7 @@ impl<B> Awaiting<B> {
             self.pool.forget(&self.shared);
         }
         let is_unprocessed = cause.is_some_and(is_unprocessed);
-        Err(if is_unprocessed { SendError::Unprocessed(error) } else { SendError::Failed(error) })
+        Err(if is_unprocessed { SendError::Unprocessed } else { SendError::Failed(error) })
     }
 }
 
@@ -240,15 +242,15 @@ impl<B> Awaiting<B> {
 impl<B> Drop for Awaiting<B> {
     fn drop(&mut self) {
         let is_silent = self.shared.wire.received_bytes() == self.received_bytes;
-        if self.taken.is_some() && is_silent && self.since.elapsed() >= SILENCE_MAX {
+        if !self.is_over && is_silent && self.since.elapsed() >= SILENCE_MAX {
             self.pool.forget(&self.shared);
         }
     }
 }
 
-fn of_http1<B>(mut error: TrySendError<Request<B>>) -> SendError<B> {
+fn of_http1<B>(mut error: TrySendError<Request<B>>) -> SendError {
     match error.take_message() {
-        Some(request) => SendError::Unsent(Box::new(request)),
+        Some(_) => SendError::Unsent,
         None => SendError::Failed(error.into_error()),
     }
 }

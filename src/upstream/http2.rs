@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue, Request, Uri, Version,
+    HeaderMap, Request, Uri, Version,
     header::{CONNECTION, HOST, TRANSFER_ENCODING, UPGRADE},
     uri::{Authority, PathAndQuery},
 };
@@ -165,26 +165,19 @@ where
     driven.take();
 }
 
-/// What a request over HTTP/1.1 had and one over HTTP/2 has not.
-pub(super) struct Taken {
-    transfer_encoding: Option<HeaderValue>,
-}
-
 /// Turns a request for HTTP/1.1 into one for HTTP/2 (RFC 9113 §8.3.1): `Host` becomes the authority.
-pub(super) fn translate<B>(request: &mut Request<B>, upstream: &Upstream) -> Taken {
+pub(super) fn translate<B>(request: &mut Request<B>, upstream: &Upstream) {
     let headers = request.headers_mut();
-    headers.remove(CONNECTION);
-    headers.remove(UPGRADE);
-    let transfer_encoding = headers.remove(TRANSFER_ENCODING);
     let authority = authority(headers, upstream);
-    headers.remove(HOST);
+    for field in [CONNECTION, HOST, TRANSFER_ENCODING, UPGRADE] {
+        headers.remove(field);
+    }
     let mut target = std::mem::take(request.uri_mut()).into_parts();
     target.scheme = Some(upstream.origin.scheme.name());
     target.authority = Some(authority);
     target.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
     *request.uri_mut() = Uri::from_parts(target).expect("scheme, authority and path are all there");
     *request.version_mut() = Version::HTTP_2;
-    Taken { transfer_encoding }
 }
 
 fn authority(headers: &HeaderMap, upstream: &Upstream) -> Authority {
@@ -194,19 +187,4 @@ fn authority(headers: &HeaderMap, upstream: &Upstream) -> Authority {
         }
         _ => upstream.authority.clone(),
     }
-}
-
-/// The way back, for a request that has not left.
-pub(super) fn restore<B>(request: &mut Request<B>, taken: Taken) {
-    let target = std::mem::take(request.uri_mut()).into_parts();
-    let host = target.authority.and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
-    let headers = request.headers_mut();
-    let fields = [(HOST, host), (TRANSFER_ENCODING, taken.transfer_encoding)];
-    for (name, value) in fields {
-        if let Some(value) = value {
-            headers.insert(name, value);
-        }
-    }
-    *request.uri_mut() = target.path_and_query.map_or_else(Uri::default, Uri::from);
-    *request.version_mut() = Version::HTTP_11;
 }

@@ -6,10 +6,7 @@ use http::{
 };
 
 use crate::{
-    proxy::{
-        attempt::RequestBody,
-        fault::{BadRequest, Fault},
-    },
+    proxy::fault::{BadRequest, Fault},
     replay::AttemptError,
     upstream::{connect::ConnectError, connection::SendError},
 };
@@ -41,10 +38,10 @@ pub(super) enum Failure {
     Fault(Fault),
 }
 
-pub(super) fn failure(error: SendError<RequestBody>) -> Failure {
+pub(super) fn failure(error: SendError) -> Failure {
     let error = match error {
-        SendError::Unsent(_) => return Failure::Unsent,
-        SendError::Unprocessed(_) => return Failure::Unprocessed,
+        SendError::Unsent => return Failure::Unsent,
+        SendError::Unprocessed => return Failure::Unprocessed,
         SendError::Failed(error) => error,
     };
     if let Some(fault) = callers(&error) {
