@@ -32,6 +32,10 @@ pub enum SendError {
     /// The upstream has said that it did nothing with it (RFC 9113 §8.7).
     #[error("the upstream did not look at the request")]
     Unprocessed,
+    /// TLS has failed before a first response. With TLS 1.3 that is when an upstream refuses our
+    /// certificate, or the lack of one.
+    #[error("TLS with the upstream failed after its handshake")]
+    Tls,
     /// The upstream may have acted.
     #[error(transparent)]
     Failed(#[from] hyper::Error),
@@ -160,30 +164,36 @@ where
         &mut self,
         request: Request<B>,
     ) -> impl Future<Output = Result<Response<Incoming>, SendError>> + use<B> {
-        let (sending, awaiting) = match &mut self.lane {
-            Lane::Http1(whole) => (Sending::Http1(whole.sender.try_send_request(request)), None),
+        let is_reused = self.is_reused;
+        let sending = match &mut self.lane {
+            Lane::Http1(whole) => {
+                Sending::Http1(whole.sender.try_send_request(request), Rc::clone(&whole.wire))
+            }
             Lane::Http2(share) => {
                 let (sending, awaiting) = share.send(request);
-                (Sending::Http2(sending), Some(awaiting))
+                Sending::Http2(sending, awaiting)
             }
         };
         async move {
-            let outcome = match sending {
-                Sending::Http1(sending) => sending.await,
-                Sending::Http2(sending) => sending.await,
+            let (outcome, wire) = match sending {
+                Sending::Http1(sending, wire) => (sending.await.map_err(of_http1), wire),
+                Sending::Http2(sending, awaiting) => {
+                    let wire = Rc::clone(&awaiting.shared.wire);
+                    (awaiting.finish(sending.await), wire)
+                }
             };
-            match awaiting {
-                None => outcome.map_err(of_http1),
-                Some(awaiting) => awaiting.finish(outcome),
+            match outcome {
+                Err(_) if !is_reused && wire.has_tls_failed() => Err(SendError::Tls),
+                outcome => outcome,
             }
         }
     }
 }
 
 /// The library's two ways to wait for a response.
-enum Sending<A, B> {
-    Http1(A),
-    Http2(B),
+enum Sending<F, G, B> {
+    Http1(F, Rc<Wire>),
+    Http2(G, Awaiting<B>),
 }
 
 type Outcome<B> = Result<Response<Incoming>, TrySendError<Request<B>>>;

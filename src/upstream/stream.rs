@@ -50,6 +50,8 @@ pub(super) struct Wire {
     is_deaf: Cell<bool>,
     sent_bytes: Cell<u64>,
     received_bytes: Cell<u64>,
+    /// TLS has failed after its handshake.
+    has_tls_failed: Cell<bool>,
     /// Who may ask for the bytes when HTTP ends on this connection.
     claim: RefCell<Option<oneshot::Receiver<oneshot::Sender<Upgraded>>>>,
 }
@@ -68,6 +70,12 @@ impl Wire {
     /// Bytes that have come so far.
     pub(super) fn received_bytes(&self) -> u64 {
         self.received_bytes.get()
+    }
+
+    /// Whether TLS has failed after its handshake. With TLS 1.3 that is when an upstream refuses our
+    /// certificate, or the lack of one.
+    pub(super) fn has_tls_failed(&self) -> bool {
+        self.has_tls_failed.get()
     }
 
     /// Opens the way to the bytes after an upgrade. Dropping the returned end closes it again.
@@ -123,7 +131,11 @@ impl AsyncRead for Stream {
             Transport::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
         };
-        ready!(read)?;
+        if let Err(error) = ready!(read) {
+            let is_tls = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
+            this.wire.has_tls_failed.set(is_tls);
+            return Poll::Ready(Err(error));
+        }
         let received = (buf.filled().len() - before) as u64;
         this.wire.received_bytes.set(this.wire.received_bytes.get() + received);
         Poll::Ready(Ok(()))

@@ -10,6 +10,7 @@
 
 mod attacks; // hostile callers and hostile upstreams
 mod authorization_server; // npm's oidc-provider, a server nobody here wrote
+mod peer; // upstreams that speak TLS and HTTP/2
 mod process; // starts the binary as an operator would
 mod stage; // starts gateway, provider and API; sends requests
 
@@ -25,3 +26,4 @@ mod refusals; // bad requests: the answer, and that nothing reaches the upstream
 mod storms; // many requests at once
 mod tokens; // what the identity provider does, and what callers see of it
 mod uploads; // bodies, large and interrupted
+mod upstreams; // connections to upstreams: HTTP/2, TLS, sharing, ends

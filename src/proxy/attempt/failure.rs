@@ -42,6 +42,7 @@ pub(super) fn failure(error: SendError) -> Failure {
     let error = match error {
         SendError::Unsent => return Failure::Unsent,
         SendError::Unprocessed => return Failure::Unprocessed,
+        SendError::Tls => return Failure::Fault(Fault::UpstreamTls),
         SendError::Failed(error) => error,
     };
     if let Some(fault) = callers(&error) {

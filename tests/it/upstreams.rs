@@ -1,0 +1,346 @@
+//! Connections to upstreams: what is spoken on them, who shares them, and what becomes of requests
+//! when one ends.
+
+use std::{convert::Infallible, time::Duration};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::Version;
+use tokio::sync::mpsc;
+
+use crate::{
+    peer::{Act, Authority, Peer, Scripted, Tls},
+    stage::{Plan, Stage, eventually, fault},
+};
+
+/// One worker, so that there is one pool.
+async fn gateway(routes: &str) -> Stage {
+    let stage = Plan::default().more("workers: 1").routes(routes).start().await;
+    stage.ready().await;
+    stage
+}
+
+/// A route to `url` with further keys of its upstream.
+fn route(url: &str, keys: &str) -> String {
+    format!("r: {{match: {{path: /v1}}, upstream: {{url: \"{url}\", {keys}}}, profile: account}}")
+}
+
+fn ca(authority: &Authority) -> String {
+    format!("ca: {{file: {:?}}}", authority.file())
+}
+
+/// Sends so many requests at once and gives their statuses when `release` has let them go.
+async fn at_once(stage: &Stage, count: usize, path: &str, release: impl Future<Output = ()>) -> Vec<u16> {
+    let requests: Vec<_> = (0..count).map(|_| tokio::spawn(stage.http.get(stage.url(path)).send())).collect();
+    release.await;
+    let mut statuses = Vec::new();
+    for request in requests {
+        statuses.push(request.await.unwrap().unwrap().status().as_u16());
+    }
+    statuses
+}
+
+#[tokio::test]
+async fn many_requests_at_once_share_one_http2_connection() {
+    let authority = Authority::new();
+    let peer = Peer::start(Some(Tls::new(&authority))).await;
+    let stage = gateway(&route(&peer.url("https"), &ca(&authority))).await;
+    // All at once and from cold: nobody knows yet what the upstream speaks.
+    let all_there = async {
+        eventually("all fifty are there", || peer.seen().len() == 50).await;
+        peer.release();
+    };
+    assert_eq!(at_once(&stage, 50, "/v1/slow", all_there).await, [200; 50]);
+    assert_eq!(peer.accepted(), 1);
+    let seen = &peer.seen()[0];
+    assert_eq!(seen.version, Version::HTTP_2);
+    assert_eq!(seen.authority, peer.url("https").trim_start_matches("https://"));
+    assert!(seen.authorization.starts_with("Bearer "));
+    assert!(!seen.fields.iter().any(|name| name == "host" || name == "connection"), "{:?}", seen.fields);
+}
+
+#[tokio::test]
+async fn a_second_connection_is_made_when_the_first_is_full() {
+    let authority = Authority::new();
+    let peer = Peer::start(Some(Tls::new(&authority))).await;
+    let stage = gateway(&route(&peer.url("https"), &ca(&authority))).await;
+    assert_eq!(stage.status("/v1").await, 200);
+    let all_there = async {
+        eventually("all are there", || peer.seen().len() == 151).await;
+        peer.release();
+    };
+    assert_eq!(at_once(&stage, 150, "/v1/slow", all_there).await, [200; 150]);
+    assert_eq!(peer.accepted(), 2);
+}
+
+#[tokio::test]
+async fn http2_off_and_an_upstream_without_http2_mean_http1() {
+    let authority = Authority::new();
+    let willing = Peer::start(Some(Tls::new(&authority))).await;
+    let mut tls = Tls::new(&authority);
+    tls.alpn = &["http/1.1"];
+    let old = Peer::start(Some(tls)).await;
+    for (peer, keys) in [(&willing, "http2: off, "), (&old, "")] {
+        let stage = gateway(&route(&peer.url("https"), &format!("{keys}{}", ca(&authority)))).await;
+        assert_eq!(stage.status("/v1").await, 200);
+        assert_eq!(stage.status("/v1").await, 200);
+        assert_eq!(peer.seen()[0].version, Version::HTTP_11);
+        assert_eq!(peer.accepted(), 1);
+    }
+}
+
+#[tokio::test]
+async fn prior_knowledge_speaks_http2_without_tls() {
+    let peer = Peer::start(None).await;
+    let stage = gateway(&route(&peer.url("http"), "http2: prior_knowledge")).await;
+    let answer = stage.post("/v1", vec![1; 300_000]).await;
+    assert_eq!(answer.text().await.unwrap(), "Ok(300000)");
+    assert_eq!(peer.seen()[0].version, Version::HTTP_2);
+}
+
+#[tokio::test]
+async fn a_preserved_host_becomes_the_authority() {
+    let peer = Peer::start(None).await;
+    let keys = "http2: prior_knowledge}, preserve_host: true, x: {";
+    let stage = gateway(&route(&peer.url("http"), keys).replace(", x: {}", "")).await;
+    let answer = stage.http.get(stage.url("/v1")).header("host", "orders.internal:81").send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(peer.seen()[0].authority, "orders.internal:81");
+}
+
+#[tokio::test]
+async fn a_client_certificate_is_shown_where_it_is_demanded() {
+    let authority = Authority::new();
+    for alpn in [&["h2"][..], &["http/1.1"][..]] {
+        for versions in [&[&rustls::version::TLS13][..], &[&rustls::version::TLS12][..]] {
+            let tls = Tls { asks: true, alpn, versions, ..Tls::new(&authority) };
+            let peer = Peer::start(Some(tls)).await;
+            let (certificate, key) = authority.issue("daemon.internal");
+            let identity = format!("certificate: {{file: {certificate:?}}}, key: {{file: {key:?}}}");
+            let stage = gateway(&route(&peer.url("https"), &format!("{}, {identity}", ca(&authority)))).await;
+            assert_eq!(stage.status("/v1").await, 200);
+            assert!(peer.seen()[0].has_certificate);
+            // Without one the upstream breaks the handshake off.
+            let stage = gateway(&route(&peer.url("https"), &ca(&authority))).await;
+            let (status, code, _) = fault(stage.get("/v1").await).await;
+            assert_eq!((status, code.as_str()), (502, "upstream_tls"), "{alpn:?} {versions:?}");
+            assert_eq!(peer.seen().len(), 1);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_name_is_refused_unless_server_name_says_so() {
+    let authority = Authority::new();
+    let tls = Tls { name: "orders.internal", ..Tls::new(&authority) };
+    let peer = Peer::start(Some(tls)).await;
+    let stage = gateway(&route(&peer.url("https"), &ca(&authority))).await;
+    assert_eq!(fault(stage.get("/v1").await).await.1, "upstream_tls");
+    let keys = format!("{}, server_name: orders.internal", ca(&authority));
+    let stage = gateway(&route(&peer.url("https"), &keys)).await;
+    assert_eq!(stage.status("/v1").await, 200);
+    // The name is for TLS only.
+    assert!(peer.seen()[0].authority.starts_with("localhost:"));
+}
+
+#[tokio::test]
+async fn min_tls_refuses_an_older_upstream() {
+    let authority = Authority::new();
+    let tls = Tls { versions: &[&rustls::version::TLS12], ..Tls::new(&authority) };
+    let peer = Peer::start(Some(tls)).await;
+    let stage = gateway(&route(&peer.url("https"), &ca(&authority))).await;
+    assert_eq!(stage.status("/v1").await, 200);
+    let stage = gateway(&route(&peer.url("https"), &format!("{}, min_tls: \"1.3\"", ca(&authority)))).await;
+    assert_eq!(fault(stage.get("/v1").await).await.1, "upstream_tls");
+}
+
+#[tokio::test]
+async fn what_an_upstream_did_not_look_at_is_sent_again_whatever_the_method() {
+    for act in [Act::GoAway, Act::Refuse] {
+        // The third request on the first connection is not looked at.
+        let script = move |connection, request| {
+            if (connection, request) == (1, 3) { act } else { Act::Answer }
+        };
+        let peer = Scripted::start(script).await;
+        let stage = gateway(&route(&peer.url(), "http2: prior_knowledge")).await;
+        for length in [10, 20, 30, 40] {
+            assert_eq!(stage.post("/v1", vec![0; length]).await.status(), 200, "{act:?} {length}");
+        }
+        assert_eq!(peer.answered(), [10, 20, 30, 40], "{act:?}");
+        assert_eq!(peer.accepted(), 2, "{act:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_large_upload_that_was_not_looked_at_is_not_lost() {
+    let script = |connection, _| if connection == 1 { Act::GoAway } else { Act::Answer };
+    let peer = Scripted::start(script).await;
+    let stage = gateway(&route(&peer.url(), "http2: prior_knowledge")).await;
+    assert_eq!(stage.post("/v1", vec![0; 1_000_000]).await.status(), 200);
+    assert_eq!(peer.answered(), [1_000_000]);
+}
+
+#[tokio::test]
+async fn an_upstream_that_never_looks_is_given_up() {
+    for act in [Act::GoAway, Act::Refuse] {
+        let peer = Scripted::start(move |_, _| act).await;
+        let stage = gateway(&route(&peer.url(), "http2: prior_knowledge")).await;
+        let (status, code, _) = fault(stage.get("/v1").await).await;
+        assert_eq!((status, code.as_str()), (502, "upstream_protocol"));
+        assert_eq!(peer.accepted(), 3, "{act:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_is_replaced_for_requests_that_may_be_repeated() {
+    let script = |connection, request| {
+        if connection == 1 && request == 2 { Act::Close } else { Act::Answer }
+    };
+    let peer = Scripted::start(script).await;
+    let stage = gateway(&route(&peer.url(), "http2: prior_knowledge")).await;
+    assert_eq!(stage.status("/v1").await, 200);
+    assert_eq!(stage.status("/v1").await, 200);
+    assert_eq!(peer.accepted(), 2);
+    // The upstream may have acted on a POST before it broke off.
+    let peer = Scripted::start(script).await;
+    let stage = gateway(&route(&peer.url(), "http2: prior_knowledge")).await;
+    assert_eq!(stage.status("/v1").await, 200);
+    assert_eq!(fault(stage.post("/v1", vec![1]).await).await.1, "upstream_protocol");
+    assert_eq!(peer.answered(), [0]);
+}
+
+#[tokio::test]
+async fn an_old_connection_is_renewed_and_its_requests_are_finished() {
+    let peer = Peer::start(None).await;
+    let stage = gateway(&route(&peer.url("http"), "http2: prior_knowledge, max_age: 1s")).await;
+    let slow = tokio::spawn(stage.http.get(stage.url("/v1/slow")).send());
+    eventually("the slow one is there", || peer.seen().len() == 1).await;
+    assert_eq!(stage.status("/v1").await, 200);
+    assert_eq!(peer.accepted(), 1);
+    let renewed = async {
+        while peer.accepted() == 1 {
+            assert_eq!(stage.status("/v1").await, 200);
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), renewed).await.unwrap();
+    assert_eq!(peer.open(), 2);
+    peer.release();
+    assert_eq!(slow.await.unwrap().unwrap().status(), 200);
+    eventually("the old one is closed", || peer.open() == 1).await;
+}
+
+#[tokio::test]
+async fn an_old_http1_connection_is_renewed() {
+    let authority = Authority::new();
+    let peer = Peer::start(Some(Tls { alpn: &[], ..Tls::new(&authority) })).await;
+    let stage = gateway(&route(&peer.url("https"), &format!("{}, max_age: 1s", ca(&authority)))).await;
+    let renewed = async {
+        while peer.accepted() < 2 {
+            assert_eq!(stage.status("/v1").await, 200);
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), renewed).await.unwrap();
+    assert!(peer.seen().len() > 2, "the first connection was used for a while");
+    eventually("the old one is closed", || peer.open() == 1).await;
+}
+
+#[tokio::test]
+async fn idle_connections_are_closed_and_are_not_more_than_allowed() {
+    for http2 in ["off", "auto"] {
+        let authority = Authority::new();
+        let peer = Peer::start(Some(Tls::new(&authority))).await;
+        let routes = route(&peer.url("https"), &format!("http2: {http2}, {}", ca(&authority)));
+        let more = "workers: 1\ntimeouts: {upstream_idle: 100ms}\nlimits: {upstream_idle_connections: 2}";
+        let stage = Plan::default().more(more).routes(&routes).start().await;
+        stage.ready().await;
+        let all_there = async {
+            eventually("all are there", || peer.seen().len() == 5).await;
+            peer.release();
+        };
+        assert_eq!(at_once(&stage, 5, "/v1/slow", all_there).await, [200; 5]);
+        eventually("few are kept", || peer.open() <= 2).await;
+        eventually("none is kept for long", || peer.open() == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn no_idle_connections_means_one_for_each_request() {
+    let peer = Peer::start(None).await;
+    let more = "workers: 1\nlimits: {upstream_idle_connections: 0}";
+    let routes = route(&peer.url("http"), "http2: prior_knowledge");
+    let stage = Plan::default().more(more).routes(&routes).start().await;
+    for number in 1..=3 {
+        assert_eq!(stage.status("/v1").await, 200);
+        assert_eq!(peer.accepted(), number);
+    }
+}
+
+#[tokio::test]
+async fn routes_share_connections_only_with_the_same_account_and_the_same_settings() {
+    for (second, connections) in [("profile: none", 1), ("profile: account", 2)] {
+        for keys in ["", ", max_age: 9m"] {
+            let peer = Peer::start(None).await;
+            let upstream = format!("url: \"{}\", http2: prior_knowledge", peer.url("http"));
+            let stage = gateway(&format!(
+                "a: {{match: {{path: /a}}, upstream: {{{upstream}}}, profile: none}}\n\
+                 b: {{match: {{path: /b}}, upstream: {{{upstream}{keys}}}, {second}}}"
+            ))
+            .await;
+            assert_eq!(stage.status("/a").await, 200);
+            assert_eq!(stage.status("/b").await, 200);
+            let connections = if keys.is_empty() { connections } else { 2 };
+            assert_eq!(peer.accepted(), connections, "{second} {keys}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_401_in_the_middle_of_an_upload_is_recovered_over_http2() {
+    let authority = Authority::new();
+    let peer = Peer::start(Some(Tls::new(&authority))).await;
+    let stage = gateway(&route(&peer.url("https"), &ca(&authority))).await;
+    assert_eq!(stage.status("/v1").await, 200);
+    peer.refuse(&peer.seen()[0].authorization);
+    let (chunks, body) = mpsc::channel::<Bytes>(1);
+    let body = futures_util::stream::unfold(body, |mut body| async {
+        Some((Ok::<_, Infallible>(body.recv().await?), body))
+    });
+    let body = reqwest::Body::wrap_stream(body.boxed());
+    let upload = tokio::spawn(stage.http.post(stage.url("/v1")).body(body).send());
+    chunks.send(Bytes::from_static(&[1; 1000])).await.unwrap();
+    // The second attempt is there before the caller has sent the rest.
+    eventually("the second attempt is there", || peer.seen().len() == 3).await;
+    for _ in 0..100 {
+        chunks.send(Bytes::from_static(&[2; 1000])).await.unwrap();
+    }
+    drop(chunks);
+    let answer = upload.await.unwrap().unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.text().await.unwrap(), "Ok(101000)");
+    assert_eq!(peer.accepted(), 1, "a refused stream harms no other");
+}
+
+#[tokio::test]
+async fn a_caller_who_leaves_ends_its_stream_and_no_other() {
+    let peer = Peer::start(None).await;
+    let stage = gateway(&route(&peer.url("http"), "http2: prior_knowledge")).await;
+    let stays = tokio::spawn(stage.http.get(stage.url("/v1/slow")).send());
+    let leaves = tokio::spawn(stage.http.get(stage.url("/v1/slow")).send());
+    eventually("both are there", || peer.seen().len() == 2).await;
+    leaves.abort();
+    peer.release();
+    assert_eq!(stays.await.unwrap().unwrap().status(), 200);
+    assert_eq!(stage.status("/v1").await, 200);
+    assert_eq!(peer.accepted(), 1);
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_away_fails_all_who_wait_and_is_found_when_it_is_back() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let stage = gateway(&route(&format!("http://{address}"), "http2: prior_knowledge")).await;
+    assert_eq!(at_once(&stage, 20, "/v1", async {}).await, [502; 20]);
+    let (_, code, _) = fault(stage.get("/v1").await).await;
+    assert_eq!(code, "upstream_unreachable");
+}
