@@ -133,8 +133,16 @@ impl Connecting<'_> {
             _ => {}
         }
         let ((certificate_at, certificate), (key_at, key)) = (certificate?, key?);
+        let unreadable = [
+            tls::certificates(&certificate).err().map(|error| (certificate_at, "certificate", error)),
+            tls::private_key(&key).err().map(|error| (key_at, "key", error)),
+        ];
+        let are_readable = unreadable.iter().all(Option::is_none);
+        for (at, name, error) in unreadable.into_iter().flatten() {
+            self.missing(at, name, &error);
+        }
         let files = Identity { certificate, key };
-        if let Err(error) = tls::identity(&files) {
+        if are_readable && let Err(error) = tls::identity(&files) {
             let is_key = error.path() == files.key;
             let (at, name) = if is_key { (key_at, "key") } else { (certificate_at, "certificate") };
             self.missing(at, name, &error);
@@ -187,4 +195,67 @@ impl Connecting<'_> {
 
 fn place<T>(field: &Option<Field<T>>) -> Option<Position> {
     field.as_ref().map(|field| field.at)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use rcgen::generate_simple_self_signed;
+
+    use crate::config::parse;
+
+    /// What is said about an upstream with these files.
+    fn said(ca: &str, certificate: &str, key: &str) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        (write("ca", ca), write("certificate", certificate), write("key", key));
+        let text = "listeners: {l: {address: 127.0.0.1:0}}\n\
+            routes: {r: {profile: none, upstream: {url: https://a.example, ca: {file: ca}, certificate: {file: certificate}, key: {file: key}}}}";
+        let parsed = parse(text, &folder.path().join("keybearer.yaml"), None);
+        let said: Vec<String> = match parsed {
+            Ok(_) => Vec::new(),
+            Err(problems) => problems.iter().map(|problem| problem.message.clone()).collect(),
+        };
+        said.join("\n").replace(&format!("{}/", folder.path().display()), "")
+    }
+
+    #[test]
+    fn pem_files_that_do_not_serve_are_named() {
+        let made = generate_simple_self_signed(["a.example".to_owned()]).unwrap();
+        let other = generate_simple_self_signed(["a.example".to_owned()]).unwrap();
+        let (pem, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+        let cut = key.lines().take(2).collect::<Vec<_>>().join("\n");
+        let garbled = pem.replace("\nMI", "\n!!");
+        let hollow = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        for (files, expected) in [
+            ([&*pem, &*pem, &*key], ""),
+            (["", &pem, &key], "route \"r\": upstream.ca: file ca holds no certificate in PEM form"),
+            ([&key, &pem, &key], "route \"r\": upstream.ca: file ca holds no certificate in PEM form"),
+            (
+                [&garbled, &pem, &key],
+                "route \"r\": upstream.ca: file ca: the certificate cannot be used (it is not base64 text)",
+            ),
+            (
+                [hollow, &pem, &key],
+                "route \"r\": upstream.ca: file ca: the certificate cannot be used (invalid peer certificate: BadEncoding)",
+            ),
+            (
+                [&pem, &key, &pem],
+                "route \"r\": upstream.certificate: file certificate holds no certificate in PEM form\n\
+                 route \"r\": upstream.key: file key holds no private key in PEM form (an encrypted key cannot be read: store it without a password)",
+            ),
+            (
+                [&pem, &pem, &cut],
+                "route \"r\": upstream.key: file key: the private key cannot be used (its END line is missing)",
+            ),
+            (
+                [&pem, &pem, &other.signing_key.serialize_pem()],
+                "route \"r\": upstream.key: the key in file key does not belong to the certificate in file certificate",
+            ),
+        ] {
+            let [ca, certificate, key] = files;
+            assert_eq!(said(ca, certificate, key), expected);
+        }
+    }
 }

@@ -120,14 +120,22 @@ pub fn identity(files: &Identity) -> Result<CertifiedKey, PemError> {
     })
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, PemError> {
+/// Reads a certificate and those above it.
+///
+/// # Errors
+/// [`PemError`], when there is none.
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, PemError> {
     let failed = |error| unusable(path, "certificate", "", error);
     let found: Vec<_> =
         CertificateDer::pem_file_iter(path).map_err(failed)?.collect::<Result<_, _>>().map_err(failed)?;
     if found.is_empty() { Err(failed(pem::Error::NoItemsFound)) } else { Ok(found) }
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, PemError> {
+/// Reads a private key.
+///
+/// # Errors
+/// [`PemError`], when there is none that can be read without a password.
+pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, PemError> {
     let remedy = " (an encrypted key cannot be read: store it without a password)";
     PrivateKeyDer::from_pem_file(path).map_err(|error| unusable(path, "private key", remedy, error))
 }
