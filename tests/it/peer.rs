@@ -104,7 +104,6 @@ impl<'a> Tls<'a> {
 /// One request, as a peer saw it.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
-    pub(crate) connection: usize,
     pub(crate) version: Version,
     pub(crate) authority: String,
     pub(crate) authorization: String,
@@ -125,7 +124,7 @@ struct Facts {
 /// An upstream that speaks HTTP/1.1 and HTTP/2.
 ///
 /// It answers with the length of the request's body. What lies under `/v1/slow` waits until it is
-/// released.
+/// released. `/v1/socket` becomes a WebSocket that greets and then echoes, on HTTP/1.1 only.
 pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
     facts: Arc<Facts>,
@@ -183,38 +182,52 @@ async fn serve(
     facts: Arc<Facts>,
     released: watch::Receiver<bool>,
 ) {
-    let number = facts.accepted.fetch_add(1, Ordering::SeqCst) + 1;
-    facts.open.fetch_add(1, Ordering::SeqCst);
+    let open = Arc::new(Open::count(facts));
     match acceptor {
-        None => http(tcp, None, number, false, &facts, released).await,
+        None => http(tcp, None, false, open, released).await,
         Some(acceptor) => {
             if let Ok(stream) = acceptor.accept(tcp).await {
                 let (_, session) = stream.get_ref();
                 let is_http2 = session.alpn_protocol() == Some(b"h2");
                 let has_certificate = session.peer_certificates().is_some();
-                http(stream, Some(is_http2), number, has_certificate, &facts, released).await;
+                http(stream, Some(is_http2), has_certificate, open, released).await;
             }
         }
     }
-    facts.open.fetch_sub(1, Ordering::SeqCst);
+}
+
+/// Lives as long as a connection does, whatever is spoken on it.
+struct Open(Arc<Facts>);
+
+impl Open {
+    fn count(facts: Arc<Facts>) -> Self {
+        facts.accepted.fetch_add(1, Ordering::SeqCst);
+        facts.open.fetch_add(1, Ordering::SeqCst);
+        Self(facts)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// Without TLS it is HTTP/2 that is expected.
 async fn http(
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     is_http2: Option<bool>,
-    connection: usize,
     has_certificate: bool,
-    facts: &Arc<Facts>,
+    open: Arc<Open>,
     released: watch::Receiver<bool>,
 ) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let (facts, released) = (Arc::clone(facts), released.clone());
+        let (open, released) = (Arc::clone(&open), released.clone());
         async move {
+            let facts = &open.0;
             let header = |name| request.headers().get(name).map(|v| v.to_str().unwrap().to_owned());
             let authority = request.uri().authority().map(ToString::to_string).or_else(|| header("host"));
             let seen = Seen {
-                connection,
                 version: request.version(),
                 authority: authority.unwrap_or_default(),
                 authorization: header("authorization").unwrap_or_default(),
@@ -223,12 +236,14 @@ async fn http(
             };
             let is_refused = facts.refused.lock().unwrap().contains(&seen.authorization);
             facts.seen.lock().unwrap().push(seen);
-            Ok::<_, Infallible>(answer(request, is_refused, released).await)
+            Ok::<_, Infallible>(answer(request, is_refused, &open, released).await)
         }
     });
     let _ = match is_http2 {
         Some(false) => {
-            hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(io), service).await
+            let served =
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(io), service);
+            served.with_upgrades().await
         }
         _ => {
             let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
@@ -240,6 +255,7 @@ async fn http(
 async fn answer(
     request: Request<Incoming>,
     is_refused: bool,
+    open: &Arc<Open>,
     mut released: watch::Receiver<bool>,
 ) -> Response<Full<Bytes>> {
     if is_refused {
@@ -250,11 +266,24 @@ async fn answer(
             .body(Full::default())
             .unwrap();
     }
+    if request.uri().path() == "/v1/socket" && request.version() == Version::HTTP_11 {
+        tokio::spawn(greet_and_echo(request, Arc::clone(open)));
+        let head = Response::builder().status(101).header("upgrade", "websocket");
+        return head.header("connection", "upgrade").body(Full::default()).unwrap();
+    }
     if request.uri().path().starts_with("/v1/slow") {
         let _ = released.wait_for(|is_released| *is_released).await;
     }
     let body = request.into_body().collect().await.map(|body| body.to_bytes().len());
     Response::new(Full::new(Bytes::from(format!("{body:?}"))))
+}
+
+async fn greet_and_echo(request: Request<Incoming>, _open: Arc<Open>) -> std::io::Result<()> {
+    let stream = hyper::upgrade::on(request).await.map_err(std::io::Error::other)?;
+    let (mut read, mut write) = tokio::io::split(TokioIo::new(stream));
+    write.write_all(b"welcome ").await?;
+    tokio::io::copy(&mut read, &mut write).await?;
+    write.shutdown().await
 }
 
 /// What a scripted peer does about a request.
@@ -268,6 +297,8 @@ pub(crate) enum Act {
     GoAway,
     /// Closes the connection without a word.
     Close,
+    /// Says nothing any more, to nobody.
+    Silence,
 }
 
 /// An HTTP/2 upstream without TLS that does as its script says, frame by frame.
@@ -345,6 +376,7 @@ async fn frames(
                         frame(&mut tcp, 7, 0, 0, &payload).await?;
                     }
                     Act::Close => return Ok(()),
+                    Act::Silence => std::future::pending().await,
                 }
             }
             0 => {

@@ -6,11 +6,15 @@ use std::{convert::Infallible, time::Duration};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http::Version;
-use tokio::sync::mpsc;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::mpsc,
+};
 
 use crate::{
     peer::{Act, Authority, Peer, Scripted, Tls},
-    stage::{Plan, Stage, eventually, fault},
+    stage::{PATIENCE, Plan, Stage, eventually, fault},
 };
 
 /// One worker, so that there is one pool.
@@ -101,8 +105,8 @@ async fn prior_knowledge_speaks_http2_without_tls() {
 #[tokio::test]
 async fn a_preserved_host_becomes_the_authority() {
     let peer = Peer::start(None).await;
-    let keys = "http2: prior_knowledge}, preserve_host: true, x: {";
-    let stage = gateway(&route(&peer.url("http"), keys).replace(", x: {}", "")).await;
+    let route = route(&peer.url("http"), "http2: prior_knowledge");
+    let stage = gateway(&route.replace("profile:", "preserve_host: true, profile:")).await;
     let answer = stage.http.get(stage.url("/v1")).header("host", "orders.internal:81").send().await.unwrap();
     assert_eq!(answer.status(), 200);
     assert_eq!(peer.seen()[0].authority, "orders.internal:81");
@@ -343,4 +347,55 @@ async fn an_upstream_that_is_away_fails_all_who_wait_and_is_found_when_it_is_bac
     assert_eq!(at_once(&stage, 20, "/v1", async {}).await, [502; 20]);
     let (_, code, _) = fault(stage.get("/v1").await).await;
     assert_eq!(code, "upstream_unreachable");
+}
+
+#[tokio::test]
+async fn a_websocket_gets_a_connection_with_http1_of_its_own() {
+    let authority = Authority::new();
+    let peer = Peer::start(Some(Tls::new(&authority))).await;
+    let stage = gateway(&route(&peer.url("https"), &ca(&authority))).await;
+    assert_eq!(stage.status("/v1").await, 200);
+    // The first handshake is refused; its connection is kept for others.
+    peer.refuse(&peer.seen()[0].authorization);
+    let mut caller = TcpStream::connect(stage.address()).await.unwrap();
+    let handshake = "GET /v1/socket HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    caller.write_all(handshake.as_bytes()).await.unwrap();
+    let head = read_until(&mut caller, "welcome ").await;
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    caller.write_all(b"to you").await.unwrap();
+    read_until(&mut caller, "to you").await;
+    assert_eq!(stage.status("/v1").await, 200);
+    let versions: Vec<_> = peer.seen().iter().map(|seen| seen.version).collect();
+    let (two, one) = (Version::HTTP_2, Version::HTTP_11);
+    assert_eq!(versions, [two, one, one, two]);
+    assert_eq!((peer.accepted(), peer.open()), (3, 3));
+    drop(caller);
+    eventually("its connection is closed", || peer.open() == 2).await;
+}
+
+async fn read_until(stream: &mut TcpStream, end: &str) -> String {
+    let mut read = Vec::new();
+    let reading = async {
+        while !read.ends_with(end.as_bytes()) {
+            read.push(stream.read_u8().await.unwrap());
+        }
+    };
+    tokio::time::timeout(PATIENCE, reading).await.unwrap();
+    String::from_utf8(read).unwrap()
+}
+
+#[tokio::test]
+async fn a_connection_that_fell_silent_gets_no_further_requests() {
+    let script = |connection, request| {
+        if connection == 1 && request == 2 { Act::Silence } else { Act::Answer }
+    };
+    let peer = Scripted::start(script).await;
+    let route = route(&peer.url(), "http2: prior_knowledge");
+    // A little more than what is taken for silence.
+    let stage = gateway(&route.replace("profile:", "response_timeout: 5100ms, profile:")).await;
+    assert_eq!(stage.status("/v1").await, 200);
+    assert_eq!(fault(stage.get("/v1").await).await.1, "upstream_timeout");
+    assert_eq!(stage.status("/v1").await, 200);
+    assert_eq!(peer.accepted(), 2);
 }
