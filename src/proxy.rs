@@ -33,7 +33,7 @@ pub mod challenge;
 pub mod fault;
 pub mod forwarded;
 pub mod headers;
-mod interim;
+pub mod interim;
 mod line;
 pub mod record;
 pub mod recovery;
@@ -201,7 +201,7 @@ fn find_route(
 
 /// Phase 8: an upstream's response, made fit for the caller.
 fn answer(worker: &Worker, sent: Sent, mut record: Record) -> Response<Answer> {
-    let Sent { response, connection, upload, .. } = sent;
+    let Sent { response, carrier, upload, .. } = sent;
     let (mut head, body) = response.into_parts();
     headers::answer(&mut head.headers, record.request_id(), record.wants_trailers());
     if head.status == StatusCode::UNAUTHORIZED && record.profile_name().is_some() {
@@ -215,12 +215,12 @@ fn answer(worker: &Worker, sent: Sent, mut record: Record) -> Response<Answer> {
         head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     record.answered(head.status);
-    Response::from_parts(head, Answer::upstream(body, connection, upload, record))
+    Response::from_parts(head, Answer::upstream(body, carrier, upload, record))
 }
 
 /// Phase 8 of a WebSocket: the upstream has agreed, and from here on bytes go both ways.
 async fn switch(worker: &Worker, sent: Sent, handshake: Handshake, mut record: Record) -> Response<Answer> {
-    let Sent { mut response, connection, .. } = sent;
+    let Sent { mut response, carrier: attempt::Carrier { connection, .. }, .. } = sent;
     let upgrading = hyper::upgrade::on(&mut response);
     let far = match connection.version() {
         Version::HTTP_2 => upgrading.await.ok().map(|stream| Far::Http2(TokioIo::new(stream))),

@@ -13,21 +13,18 @@ use http::{HeaderValue, Response, Version, header::CONNECTION};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use crate::{
-    proxy::{
-        attempt::{RequestBody, Upload},
-        fault::{About, Fault},
-        headers,
-        record::Record,
-    },
-    upstream::connection::Connection,
+use crate::proxy::{
+    attempt::{Carrier, Upload},
+    fault::{About, Fault},
+    headers,
+    record::Record,
 };
 
 /// An answer on its way to the caller.
 pub struct Answer {
     body: Content,
     /// The connection and what must have been sent over it before it is free.
-    connection: Option<(Connection<RequestBody>, Upload)>,
+    carrier: Option<(Carrier, Upload)>,
     /// `None` when somebody else keeps the request's record.
     record: Option<Record>,
 }
@@ -39,18 +36,10 @@ enum Content {
 
 impl Answer {
     /// An upstream's body.
-    pub fn upstream(
-        body: Incoming,
-        connection: Connection<RequestBody>,
-        upload: Upload,
-        record: Record,
-    ) -> Self {
+    pub fn upstream(body: Incoming, carrier: Carrier, upload: Upload, record: Record) -> Self {
         let ended = body.is_end_stream();
-        let mut answer = Self {
-            body: Content::Upstream(body),
-            connection: Some((connection, upload)),
-            record: Some(record),
-        };
+        let mut answer =
+            Self { body: Content::Upstream(body), carrier: Some((carrier, upload)), record: Some(record) };
         if ended {
             answer.end();
         }
@@ -88,7 +77,7 @@ impl Answer {
 
     fn of(bytes: Bytes, record: Option<Record>) -> Self {
         let bytes = Some(bytes).filter(|bytes| !bytes.is_empty());
-        Self { body: Content::Fault(bytes), connection: None, record }
+        Self { body: Content::Fault(bytes), carrier: None, record }
     }
 
     fn sent(&mut self, bytes: usize) {
@@ -102,10 +91,10 @@ impl Answer {
         if let Some(record) = &mut self.record {
             record.complete();
         }
-        if let Some((connection, upload)) = self.connection.take() {
+        if let Some((carrier, upload)) = self.carrier.take() {
             // An upload that is still under way keeps its connection busy: it ends with it.
             if upload.is_none_or(|upload| upload.is_sent()) {
-                connection.give_back();
+                carrier.connection.give_back();
             }
         }
     }
@@ -140,7 +129,7 @@ impl Body for Answer {
                         }
                     }
                     None => this.end(),
-                    Some(Err(_)) => drop(this.connection.take()),
+                    Some(Err(_)) => drop(this.carrier.take()),
                 }
                 Poll::Ready(frame)
             }

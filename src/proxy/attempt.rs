@@ -20,7 +20,7 @@ use crate::{
     proxy::{
         fault::{BadRequest, Fault},
         headers,
-        interim::{Gate, Interims},
+        interim::{Interims, Keeper},
         line::Line,
         record::Record,
         upgrade::{self, Handshake},
@@ -46,12 +46,20 @@ const RESENDS_MAX: usize = 2;
 pub struct Sent {
     /// The response.
     pub response: Response<Incoming>,
-    /// The connection that it comes over.
-    pub connection: Connection<RequestBody>,
+    /// What it comes over.
+    pub carrier: Carrier,
     /// The request's body, to know when the connection is free.
     pub upload: Upload,
     /// The upstream has agreed to a WebSocket.
     pub is_upgraded: bool,
+}
+
+/// A connection with an answer on it.
+pub struct Carrier {
+    /// The connection.
+    pub connection: Connection<RequestBody>,
+    /// What holds its upload back; an upload that was not wanted ends with it.
+    _keeper: Option<Keeper>,
 }
 
 /// The caller's body, if there is one: tells whether it has been sent completely.
@@ -65,6 +73,8 @@ pub struct Exchange {
     head: request::Parts,
     body: Upload,
     is_grpc: bool,
+    /// Whether the caller's protocol knows informational responses.
+    informs: bool,
     handshake: Option<Handshake>,
 }
 
@@ -92,7 +102,8 @@ impl Exchange {
             Rc::new(Recorder::new(body, limit, settings.body_bytes_max, worker.budget()))
         });
         let (worker, route, line) = (Rc::clone(worker), Rc::clone(route), Rc::clone(record.line()));
-        Ok(Self { worker, route, line, head, body, is_grpc: record.is_grpc(), handshake })
+        let (is_grpc, informs) = (record.is_grpc(), record.version() != Version::HTTP_10);
+        Ok(Self { worker, route, line, head, body, is_grpc, informs, handshake })
     }
 
     /// Whether the request could be sent again.
@@ -182,7 +193,7 @@ impl Exchange {
                 }
                 Ok(response) => {
                     record.upstream_answered();
-                    return self.sent(response, connection);
+                    return self.sent(response, connection, trip);
                 }
                 Err(failure) => failure,
             };
@@ -227,8 +238,8 @@ impl Exchange {
             head.headers.insert(CONNECTION, HeaderValue::from_static("TE"));
         }
         // HTTP/2 holds an upload back by itself, and its library has no ear for "100 Continue".
-        let gate = asks.filter(|_| is_http1).map(|_| Rc::<Gate>::default());
-        if gate.is_some() {
+        let asking = asks.filter(|_| is_http1).map(|limit| (Keeper::new(), limit));
+        if asking.is_some() {
             head.headers.insert(EXPECT, HeaderValue::from_static("100-continue"));
         }
         // The library leaves these two out where a body is not expected or not there, and an upstream
@@ -239,7 +250,7 @@ impl Exchange {
                 if is_http1 && attempt.size_hint().exact().is_none() {
                     head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
                 }
-                RequestBody::Recorded(attempt, gate.clone())
+                RequestBody::Recorded(attempt, asking.as_ref().map(|(keeper, _)| Rc::clone(keeper.gate())))
             }
             None => {
                 if matches!(head.method, Method::POST | Method::PUT | Method::PATCH) {
@@ -253,7 +264,7 @@ impl Exchange {
         if is_http1 {
             interims.listen(&mut request);
         }
-        Trip { request: Some(request), interims, gate: gate.zip(asks) }
+        Trip { request: Some(request), interims, asking }
     }
 
     /// One request over one connection, until the response's head.
@@ -282,10 +293,11 @@ impl Exchange {
     /// Passes on what the upstream says before its answer.
     fn inform(&self, trip: &Trip, cx: &Context<'_>) -> Result<(), Fault> {
         for mut interim in trip.interims.take(cx).map_err(|_| Fault::UpstreamProtocol)? {
-            match (interim.status, &trip.gate) {
-                (StatusCode::CONTINUE, Some((gate, _))) => gate.open(),
+            match (interim.status, &trip.asking) {
+                (StatusCode::CONTINUE, Some((keeper, _))) => keeper.gate().open(),
                 // This gateway's own reader has said so, or nobody has asked.
                 (StatusCode::CONTINUE | StatusCode::SWITCHING_PROTOCOLS, _) => {}
+                _ if !self.informs => {}
                 _ => {
                     headers::interim(&mut interim.headers, false);
                     self.line.inform(&interim);
@@ -303,6 +315,7 @@ impl Exchange {
         &self,
         response: Response<Incoming>,
         mut connection: Connection<RequestBody>,
+        trip: Trip,
     ) -> Result<Sent, Fault> {
         let version = connection.version();
         let is_upgraded = match &self.handshake {
@@ -319,7 +332,8 @@ impl Exchange {
         if connection.version() == Version::HTTP_11 && response.version() != Version::HTTP_11 {
             connection.retire();
         }
-        Ok(Sent { response, connection, upload: self.body.clone(), is_upgraded })
+        let carrier = Carrier { connection, _keeper: trip.asking.map(|(keeper, _)| keeper) };
+        Ok(Sent { response, carrier, upload: self.body.clone(), is_upgraded })
     }
 
     fn is_idempotent(&self) -> bool {
@@ -335,12 +349,12 @@ struct Trip {
     request: Option<Request<RequestBody>>,
     interims: Interims,
     /// Holds the body back, at most for so long.
-    gate: Option<(Rc<Gate>, Duration)>,
+    asking: Option<(Keeper, Duration)>,
 }
 
 impl Trip {
     fn waits_for_continue(&self) -> Option<Duration> {
-        self.gate.as_ref().filter(|(gate, _)| !gate.is_open()).map(|(_, limit)| *limit)
+        self.asking.as_ref().filter(|(keeper, _)| keeper.gate().is_closed()).map(|(_, limit)| *limit)
     }
 
     fn is_unexpected(&self, response: &Response<Incoming>) -> bool {

@@ -125,11 +125,11 @@ impl First {
         if !self.is_uploaded {
             return;
         }
-        let Sent { response, connection, .. } = self.sent;
+        let Sent { response, carrier, .. } = self.sent;
         let drain = async move {
             let body = http_body_util::Limited::new(response.into_body(), DRAIN_BYTES_MAX);
             if tokio::time::timeout(DRAIN_TIME_MAX, body.collect()).await.is_ok_and(|read| read.is_ok()) {
-                connection.give_back();
+                carrier.connection.give_back();
             }
         };
         // Bounded by its own limits, so nobody has to stop it.

@@ -11,10 +11,12 @@
 mod attacks; // hostile callers and hostile upstreams
 mod authorization_server; // npm's oidc-provider, a server nobody here wrote
 mod peer; // upstreams that speak TLS and HTTP/2
+mod hostile; // an upstream and callers that write raw bytes
 mod process; // starts the binary as an operator would
 mod stage; // starts gateway, provider and API; sends requests
 
 mod commands; // the binary: check, explain, token, run, exit codes
+mod contract; // the safety contract of docs/security.md, one test each
 mod docs; // what the documentation says, tried
 mod drain; // stopping under load
 mod forwarding; // what reaches the upstream, and what comes back

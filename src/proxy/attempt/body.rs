@@ -34,8 +34,10 @@ impl Body for RequestBody {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Recorded(attempt, gate) => {
-                if let Some(gate) = gate {
-                    ready!(gate.poll_open(cx));
+                if let Some(gate) = gate
+                    && ready!(gate.poll_open(cx)).is_err()
+                {
+                    return Poll::Ready(Some(Err(AttemptError::Abandoned)));
                 }
                 Pin::new(attempt).poll_frame(cx)
             }

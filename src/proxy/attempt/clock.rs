@@ -39,9 +39,9 @@ impl<'a> Clock<'a> {
 
     /// The time was over without an answer.
     pub(super) fn strike(&mut self, trip: &Trip) -> Result<(), Failure> {
-        if let Some((gate, _)) = trip.gate.as_ref().filter(|(gate, _)| !gate.is_open()) {
+        if let Some((keeper, _)) = trip.asking.as_ref().filter(|(keeper, _)| keeper.gate().is_closed()) {
             // RFC 9110 §10.1.1: an upstream may not know the expectation, so the wait has an end.
-            gate.open();
+            keeper.gate().open();
             return Ok(());
         }
         let limit = self.next(trip);
