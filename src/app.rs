@@ -22,7 +22,7 @@ use tokio::{
 use crate::{
     admin,
     config::Settings,
-    listen::{self, Connections, Listener, Share},
+    listen::{self, Address, Connections, Listener, Share},
     profile::{Profile, oauth2::Http},
     proxy::worker::{Gateway, Route, Snapshot, Worker},
     route::{self, Table},
@@ -56,7 +56,7 @@ pub enum StartError {
 
 /// A started gateway. Dropping it stops everything at once.
 pub struct Running {
-    listeners: Vec<(String, SocketAddr)>,
+    listeners: Vec<(String, Address)>,
     admin: Option<SocketAddr>,
     gateway: Arc<Gateway>,
     profiles: Vec<token::Handle>,
@@ -90,10 +90,7 @@ pub enum Drained {
 /// [`StartError`]; nothing is left running then.
 pub fn start(settings: Settings, log: Option<&Log>) -> Result<Running, StartError> {
     let count = settings.workers.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
-    let mut listeners = Vec::new();
-    for listener in &settings.listeners {
-        listeners.push(Listener::bind(listener, count)?);
-    }
+    let mut listeners = listen::bind_all(&settings.listeners, &settings.limits, count)?;
     let admin = settings.admin.map(|address| {
         let socket = admin::bind(address).map_err(|e| StartError::Admin(address, e))?;
         let address = socket.local_addr()?;
@@ -113,7 +110,7 @@ pub fn start(settings: Settings, log: Option<&Log>) -> Result<Running, StartErro
     );
     let (stop, stopped) = watch::channel(Stop::No);
     let mut running = Running {
-        listeners: listeners.iter().map(|l| (l.name().to_owned(), l.address())).collect(),
+        listeners: listeners.iter().map(|l| (l.name().to_owned(), l.address().clone())).collect(),
         admin: admin.as_ref().map(|(_, address)| *address),
         gateway: Arc::clone(&gateway),
         profiles: profiles.values().cloned().collect(),
@@ -128,7 +125,8 @@ pub fn start(settings: Settings, log: Option<&Log>) -> Result<Running, StartErro
         dropped_lines: log.map(Log::dropped),
     };
     let admin = admin.map(|(socket, _)| (socket, Arc::new(shown)));
-    running.control = Some(start_control(runtime, admin, stopped.clone())?);
+    let followers = listeners.iter_mut().filter_map(Listener::follower).collect();
+    running.control = Some(start_control(runtime, admin, followers, stopped.clone())?);
     for index in 0..count {
         let shares = listeners.iter_mut().filter_map(Listener::share).collect();
         let worker = WorkerThread {
@@ -145,7 +143,12 @@ pub fn start(settings: Settings, log: Option<&Log>) -> Result<Running, StartErro
 }
 
 fn count_of(listener: &Listener) -> admin::metrics::ListenerCount {
-    admin::metrics::ListenerCount { name: listener.name().to_owned(), open: listener.open() }
+    admin::metrics::ListenerCount {
+        name: listener.name().to_owned(),
+        open: listener.open(),
+        shards: listener.shards(),
+        certificates: listener.certificates(),
+    }
 }
 
 /// Starts an owner for every profile. Profiles of one identity provider take turns among themselves,
@@ -201,10 +204,11 @@ fn snapshot(
     Ok(Snapshot { table, routes })
 }
 
-/// The control plane's thread: token owners and the admin listener.
+/// The control plane's thread: token owners, certificates and the admin listener.
 fn start_control(
     runtime: Runtime,
     admin: Option<(std::net::TcpListener, Arc<admin::Shown>)>,
+    followers: Vec<listen::tls::Follower>,
     mut stopped: watch::Receiver<Stop>,
 ) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name("control".into()).spawn(move || {
@@ -216,6 +220,7 @@ fn start_control(
                     }
                 });
             }
+            tokio::spawn(listen::tls::follow(followers));
             // An error means that the `Running` is gone, which is a reason to stop as well.
             let _ = stopped.wait_for(|stop| *stop == Stop::Now).await;
         });
@@ -284,13 +289,17 @@ fn is_now(stopped: &watch::Receiver<Stop>) -> bool {
 }
 
 impl Running {
-    /// Where the listener `name` listens.
+    /// Where the listener `name` listens, unless that is a unix socket.
     pub fn listener(&self, name: &str) -> Option<SocketAddr> {
-        self.listeners.iter().find(|(n, _)| n == name).map(|(_, address)| *address)
+        let (_, address) = self.listeners.iter().find(|(n, _)| n == name)?;
+        match address {
+            Address::Ip(address) => Some(*address),
+            Address::Unix(_) => None,
+        }
     }
 
     /// All listeners with their addresses.
-    pub fn listeners(&self) -> &[(String, SocketAddr)] {
+    pub fn listeners(&self) -> &[(String, Address)] {
         &self.listeners
     }
 

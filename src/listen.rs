@@ -1,42 +1,39 @@
 //! Listeners: accepting callers' connections, watching their time, and letting them go.
 //!
 //! Every worker has its own socket on every listener's address (`SO_REUSEPORT`), so the kernel
-//! spreads connections and no worker hands one to another.
+//! spreads connections and no worker hands one to another. Where a listener has too many, accepting
+//! pauses and connections wait in the kernel's queue; nothing is dropped.
 
-use std::{
-    io,
-    net::SocketAddr,
-    rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{io, rc::Rc, time::Duration};
 
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::watch,
-    time::Instant,
-};
+use tokio::{sync::watch, time::Instant};
 
-use crate::{caller::Caller, proxy::worker::Worker};
+use crate::{caller::TrustedProxies, proxy::worker::Worker, telemetry::metrics::Count};
 
+mod addresses;
 mod bind;
+pub mod certificate;
 mod connections;
+mod door;
 mod frames;
 mod framing;
 mod guard;
 mod http2;
+mod refuse;
+mod room;
 mod serve;
+mod sni;
+mod socket;
 mod streams;
+pub mod tls;
 mod transport;
+pub mod unix;
 mod watched;
 
-pub use bind::{BindError, Listener, Share};
+pub use bind::{Address, BindError, Listener, Share, UnixSocket, bind_all};
 pub use connections::Connections;
-use connections::Registered;
-use transport::{Accepted, Transport};
+use door::Door;
+use socket::AcceptSocket;
 
 /// How long accepting pauses when the system refuses, for instance without file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -46,8 +43,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub struct Settings {
     /// The listener's name in the configuration.
     pub name: String,
-    /// Where it listens; port 0 takes a free one.
-    pub address: SocketAddr,
+    /// Where it listens.
+    pub address: Address,
+    /// `None` for plain HTTP.
+    pub tls: Option<tls::Settings>,
+    /// Whose word is taken about who sent a request before them.
+    pub trusted_proxies: TrustedProxies,
 }
 
 /// Limits on what callers send.
@@ -61,6 +62,9 @@ pub struct Limits {
     pub uri_bytes: usize,
     /// Connections of one listener, all workers together.
     pub connections: usize,
+    /// Connections of one caller address on one listener: an IPv4 address, an IPv6 /64, or a user on a
+    /// unix socket. Off unless it is below `connections`.
+    pub connections_per_address: usize,
     /// Requests at a time on one HTTP/2 connection.
     pub http2_streams: u32,
     /// Bytes of a request body that an HTTP/2 caller may send ahead on one stream.
@@ -78,6 +82,7 @@ impl Default for Limits {
             headers: 100,
             uri_bytes: 16 * 1024,
             connections: 10_000,
+            connections_per_address: 10_000,
             http2_streams: 100,
             http2_stream_window: 64 * 1024,
             http2_connection_window: 1024 * 1024,
@@ -96,33 +101,31 @@ pub async fn accept(
     connections: Rc<Connections>,
     mut stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let listener = TcpListener::from_std(share.socket)?;
-    let mut trouble = Trouble::default();
+    let socket = AcceptSocket::register(share.socket)?;
+    let door = Door::new(worker, connections, share.entry);
+    let mut pause = Pause::default();
     while !*stop.borrow() {
-        if share.open.load(Ordering::Relaxed) >= connections.limits().connections {
-            trouble.say(&share.name, "the limit of connections is reached");
-            tokio::time::sleep(ACCEPT_PAUSE).await;
+        if let Some(why) = door.is_full() {
+            pause.hold(&door, why, &door.shard().paused_limit).await;
             continue;
         }
         // Both branches may be dropped: an unaccepted connection stays in the kernel's queue.
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = socket.accept() => accepted,
             _ = stop.changed() => continue,
         };
         match accepted {
-            Ok((stream, peer)) => open(&worker, &connections, &share.open, stream, peer),
-            Err(error) if is_one_callers(&error) => {}
-            Err(error) => {
-                trouble.say(&share.name, &error.to_string());
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+            Ok((transport, peer)) => {
+                pause.is_held = false;
+                door.open(transport, peer);
             }
+            Err(error) if is_one_callers(&error) => {}
+            Err(error) => pause.hold(&door, &error.to_string(), &door.shard().paused_system).await,
         }
     }
     // Closing the socket would reset the connections that wait in its queue.
-    let socket = listener.into_std()?;
-    while let Ok((stream, peer)) = socket.accept() {
-        stream.set_nonblocking(true)?;
-        open(&worker, &connections, &share.open, TcpStream::from_std(stream)?, peer);
+    for (transport, peer) in socket.into_waiting()? {
+        door.open(transport, peer);
     }
     Ok(())
 }
@@ -135,38 +138,25 @@ fn is_one_callers(error: &io::Error) -> bool {
     )
 }
 
-/// Says that accepting is in trouble, but not at every attempt.
+/// Accepting while it cannot go on. Says so, but not at every attempt.
 #[derive(Default)]
-struct Trouble {
+struct Pause {
     said_at: Option<Instant>,
+    is_held: bool,
 }
 
-impl Trouble {
-    fn say(&mut self, listener: &str, what: &str) {
+impl Pause {
+    /// Waits a moment; counts in `count` unless this goes on a pause that is counted already.
+    async fn hold(&mut self, door: &Door, why: &str, count: &Count) {
         const PERIOD: Duration = Duration::from_secs(10);
+        if !self.is_held {
+            self.is_held = true;
+            count.add(1);
+        }
         if self.said_at.is_none_or(|at| at.elapsed() > PERIOD) {
             self.said_at = Some(Instant::now());
-            tracing::warn!(listener, "connections wait to be accepted: {what}");
+            tracing::warn!(listener = door.name(), "connections wait to be accepted: {why}");
         }
+        tokio::time::sleep(ACCEPT_PAUSE).await;
     }
-}
-
-/// Serves a connection on a task of its own, which the registry and the open count outlive.
-fn open(
-    worker: &Rc<Worker>,
-    connections: &Rc<Connections>,
-    count: &Arc<AtomicUsize>,
-    stream: TcpStream,
-    peer: SocketAddr,
-) {
-    // Without it a small answer waits for the acknowledgement of the one before.
-    let _ = stream.set_nodelay(true);
-    let registered = Registered::new(connections, count);
-    let worker = Rc::clone(worker);
-    // Ends with the connection; the worker waits for all of them when it stops.
-    tokio::task::spawn_local(async move {
-        let accepted =
-            Accepted { transport: Transport::Tcp(stream), caller: Caller { address: peer }, tls: None };
-        serve::serve(worker, &registered, accepted).await;
-    });
 }

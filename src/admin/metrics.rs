@@ -3,10 +3,7 @@
 //! Label values are names from the configuration and words from fixed lists. A route appears when it
 //! has had its first request, so ten thousand routes do not make ten thousand empty series.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::sync::Arc;
 
 use axum::{
     body::Body,
@@ -30,13 +27,10 @@ use crate::{
     token,
 };
 
-/// The open connections of one listener.
-pub struct ListenerCount {
-    /// The listener's name.
-    pub name: String,
-    /// Open connections, all workers together.
-    pub open: Arc<AtomicUsize>,
-}
+mod listeners;
+
+pub use listeners::ListenerCount;
+use listeners::ListenerSum;
 
 /// Index is the class of [`Shard::answers`].
 const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -109,7 +103,7 @@ impl RouteSum {
 struct Scrape {
     routes: Vec<RouteSum>,
     profiles: Vec<token::View>,
-    listeners: Vec<(String, usize)>,
+    listeners: Vec<ListenerSum>,
     replay_bytes: usize,
     dropped_lines: Option<usize>,
 }
@@ -119,11 +113,7 @@ impl Scrape {
         Self {
             routes: routes(&shown.gateway),
             profiles: shown.profiles.iter().map(token::Handle::view).collect(),
-            listeners: shown
-                .listeners
-                .iter()
-                .map(|listener| (listener.name.clone(), listener.open.load(Ordering::Relaxed)))
-                .collect(),
+            listeners: shown.listeners.iter().map(ListenerSum::of).collect(),
             replay_bytes: shown.gateway.budget().used_bytes(),
             dropped_lines: shown.dropped_lines.as_ref().map(|lines| lines.dropped_lines()),
         }
@@ -148,6 +138,7 @@ impl Collector for Scrape {
         self.encode_requests(&mut encoder)?;
         self.encode_latencies(&mut encoder)?;
         self.encode_tokens(&mut encoder)?;
+        listeners::encode(&self.listeners, &mut encoder)?;
         self.encode_process(&mut encoder)
     }
 }
@@ -258,15 +249,6 @@ impl Scrape {
     }
 
     fn encode_process(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
-        let mut family = encoder.encode_descriptor(
-            "connections",
-            "Open connections of callers",
-            None,
-            MetricType::Gauge,
-        )?;
-        for (name, open) in &self.listeners {
-            one(&mut family, &vec![("listener", name)], &ConstGauge::new(gauge(*open)))?;
-        }
         let memory = ConstGauge::new(gauge(self.replay_bytes));
         memory.encode(encoder.encode_descriptor(
             "replay",

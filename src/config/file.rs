@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::{
     field::{Field, Named},
+    file_listeners::Listener,
     file_profiles::Profile,
     file_upstreams::Upstream,
 };
@@ -38,25 +39,6 @@ pub(super) struct File {
     pub(super) replay: Option<Field<Replay>>,
     /// How upstreams are told where a request comes from; a route may say otherwise. Default `off`.
     pub(super) forwarded: Option<Field<Forwarded>>,
-}
-
-/// An address where requests come in.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[schemars(deny_unknown_fields)]
-pub(super) struct Listener {
-    /// IP address and port, such as `127.0.0.1:8080` or `[::1]:8080`. Port 0 takes any free one.
-    pub(super) address: Field<String>,
-    /// What callers take the gateway for. Default `reverse`.
-    #[expect(dead_code, reason = "there is one mode so far")]
-    pub(super) mode: Option<Field<Mode>>,
-}
-
-/// What callers take the gateway for.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Mode {
-    /// The server itself: its base URL points here.
-    Reverse,
 }
 
 /// Health checks and metrics.
@@ -213,6 +195,8 @@ pub(super) struct Limits {
     pub(super) uri_bytes: Option<Field<SizeText>>,
     /// Connections of a listener at a time, 1 to 1000000. Default 10000.
     pub(super) connections: Option<Field<u64>>,
+    /// Connections of one caller address on a listener at a time, 1 to 1000000. Default as many as `connections`.
+    pub(super) connections_per_address: Option<Field<u64>>,
     /// Idle connections kept per upstream and worker, 0 to 100000. Default 256.
     pub(super) upstream_idle_connections: Option<Field<u64>>,
     /// Bytes of a request body, up to 1TiB; a longer one is refused. Default no limit.
@@ -235,6 +219,8 @@ pub(super) struct Limits {
 pub(super) struct Timeouts {
     /// From the first byte of a request to the end of its head, 10ms to 10m. Default 10s.
     pub(super) header_read: Option<Field<DurationText>>,
+    /// From an accepted connection to the end of its TLS handshake, 10ms to 10m. Default 10s.
+    pub(super) tls_handshake: Option<Field<DurationText>>,
     /// DNS, TCP and TLS towards the upstream, 10ms to 10m. Default 5s.
     pub(super) connect: Option<Field<DurationText>>,
     /// From the request being sent to the upstream's response head, 10ms to 24h. Default 60s.

@@ -42,11 +42,19 @@ pub(super) fn limits(file: &file::File, cx: &Context<'_>) -> listen::Limits {
     let default = listen::Limits::default();
     let Some((_, limits)) = given(&file.limits) else { return default };
     let size = |place, field, range, default| cx.size(place, given(field), range, default);
+    let connections = cx.number("limits.connections", &limits.connections, CONNECTIONS, default.connections);
     listen::Limits {
         header_bytes: size("limits.header_bytes", &limits.header_bytes, HEADER_BYTES, default.header_bytes),
         headers: cx.number("limits.headers", &limits.headers, HEADERS, default.headers),
         uri_bytes: size("limits.uri_bytes", &limits.uri_bytes, URI_BYTES, default.uri_bytes),
-        connections: cx.number("limits.connections", &limits.connections, CONNECTIONS, default.connections),
+        connections,
+        // As many as there may be at all: off.
+        connections_per_address: cx.number(
+            "limits.connections_per_address",
+            &limits.connections_per_address,
+            CONNECTIONS,
+            connections,
+        ),
         http2_streams: small(cx.number(
             "limits.http2_streams",
             &limits.http2_streams,

@@ -11,9 +11,9 @@ use std::{
 
 use super::{
     Settings,
-    field::{Field, Named, given},
+    field::{Field, given},
     file::{self, DurationText, SizeText},
-    limits,
+    limits, listeners,
     names::{is_name, not_a_name},
     problem::Findings,
     profiles, routes,
@@ -105,7 +105,7 @@ pub(super) fn lower(file: &file::File, environment: Option<&str>, cx: &Context<'
     let replay = limits::replay(file, cx);
     let limits = limits::limits(file, cx);
     let timeouts = limits::timeouts(file, cx);
-    let listeners = listeners(&file.listeners, cx);
+    let listeners = listeners::lower(file, cx);
     let admin = admin(file, &listeners, cx);
     let profiles = profiles::lower(file, limits::waiters(file, cx), cx);
     let defaults = routes::Defaults {
@@ -130,34 +130,8 @@ pub(super) fn lower(file: &file::File, environment: Option<&str>, cx: &Context<'
     }
 }
 
-fn listeners(field: &Field<Named<file::Listener>>, cx: &Context<'_>) -> Vec<listen::Settings> {
-    let Some((at, listeners)) = field.get() else { return Vec::new() };
-    if listeners.0.is_empty() {
-        cx.problem(
-            at,
-            "listeners: there must be at least one (for example `local: {address: 127.0.0.1:8080}`)",
-        );
-    }
-    let mut out: Vec<listen::Settings> = Vec::new();
-    for (at, name, listener) in listeners.iter() {
-        cx.name("listener", at, name);
-        let Some(listener) = &listener.value else { continue };
-        let Some((at, text)) = listener.address.get() else { continue };
-        let Some(address) = address(&format!("listener {name:?}: address"), at, text, cx) else { continue };
-        if let Some(other) = out.iter().find(|other| address.port() != 0 && other.address == address) {
-            let text = format!("listener {name:?}: address {address} is taken by listener {:?}", other.name);
-            cx.problem(at, text);
-        }
-        out.push(listen::Settings { name: name.to_owned(), address });
-    }
-    out
-}
-
-fn address(place: &str, at: Position, text: &str, cx: &Context<'_>) -> Option<SocketAddr> {
-    if text.starts_with("unix:") {
-        cx.problem(at, format!("{place}: unix sockets are not built yet (write an IP address and a port)"));
-        return None;
-    }
+/// An IP address and a port.
+pub(super) fn address(place: &str, at: Position, text: &str, cx: &Context<'_>) -> Option<SocketAddr> {
     let address = text.parse().ok();
     if address.is_none() {
         let words = "is not an IP address and a port (as in 127.0.0.1:8080 or [::1]:8080)";
@@ -169,8 +143,15 @@ fn address(place: &str, at: Position, text: &str, cx: &Context<'_>) -> Option<So
 fn admin(file: &file::File, listeners: &[listen::Settings], cx: &Context<'_>) -> Option<SocketAddr> {
     let (_, admin) = given(&file.admin)?;
     let (at, text) = admin.address.get()?;
+    if text.starts_with("unix:") {
+        let words =
+            "the admin listener has no unix socket (write an IP address and a port, best on 127.0.0.1)";
+        cx.problem(at, format!("admin.address: {words}"));
+        return None;
+    }
     let address = address("admin.address", at, text, cx)?;
-    if let Some(other) = listeners.iter().find(|other| address.port() != 0 && other.address == address) {
+    let taken = |other: &&listen::Settings| other.address == listen::Address::Ip(address);
+    if let Some(other) = listeners.iter().find(taken).filter(|_| address.port() != 0) {
         cx.problem(at, format!("admin.address: {address} is taken by listener {:?}", other.name));
     }
     if !address.ip().is_loopback() {

@@ -4,10 +4,9 @@
 //! means deleting its row.
 
 /// (struct, enum or `kind`; word; what to do meanwhile)
-const PLANNED: [(&str, &str, &str); 17] = [
+const PLANNED: [(&str, &str, &str); 16] = [
     ("File", "watch", "restart the gateway after a change"),
     ("File", "state_dir", "remove the key; nothing is kept"),
-    ("Listener", "tls", "listen on loopback, or let something in front end TLS"),
     ("Mode", "forward", "use reverse"),
     ("Mode", "transparent", "use reverse"),
     ("kind", "managed_identity", "use entra or oauth2"),

@@ -81,7 +81,7 @@ fn a_request_line_has_three_parts_and_one_space_between_them() {
 
 #[test]
 fn limits_are_named_by_what_is_over_them() {
-    let limits = Limits { header_bytes: 100, headers: 3, uri_bytes: 20, connections: 1, ..Limits::default() };
+    let limits = Limits { header_bytes: 100, headers: 3, uri_bytes: 20, ..Limits::default() };
     let check = |text: &str| head(text.as_bytes(), &limits);
     let long = "a".repeat(21);
     assert_eq!(check(&format!("GET /{long} HTTP/1.1\r\n\r\n")), Err(Refusal::UriTooLong));

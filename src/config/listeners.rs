@@ -1,0 +1,246 @@
+//! Listeners: from the file's words to what is bound.
+//!
+//! Certificates are loaded here as the gateway will load them, so that `check` says what is wrong with
+//! them. What is missing on this machine counts only where the configuration will run.
+
+use std::{path::PathBuf, time::Duration};
+
+use super::{
+    field::{Field, given},
+    file,
+    file_listeners::{ClientAuth, Listener, Pair, PemFile, Socket, Tls, TlsVersion},
+    limits::SHORT,
+    lower::{Context, address},
+    tree::Position,
+};
+use crate::{
+    caller::{Network, TrustedProxies},
+    listen::{
+        self, Address, UnixSocket,
+        certificate::{self, CertificateError},
+        tls::{self, Clients, Version},
+        unix,
+    },
+};
+
+/// A handshake takes milliseconds; a slow network with a slow device at its end, some seconds.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// A group may connect, strangers may not.
+const SOCKET_MODE: u32 = 0o660;
+/// The word for peers on unix sockets in `trusted_proxies`.
+const UNIX: &str = "unix";
+
+/// The listeners that could be read.
+pub(super) fn lower(file: &file::File, cx: &Context<'_>) -> Vec<listen::Settings> {
+    let timeouts = given(&file.timeouts).map(|(_, timeouts)| timeouts);
+    let handshake_max = timeouts.map_or(HANDSHAKE, |timeouts| {
+        cx.duration("timeouts.tls_handshake", &timeouts.tls_handshake, SHORT, HANDSHAKE)
+    });
+    let Some((at, listeners)) = file.listeners.get() else { return Vec::new() };
+    if listeners.0.is_empty() {
+        cx.problem(
+            at,
+            "listeners: there must be at least one (for example `local: {address: 127.0.0.1:8080}`)",
+        );
+    }
+    let mut out: Vec<listen::Settings> = Vec::new();
+    for (at, name, field) in listeners.iter() {
+        cx.name("listener", at, name);
+        let Some(listener) = &field.value else { continue };
+        let trip = Trip { cx, name };
+        let tls = given(&listener.tls).map(|(_, tls)| trip.tls(tls, handshake_max));
+        let trusted_proxies = trip.trusted_proxies(listener);
+        let Some((at, address)) = trip.address(listener) else { continue };
+        let is_any = matches!(&address, Address::Ip(address) if address.port() == 0);
+        if let Some(other) = out.iter().find(|other| !is_any && other.address == address) {
+            trip.problem(at, format!("address {address} is taken by listener {:?}", other.name));
+        }
+        out.push(listen::Settings { name: name.to_owned(), address, tls: tls.flatten(), trusted_proxies });
+    }
+    out
+}
+
+/// One listener on its way.
+struct Trip<'a> {
+    cx: &'a Context<'a>,
+    name: &'a str,
+}
+
+impl Trip<'_> {
+    fn problem(&self, at: Position, message: impl std::fmt::Display) {
+        self.cx.problem(at, format!("listener {:?}: {message}", self.name));
+    }
+
+    fn missing(&self, at: Position, message: impl std::fmt::Display) {
+        self.cx.missing(at, format!("listener {:?}: {message}", self.name));
+    }
+
+    fn address(&self, listener: &Listener) -> Option<(Position, Address)> {
+        let (at, text) = listener.address.get()?;
+        let Some(path) = text.strip_prefix("unix:") else {
+            if let Some(socket) = &listener.socket {
+                self.problem(
+                    socket.at,
+                    "socket: only a unix socket has one (as in address: unix:/run/keybearer.sock)",
+                );
+            }
+            let address = address(&format!("listener {:?}: address", self.name), at, text, self.cx)?;
+            return Some((at, Address::Ip(address)));
+        };
+        if let Some(tls) = &listener.tls {
+            let why = "what goes through it does not leave this machine, and the kernel says who is at the other end";
+            self.problem(tls.at, format!("tls: a unix socket needs no TLS: {why} (remove tls)"));
+        }
+        if path.is_empty() {
+            self.problem(at, "address: unix: has no path (as in unix:/run/keybearer.sock)");
+            return None;
+        }
+        let path = self.cx.path(path);
+        if path.as_os_str().len() > unix::PATH_BYTES_MAX {
+            let words = format!("is longer than a socket's path may be ({} bytes)", unix::PATH_BYTES_MAX);
+            self.problem(at, format!("address: {} {words}", path.display()));
+            return None;
+        }
+        Some((at, Address::Unix(self.socket(path, given(&listener.socket).map(|(_, socket)| socket)))))
+    }
+
+    fn socket(&self, path: PathBuf, socket: Option<&Socket>) -> UnixSocket {
+        let mut out = UnixSocket { path, mode: SOCKET_MODE, owner: None, group: None };
+        let Some(socket) = socket else { return out };
+        if let Some((at, text)) = given(&socket.mode) {
+            match mode(text) {
+                Some(mode) => out.mode = mode,
+                None => self.problem(
+                    at,
+                    format!("socket.mode: {text:?} is no permission in octal (as in \"0660\" or \"0600\")"),
+                ),
+            }
+        }
+        out.owner = self.account("user", "socket.owner", &socket.owner, unix::user_id);
+        out.group = self.account("group", "socket.group", &socket.group, unix::group_id);
+        out
+    }
+
+    fn account(
+        &self,
+        thing: &str,
+        place: &str,
+        field: &Option<Field<String>>,
+        find: fn(&str) -> std::io::Result<u32>,
+    ) -> Option<u32> {
+        let (at, text) = given(field)?;
+        let found = find(text);
+        if found.is_err() {
+            self.missing(at, format!("{place}: this machine has no {thing} {text:?}"));
+        }
+        found.ok()
+    }
+
+    fn trusted_proxies(&self, listener: &Listener) -> TrustedProxies {
+        let mut out = TrustedProxies::default();
+        let Some((_, list)) = given(&listener.trusted_proxies) else { return out };
+        for (at, text) in list.iter().filter_map(Field::get) {
+            if text == UNIX {
+                out.unix = true;
+                continue;
+            }
+            match Network::parse(text) {
+                Ok(network) => out.networks.push(network),
+                Err(error) => self.problem(at, format!("trusted_proxies: {text:?} {error}")),
+            }
+        }
+        out
+    }
+
+    fn tls(&self, tls: &Tls, handshake_max: Duration) -> Option<tls::Settings> {
+        let mut certificates = Vec::new();
+        certificates.extend(self.pair("tls", &tls.certificate, &tls.key, false));
+        let additional = given(&tls.additional).map(|(_, list)| list.as_slice()).unwrap_or_default();
+        for (index, Field { value, .. }) in additional.iter().enumerate() {
+            let Some(Pair { certificate, key }) = value else { continue };
+            certificates.extend(self.pair(&format!("tls.additional[{index}]"), certificate, key, true));
+        }
+        let clients = self.clients(tls);
+        let min_version = match given(&tls.min_version) {
+            Some((_, TlsVersion::Tls13)) => Version::Tls13,
+            Some((_, TlsVersion::Tls12)) | None => Version::Tls12,
+        };
+        Some(tls::Settings { certificates, clients: clients?, min_version, handshake_max })
+    }
+
+    fn clients(&self, tls: &Tls) -> Option<Clients> {
+        let Some(field) = &tls.client_ca else {
+            if let Some(auth) = &tls.client_auth {
+                let words = "needs client_ca: the authorities whose certificates callers show";
+                self.problem(auth.at, format!("tls.client_auth: {words}"));
+            }
+            return Some(Clients::NotAsked);
+        };
+        let (at, path) = self.path(field)?;
+        if let Err(error) = certificate::authorities(&path) {
+            self.missing(at, format!("tls.client_ca: {error}"));
+        }
+        match given(&tls.client_auth) {
+            Some((_, ClientAuth::Optional)) => Some(Clients::Optional(path)),
+            Some((_, ClientAuth::Required)) | None => Some(Clients::Required(path)),
+        }
+    }
+
+    /// A certificate and its key, read as they will be.
+    fn pair(
+        &self,
+        place: &str,
+        certificate: &Field<PemFile>,
+        key: &Field<PemFile>,
+        is_additional: bool,
+    ) -> Option<certificate::Pair> {
+        let (certificate, key) = (self.path(certificate), self.path(key));
+        let chain = certificate.as_ref().map(|(at, path)| (*at, certificate::chain(path)));
+        let secret = key.as_ref().map(|(at, path)| (*at, certificate::key(path)));
+        let (certificate_at, certificate) = certificate?;
+        let (key_at, key) = key?;
+        match (chain?.1, secret?.1) {
+            (Ok(chain), Ok(secret)) => {
+                let facts = chain.facts.clone();
+                if let Err(error) = certificate::join(chain, secret, &key, &tls::provider()) {
+                    let (key_name, at) = match error {
+                        CertificateError::Damaged { .. } => ("certificate", certificate_at),
+                        _ => ("key", key_at),
+                    };
+                    self.missing(at, format!("{place}.{key_name}: {error}"));
+                }
+                if is_additional && facts.dns_names.is_empty() {
+                    let error = CertificateError::Nameless(certificate.clone());
+                    self.missing(certificate_at, format!("{place}.certificate: {error}"));
+                }
+                if tls::has_expired(&facts) {
+                    let words = format!("the certificate in {} has expired", certificate.display());
+                    let words =
+                        format!("listener {:?}: {place}.certificate: {words} ({})", self.name, facts.expires);
+                    self.cx.findings.warn(certificate_at, words);
+                }
+            }
+            (chain, secret) => {
+                for (at, key_name, error) in
+                    [(certificate_at, "certificate", chain.err()), (key_at, "key", secret.err())]
+                {
+                    if let Some(error) = error {
+                        self.missing(at, format!("{place}.{key_name}: {error}"));
+                    }
+                }
+            }
+        }
+        Some(certificate::Pair { certificate, key })
+    }
+
+    fn path(&self, field: &Field<PemFile>) -> Option<(Position, PathBuf)> {
+        let (at, text) = field.value.as_ref()?.file.get()?;
+        Some((at, self.cx.path(text)))
+    }
+}
+
+/// Permission bits for user, group and others.
+fn mode(text: &str) -> Option<u32> {
+    let is_octal = (3..=4).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b'0'..=b'7'));
+    u32::from_str_radix(text, 8).ok().filter(|mode| is_octal && *mode <= 0o777)
+}

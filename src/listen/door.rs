@@ -1,0 +1,128 @@
+//! The way of a connection from being accepted to being served: limits, TLS, then HTTP.
+//!
+//! Everything that may take time happens in the connection's own task. A connection counts as open
+//! from here on, so a caller that does not get on with its handshake has its place like any other.
+
+use std::{future::poll_fn, io, rc::Rc, sync::atomic::Ordering, task::Poll};
+
+use tokio::{net::TcpStream, time::Instant};
+
+use crate::{
+    caller::{Caller, Peer},
+    listen::{
+        Connections,
+        bind::Entry,
+        connections::Registered,
+        refuse::Refusals,
+        serve,
+        tls::Live,
+        transport::{Accepted, TlsFacts, Transport},
+        watched::{End, Watched},
+    },
+    proxy::worker::Worker,
+    telemetry::listeners::ListenerShard,
+};
+
+/// One worker's side of one listener.
+pub(super) struct Door {
+    worker: Rc<Worker>,
+    connections: Rc<Connections>,
+    entry: Entry,
+    refusals: Refusals,
+}
+
+impl Door {
+    pub(super) fn new(worker: Rc<Worker>, connections: Rc<Connections>, entry: Entry) -> Rc<Self> {
+        Rc::new(Self { worker, connections, entry, refusals: Refusals::default() })
+    }
+
+    /// The listener's name.
+    pub(super) fn name(&self) -> &str {
+        &self.entry.name
+    }
+
+    pub(super) fn shard(&self) -> &ListenerShard {
+        &self.entry.shard
+    }
+
+    /// Why no connection should be accepted now. Workers look for themselves, so together they may
+    /// go over a limit by one connection each.
+    pub(super) fn is_full(&self) -> Option<&'static str> {
+        let shared = &self.entry.shared;
+        if shared.open.load(Ordering::Relaxed) >= self.connections.limits().connections {
+            return Some("the limit of connections is reached");
+        }
+        shared.room.is_full().then_some("there are no more open files to spare")
+    }
+
+    /// Serves a connection on a task of its own, which the registry and the open count outlive.
+    pub(super) fn open(self: &Rc<Self>, transport: Transport, peer: Peer) {
+        let Entry { shard, shared, .. } = &self.entry;
+        shard.accepted.add(1);
+        let place = match &shared.addresses {
+            None => None,
+            Some(addresses) => {
+                let place = addresses.enter(&peer);
+                if place.is_none() {
+                    shard.refused_address.add(1);
+                    tracing::debug!(listener = self.name(), caller = %peer, "the caller has too many connections");
+                    return self.refusals.refuse(transport, shared.tls.is_some());
+                }
+                place
+            }
+        };
+        let registered = Registered::new(&self.connections, &shared.open);
+        let caller = Caller::new(peer, &shared.trusted);
+        let door = Rc::clone(self);
+        // Ends with the connection; the worker waits for all of them when it stops.
+        tokio::task::spawn_local(async move {
+            let _place = place;
+            if let Some(accepted) = door.secure(transport, caller, registered.watched()).await {
+                serve::serve(Rc::clone(&door.worker), &registered, accepted).await;
+            }
+        });
+    }
+
+    /// Makes a TLS connection of it on a TLS listener. `None` when that fails.
+    async fn secure(&self, transport: Transport, caller: Caller, watched: &Watched) -> Option<Accepted> {
+        let stream = match (&self.entry.shared.tls, transport) {
+            (Some(tls), Transport::Tcp(stream)) => {
+                // In a box: its state is large, and needed for a short time only.
+                Box::pin(handshake(tls, stream, watched)).await
+            }
+            (_, transport) => return Some(Accepted { transport, caller, tls: None }),
+        };
+        match stream {
+            Ok((transport, facts)) => {
+                // Time for the first request counts from here.
+                watched.since.set(Instant::now());
+                Some(Accepted { transport, caller, tls: Some(facts) })
+            }
+            Err(error) => {
+                self.entry.shard.refused_tls.add(1);
+                tracing::debug!(listener = self.name(), %caller, %error, "the TLS handshake failed");
+                None
+            }
+        }
+    }
+}
+
+async fn handshake(tls: &Live, stream: TcpStream, watched: &Watched) -> io::Result<(Transport, TlsFacts)> {
+    // What is dropped ends with its connection: either way nothing goes on here.
+    tokio::select! {
+        done = tls.handshake(stream) => done.map(|(stream, facts)| (Transport::Tls(Box::new(stream)), facts)),
+        () = ended(watched) => Err(io::Error::new(io::ErrorKind::TimedOut, "the gateway has ended it")),
+    }
+}
+
+/// Until the watch ends the connection: it stood idle for too long, or the gateway stops.
+async fn ended(watched: &Watched) {
+    poll_fn(|cx| {
+        if watched.end.get() != End::No {
+            return Poll::Ready(());
+        }
+        watched.wake_by(cx);
+        Poll::Pending
+    })
+    .await;
+}

@@ -1,0 +1,114 @@
+//! Refusing a connection whose caller address has too many: an answer at once, and no more.
+//!
+//! Nobody reads the request. The answer is the fault `overloaded`, so that the caller learns why and
+//! when to come back. A TLS connection is only closed: a handshake costs more than the refusal saves.
+
+use std::{cell::Cell, io::Write as _, rc::Rc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, Response, Version};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::{
+    listen::transport::Transport,
+    proxy::{
+        fault::{About, Fault},
+        headers,
+    },
+};
+
+/// An answer reaches its caller only if what the caller sent is read: so long, and no longer.
+const LINGER_MAX: Duration = Duration::from_secs(1);
+/// Refused connections of a worker that are open for that. Others are cut, as they cost descriptors.
+const LINGERING_MAX: usize = 64;
+
+/// One worker's refused connections.
+#[derive(Default)]
+pub(super) struct Refusals {
+    lingering: Rc<Cell<usize>>,
+}
+
+impl Refusals {
+    /// Refuses a connection.
+    pub(super) fn refuse(&self, mut transport: Transport, speaks_tls: bool) {
+        if speaks_tls || self.lingering.get() >= LINGERING_MAX {
+            return;
+        }
+        let guest = Guest::new(&self.lingering);
+        let farewell = async move {
+            transport.write_all(&answer()).await?;
+            transport.shutdown().await?;
+            let mut scratch = vec![0; 4096];
+            while transport.read(&mut scratch).await? > 0 {}
+            std::io::Result::Ok(())
+        };
+        // Ends by its limit of time, at the latest.
+        tokio::task::spawn_local(async move {
+            let _guest = guest;
+            let _ = tokio::time::timeout(LINGER_MAX, farewell).await;
+        });
+    }
+}
+
+struct Guest(Rc<Cell<usize>>);
+
+impl Guest {
+    fn new(count: &Rc<Cell<usize>>) -> Self {
+        count.set(count.get() + 1);
+        Self(Rc::clone(count))
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// The fault as bytes of HTTP/1.1.
+fn answer() -> Vec<u8> {
+    let request_id = headers::request_id(&HeaderMap::new());
+    let about = About {
+        route: None,
+        profile: None,
+        request_id: &request_id,
+        is_grpc: false,
+        version: Version::HTTP_11,
+    };
+    written(&Fault::Overloaded.response(&about))
+}
+
+fn written(response: &Response<Bytes>) -> Vec<u8> {
+    let (status, body) = (response.status(), response.body());
+    let mut out =
+        format!("HTTP/1.1 {} {}\r\n", status.as_str(), status.canonical_reason().unwrap_or_default())
+            .into_bytes();
+    for (name, value) in response.headers() {
+        out.extend_from_slice(name.as_str().as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+    // Writing to a vector does not fail.
+    let _ = write!(out, "content-length: {}\r\nconnection: close\r\n\r\n", body.len());
+    out.extend_from_slice(body);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_is_complete_http_and_says_when_to_come_back() {
+        let answer = String::from_utf8(answer()).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{head}");
+        for line in ["retry-after: 1", "connection: close", "content-type: application/problem+json"] {
+            assert!(head.contains(&format!("\r\n{line}")), "{line} is not in {head}");
+        }
+        assert!(head.contains(&format!("content-length: {}", body.len())));
+        let problem: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!(problem["code"], "overloaded");
+    }
+}

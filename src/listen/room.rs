@@ -1,0 +1,73 @@
+//! How many connections of callers the process has file descriptors for.
+//!
+//! A caller's connection wants another one to an upstream, and the admin listener must be able to
+//! answer when callers have taken all they may. So callers of all listeners together get about half.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use rustix::process::{Resource, getrlimit};
+
+/// Descriptors for everything else: sockets that listen, the log, runtimes, the admin listener,
+/// token requests.
+const FILES_RESERVED: usize = 100;
+/// However few there are, some connections must be let in.
+const CONNECTIONS_MIN: usize = 16;
+
+/// Room for callers' connections, over all listeners.
+pub(super) struct Room {
+    open: Vec<Arc<AtomicUsize>>,
+    files: Option<usize>,
+    connections: usize,
+}
+
+impl Room {
+    /// As the process's limit of open files leaves it. `open` has every listener's connections.
+    pub(super) fn of_this_process(open: &[Arc<AtomicUsize>]) -> Self {
+        let files = getrlimit(Resource::Nofile).current;
+        let files = files.map(|files| usize::try_from(files).unwrap_or(usize::MAX));
+        Self { open: open.to_vec(), files, connections: files.map_or(usize::MAX, connections) }
+    }
+
+    /// Says that the configured limit is not what holds.
+    pub(super) fn warn_if_below(&self, limit: usize) {
+        let Some(files) = self.files.filter(|_| self.connections < limit) else { return };
+        tracing::warn!(
+            "there is room for {} connections of callers, fewer than limits.connections ({limit}): the process may \
+             open {files} files (raise `ulimit -n`, or LimitNOFILE= in its systemd unit)",
+            self.connections
+        );
+    }
+
+    /// Whether no further connection should be taken.
+    pub(super) fn is_full(&self) -> bool {
+        self.open.iter().map(|open| open.load(Ordering::Relaxed)).sum::<usize>() >= self.connections
+    }
+}
+
+fn connections(files: usize) -> usize {
+    (files.saturating_sub(FILES_RESERVED) / 2).max(CONNECTIONS_MIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_of_the_files_are_for_callers() {
+        for (files, expected) in [(1024, 462), (128, 16), (20_100, 10_000), (0, 16)] {
+            assert_eq!(connections(files), expected, "{files}");
+        }
+    }
+
+    #[test]
+    fn listeners_share_the_room() {
+        let open = [Arc::new(AtomicUsize::new(2)), Arc::new(AtomicUsize::new(1))];
+        let room = Room { open: open.to_vec(), files: None, connections: 4 };
+        assert!(!room.is_full());
+        open[1].fetch_add(1, Ordering::Relaxed);
+        assert!(room.is_full());
+    }
+}

@@ -1,0 +1,129 @@
+//! Sockets in the file system: who may connect, and whose file it is.
+//!
+//! A socket listens only after its owner and mode are set, so there is no moment in which a stranger
+//! can connect. A file that a dead process left is replaced; one that somebody answers on is not.
+
+use std::{
+    fs, io,
+    os::unix::{
+        fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, chown},
+        net::UnixListener,
+    },
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use nix::unistd::{Group, User};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::listen::bind::{BACKLOG, UnixSocket};
+
+/// The longest path, as the kernel's address has room for it and a zero behind it.
+pub const PATH_BYTES_MAX: usize = 107;
+
+/// The number of a user, given by name or as a number.
+///
+/// # Errors
+/// When this machine knows no such user.
+pub fn user_id(user: &str) -> io::Result<u32> {
+    let found = || Ok(User::from_name(user)?.map(|user| user.uid.as_raw()));
+    number_or(user, found)
+}
+
+/// The number of a group, given by name or as a number.
+///
+/// # Errors
+/// When this machine knows no such group.
+pub fn group_id(group: &str) -> io::Result<u32> {
+    let found = || Ok(Group::from_name(group)?.map(|group| group.gid.as_raw()));
+    number_or(group, found)
+}
+
+fn number_or(text: &str, found: impl FnOnce() -> nix::Result<Option<u32>>) -> io::Result<u32> {
+    if let Ok(number) = text.parse() {
+        return Ok(number);
+    }
+    found()?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+}
+
+/// Makes the socket and listens on it.
+pub(super) fn bind(settings: &UnixSocket) -> io::Result<(UnixListener, Arc<SocketFile>)> {
+    let path = &settings.path;
+    let address = SockAddr::unix(path)?;
+    clear(path, &address)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address)?;
+    // From here on it is ours: also a failure below takes it away again.
+    let file = Arc::new(SocketFile::of(path)?);
+    fs::set_permissions(path, fs::Permissions::from_mode(settings.mode))?;
+    if settings.owner.is_some() || settings.group.is_some() {
+        chown(path, settings.owner, settings.group)
+            .map_err(|error| io::Error::other(format!("its owner or group cannot be set: {error}")))?;
+    }
+    socket.listen(BACKLOG)?;
+    Ok((UnixListener::from(std::os::fd::OwnedFd::from(socket)), file))
+}
+
+/// Takes a file away that a dead process has left.
+fn clear(path: &Path, address: &SockAddr) -> io::Result<()> {
+    let there = match fs::symlink_metadata(path) {
+        Ok(there) => there,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if !there.file_type().is_socket() {
+        let words = "a file that is no socket is there; move it away or choose another path";
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, words));
+    }
+    let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // One that listens but is busy must not hold us up: it says so instead.
+    probe.set_nonblocking(true)?;
+    match probe.connect(address) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
+        Ok(()) | Err(_) => Err(io::Error::from(io::ErrorKind::AddrInUse)),
+    }
+}
+
+/// The file of a socket of ours. Taken away at the end, unless it is another's by then.
+pub(super) struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+    is_removed: AtomicBool,
+}
+
+impl SocketFile {
+    fn of(path: &Path) -> io::Result<Self> {
+        let made = fs::symlink_metadata(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            device: made.dev(),
+            inode: made.ino(),
+            is_removed: AtomicBool::new(false),
+        })
+    }
+
+    /// Takes the file away: nobody can connect from here on.
+    pub(super) fn remove(&self) {
+        if self.is_removed.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let is_ours = fs::symlink_metadata(&self.path)
+            .is_ok_and(|there| (there.dev(), there.ino()) == (self.device, self.inode));
+        if is_ours && let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "the socket's file cannot be removed");
+        }
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}

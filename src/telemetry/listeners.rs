@@ -1,0 +1,62 @@
+//! What listeners count below HTTP, and what is known of their certificates.
+//!
+//! Each worker counts in a [`ListenerShard`] of its own, as with requests. A listener's [`Certificates`] are
+//! written by the control plane only, once in a while.
+
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
+
+use super::metrics::Count;
+
+/// What one worker counts for one listener.
+#[derive(Debug, Default)]
+pub struct ListenerShard {
+    /// Connections that were taken, also those that were then refused.
+    pub accepted: Count,
+    /// Connections of an address that had too many.
+    pub refused_address: Count,
+    /// Handshakes that failed or took too long.
+    pub refused_tls: Count,
+    /// Times that accepting paused because the limit of connections was reached.
+    pub paused_limit: Count,
+    /// Times that accepting paused because the system had no file descriptors or no memory.
+    pub paused_system: Count,
+}
+
+/// What is known of a listener's certificates.
+#[derive(Debug, Default)]
+pub struct Certificates {
+    /// The file, and its expiry in seconds since 1970.
+    expiries: Mutex<Vec<(String, i64)>>,
+    renewed: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl Certificates {
+    /// These are in use now.
+    pub fn show(&self, expiries: Vec<(String, i64)>) {
+        *self.expiries.lock().unwrap_or_else(PoisonError::into_inner) = expiries;
+    }
+
+    /// Changed files have been read and are in use.
+    pub fn renewed(&self) {
+        self.renewed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Changed files could not be used.
+    pub fn failed(&self) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Files in use with their expiries in seconds since 1970.
+    pub fn expiries(&self) -> Vec<(String, i64)> {
+        self.expiries.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How often changed files were taken into use, and how often they could not be.
+    pub fn reloads(&self) -> (u64, u64) {
+        (self.renewed.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed))
+    }
+}
