@@ -106,7 +106,7 @@ pub enum NetworkError {
     #[error("has a prefix that is too long (at most /{0})")]
     TooLong(u8),
     /// Bits behind the prefix are set, so it is not clear what was meant.
-    #[error("names one address and a network (write {0} for the network, or the address alone)")]
+    #[error("has bits behind its prefix (write {0}, or the address alone)")]
     HostBits(Network),
 }
 

@@ -51,8 +51,7 @@ pub(super) fn lower(file: &file::File, cx: &Context<'_>) -> Vec<listen::Settings
         let tls = given(&listener.tls).map(|(_, tls)| trip.tls(tls, handshake_max));
         let trusted_proxies = trip.trusted_proxies(listener);
         let Some((at, address)) = trip.address(listener) else { continue };
-        let is_any = matches!(&address, Address::Ip(address) if address.port() == 0);
-        if let Some(other) = out.iter().find(|other| !is_any && other.address == address) {
+        if let Some(other) = out.iter().find(|other| other.address.collides_with(&address)) {
             trip.problem(at, format!("address {address} is taken by listener {:?}", other.name));
         }
         out.push(listen::Settings { name: name.to_owned(), address, tls: tls.flatten(), trusted_proxies });

@@ -150,8 +150,8 @@ fn admin(file: &file::File, listeners: &[listen::Settings], cx: &Context<'_>) ->
         return None;
     }
     let address = address("admin.address", at, text, cx)?;
-    let taken = |other: &&listen::Settings| other.address == listen::Address::Ip(address);
-    if let Some(other) = listeners.iter().find(taken).filter(|_| address.port() != 0) {
+    let taken = listen::Address::Ip(address);
+    if let Some(other) = listeners.iter().find(|other| other.address.collides_with(&taken)) {
         cx.problem(at, format!("admin.address: {address} is taken by listener {:?}", other.name));
     }
     if !address.ip().is_loopback() {

@@ -36,6 +36,17 @@ pub enum Address {
     Unix(UnixSocket),
 }
 
+impl Address {
+    /// Whether both cannot be bound at a time.
+    pub fn collides_with(&self, other: &Address) -> bool {
+        match (self, other) {
+            (Self::Ip(one), Self::Ip(other)) => one.port() != 0 && one == other,
+            (Self::Unix(one), Self::Unix(other)) => one.path == other.path,
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
