@@ -9,6 +9,7 @@
 )]
 
 mod attacks; // hostile callers and hostile upstreams
+mod authority; // certificates, and callers that speak TLS
 mod authorization_server; // npm's oidc-provider, a server nobody here wrote
 mod peer; // upstreams that speak TLS and HTTP/2
 mod hostile; // an upstream and callers that write raw bytes
@@ -17,10 +18,12 @@ mod stage; // starts gateway, provider and API; sends requests
 
 mod commands; // the binary: check, explain, token, run, exit codes
 mod contract; // the safety contract of docs/security.md, one test each
+mod crowds; // too many connections, too few files
 mod docs; // what the documentation says, tried
 mod drain; // stopping under load
 mod forwarding; // what reaches the upstream, and what comes back
 mod layers; // the ladder of modules
+mod listeners; // TLS and unix sockets: who gets in, and with which certificate
 mod logs; // access lines and metrics, and what never gets into them
 mod real_server; // the gateway against oidc-provider, curl in front
 mod recovery; // what becomes of an upstream's 401

@@ -28,6 +28,9 @@ pub(crate) fn command(arguments: &[&str]) -> Command {
     command
 }
 
+/// Before the path of a configuration.
+const RUN: [&str; 4] = ["run", "--log-format", "json", "--config"];
+
 /// A running `keybearer run` with its log. Killed when dropped.
 pub(crate) struct Process {
     child: Child,
@@ -44,12 +47,24 @@ impl Process {
     }
 
     pub(crate) async fn start_with(config: &Path, arguments: &[&str]) -> Process {
-        let mut child = command(&["run", "--log-format", "json", "--config"])
-            .arg(config)
-            .args(arguments)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = command(&RUN);
+        command.arg(config).args(arguments);
+        Self::run(command).await
+    }
+
+    /// Starts it where no process may open more than so many files.
+    pub(crate) async fn start_with_files(stage: &Stage, files: usize) -> Process {
+        let path = stage.folder.path().join("process.yaml");
+        fs::write(&path, &stage.yaml).unwrap();
+        let script = format!("ulimit -n {files}; exec \"$@\"");
+        let mut limited = Command::new("sh");
+        limited.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_keybearer")]).args(RUN).arg(path);
+        limited.env_remove("KEYBEARER_ENVIRONMENT").env_remove("KEYBEARER_LOG").stdin(Stdio::null());
+        Self::run(limited).await
+    }
+
+    async fn run(mut command: Command) -> Process {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
         let (lines, errors) = (Arc::clone(&log), BufReader::new(child.stderr.take().unwrap()));
         // Ends with the process, which this struct ends.
@@ -72,6 +87,13 @@ impl Process {
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where its admin listener listens.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        let line = self.lines().into_iter().find(|line| line.contains("\"admin listening\"")).unwrap();
+        let line: Value = serde_json::from_str(&line).unwrap();
+        line["address"].as_str().unwrap().parse().unwrap()
     }
 
     pub(crate) fn lines(&self) -> Vec<String> {

@@ -37,6 +37,8 @@ pub(crate) struct Stage {
 
 /// What a stage's configuration is made of. The defaults make the most usual one.
 pub(crate) struct Plan {
+    /// Lines below `listeners:`; one is `local`.
+    pub(crate) listeners: String,
     /// Lines below `profiles: account:`, beside kind, tenant, client, secret and scope.
     pub(crate) profile: String,
     /// Lines below `routes:`; `{api}` stands for the API's URL.
@@ -50,6 +52,7 @@ pub(crate) struct Plan {
 impl Default for Plan {
     fn default() -> Self {
         Self {
+            listeners: "local: {address: \"127.0.0.1:0\"}".into(),
             // Tests revoke tokens at once; the damping has tests of its own.
             profile: "recovery: {min_token_age: 0s, min_interval: 0s}".into(),
             routes: "orders: {match: {path: /v1}, upstream: \"{api}\", profile: account}".into(),
@@ -61,6 +64,11 @@ impl Default for Plan {
 }
 
 impl Plan {
+    pub(crate) fn listeners(mut self, lines: &str) -> Self {
+        self.listeners = lines.into();
+        self
+    }
+
     pub(crate) fn profile(mut self, lines: &str) -> Self {
         self.profile = lines.into();
         self
@@ -122,11 +130,11 @@ impl Plan {
     fn yaml(&self, idp: &Idp, api: &Api) -> String {
         let routes = self.routes.replace("{api}", &api.url());
         let (profile, more, idp) = (indented(&self.profile, 4), &self.more, idp.url());
-        let routes = indented(&routes, 2);
+        let (routes, listeners) = (indented(&routes, 2), indented(&self.listeners, 2));
         let admin = if more.contains("admin:") { "" } else { "admin: {address: \"127.0.0.1:0\"}" };
         let workers = if more.contains("workers:") { "" } else { "workers: 2" };
         format!(
-            "listeners:\n  local: {{address: \"127.0.0.1:0\"}}\n{admin}\n{workers}\n{more}\n\
+            "listeners:\n{listeners}{admin}\n{workers}\n{more}\n\
              profiles:\n  account:\n    kind: entra\n    authority: {idp}\n    tenant: {TENANT}\n    \
              client_id: {CLIENT}\n    client_secret: {{file: secret}}\n    scope: {API_URI}/.default\n\
              {profile}\nroutes:\n{routes}\n"

@@ -1,0 +1,126 @@
+//! Too many connections and too few files: who waits, who is told so, and that it passes.
+
+use std::time::Duration;
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+use crate::{
+    listeners::metric,
+    process::Process,
+    stage::{PATIENCE, Plan, Stage, eventually, pause, raw},
+};
+
+const GET: &[u8] = b"GET /v1/orders HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+
+async fn idle(stage: &Stage, number: usize) -> Vec<TcpStream> {
+    let mut streams = Vec::new();
+    for _ in 0..number {
+        streams.push(TcpStream::connect(stage.address()).await.unwrap());
+    }
+    streams
+}
+
+async fn are_open(stage: &Stage, number: usize) {
+    let holds = async {
+        while metric(stage, "keybearer_connections{listener=\"local\"}").await != number as f64 {
+            pause().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, holds).await.unwrap_or_else(|_| panic!("{number} are never open"));
+}
+
+#[tokio::test]
+async fn an_address_with_too_many_connections_is_told_so_at_once() {
+    let stage = Plan::default().more("limits: {connections_per_address: 3}").start().await;
+    stage.ready().await;
+    // One is the metrics' own business: they come over the admin listener, which has no such limit.
+    let streams = idle(&stage, 3).await;
+    are_open(&stage, 3).await;
+    for request in [&b""[..], GET] {
+        let answer = raw(stage.address(), request).await;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{answer:?}"));
+        let head = head.to_ascii_lowercase();
+        assert!(head.starts_with("http/1.1 503"), "{head}");
+        for line in ["retry-after: 1", "connection: close", "content-type: application/problem+json"] {
+            assert!(head.contains(line), "{head}");
+        }
+        let problem: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!(problem["code"], "overloaded");
+    }
+    let refused = "keybearer_connections_refused_total{listener=\"local\",reason=\"address_limit\"}";
+    assert_eq!(metric(&stage, refused).await, 2.0);
+    drop(streams);
+    are_open(&stage, 0).await;
+    assert!(raw(stage.address(), GET).await.starts_with("HTTP/1.1 200"));
+    assert_eq!(stage.api.requests(), 1);
+}
+
+#[tokio::test]
+async fn beyond_the_listeners_limit_callers_wait_and_are_served_later() {
+    let stage = Plan::default().more("workers: 1\nlimits: {connections: 2}").start().await;
+    stage.ready().await;
+    let streams = idle(&stage, 2).await;
+    are_open(&stage, 2).await;
+    let mut waiting = TcpStream::connect(stage.address()).await.unwrap();
+    waiting.write_all(GET).await.unwrap();
+    let mut answer = [0; 12];
+    let early = tokio::time::timeout(Duration::from_millis(300), waiting.read_exact(&mut answer)).await;
+    assert!(early.is_err(), "the third connection is served while two are open");
+    let pauses = "keybearer_accept_pauses_total{listener=\"local\",reason=\"connection_limit\"}";
+    assert_eq!(metric(&stage, pauses).await, 1.0, "one pause, however long it lasts");
+    drop(streams);
+    tokio::time::timeout(PATIENCE, waiting.read_exact(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_that_takes_all_files_does_not_silence_the_admin_listener_and_is_survived() {
+    let stage = Plan::default().more("admin: {address: \"127.0.0.1:0\"}").start().await;
+    let process = Process::start_with_files(&stage, 128).await;
+    eventually("it says how little room there is", || {
+        process
+            .has_logged("there is room for 16 connections of callers, fewer than limits.connections (10000)")
+    })
+    .await;
+    let livez = format!("http://{}/livez", process.admin());
+    let client = || reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build().unwrap();
+    let mut crowd = Vec::new();
+    for _ in 0..300 {
+        crowd.push(TcpStream::connect(process.address()).await.unwrap());
+    }
+    eventually("it says that connections wait", || process.has_logged("connections wait to be accepted"))
+        .await;
+    for _ in 0..3 {
+        let response = client().get(&livez).send().await.expect("the admin listener answers");
+        assert_eq!(response.status(), 200);
+    }
+    drop(crowd);
+    let answer = tokio::time::timeout(Duration::from_secs(5), raw(process.address(), GET)).await;
+    let answer = answer.expect("the gateway serves again at once");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_any_file_left_accepting_pauses_and_goes_on_later() {
+    let stage = Plan::default().more("workers: 1\nadmin: {address: \"127.0.0.1:0\"}").start().await;
+    // Fewer than its room for connections asks for.
+    let process = Process::start_with_files(&stage, 32).await;
+    eventually("it is warmed up", || process.has_logged("keybearer runs")).await;
+    let mut crowd = Vec::new();
+    for _ in 0..40 {
+        crowd.push(TcpStream::connect(process.address()).await.unwrap());
+    }
+    eventually("it has no file left", || process.has_logged("Too many open files")).await;
+    drop(crowd);
+    let served = async {
+        while !raw(process.address(), GET).await.starts_with("HTTP/1.1 200") {
+            pause().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, served).await.expect("it serves again");
+    let said = process.lines().iter().filter(|line| line.contains("connections wait")).count();
+    assert!(said < 10, "it is said once in a while, not at every attempt: {said}");
+}
