@@ -165,7 +165,11 @@ impl Framing {
                 }
                 self.is_chunked = true;
             }
-            7 if name.eq_ignore_ascii_case(b"upgrade") => self.upgrades = true,
+            // An offer of h2c is never taken up nor passed on, so what follows the head is its body.
+            // Java's HttpClient makes the offer with its first request, whatever that is.
+            7 if name.eq_ignore_ascii_case(b"upgrade") && !value.eq_ignore_ascii_case(b"h2c") => {
+                self.upgrades = true;
+            }
             _ => {}
         }
         Ok(())

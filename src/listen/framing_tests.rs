@@ -47,7 +47,8 @@ fn what_two_readers_could_frame_differently_is_refused() {
         "X\r\n",
         "X Y: a\r\n",
         "X\u{e9}: a\r\n",
-        "Upgrade: h2c\r\nContent-Length: 5\r\n",
+        "Upgrade: websocket\r\nContent-Length: 5\r\n",
+        "Upgrade: h2c, websocket\r\nContent-Length: 5\r\n",
     ] {
         assert!(with(fields).is_err(), "{fields:?}");
     }

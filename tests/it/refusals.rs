@@ -181,7 +181,7 @@ async fn nominations_and_expectations_that_we_cannot_keep_are_refused() {
         check(&stage, &request, 400, "bad_request").await;
     }
     check(&stage, &get("Expect: miracles\r\n"), 417, "bad_request").await;
-    check(&stage, &get("Upgrade: h2c\r\nContent-Length: 3\r\n"), 400, "bad_request").await;
+    check(&stage, &get("Upgrade: websocket\r\nContent-Length: 3\r\n"), 400, "bad_request").await;
 }
 
 #[tokio::test]
