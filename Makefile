@@ -1,7 +1,7 @@
 # `make` lists the targets. Everything builds what Cargo.lock says.
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test bench fmt tools
+.PHONY: help build demo test soak bench fmt tools
 
 CARGO ?= cargo
 NPM ?= npm
@@ -17,7 +17,8 @@ help:
 	  'make build   the release binary: target/release/keybearer' \
 	  'make demo    the narrated tour on loopback' \
 	  'make test    formatting, lints, all tests, documentation; installs what they need' \
-	  'make bench   what finding a route costs' \
+	  'make soak    the gateway under faults for ten minutes (SOAK_SECONDS=600)' \
+	  'make bench   what a request costs, against no gateway, and what finding a route costs' \
 	  'make fmt     formats the code'
 
 build:
@@ -27,7 +28,12 @@ demo:
 	@$(CARGO) run --release --locked -- demo
 
 bench:
-	@$(CARGO) bench --locked
+	@$(CARGO) bench --locked --bench gateway --bench route
+
+# A debug build: slower, but it checks its arithmetic and its assertions.
+SOAK_SECONDS ?= 600
+soak:
+	@SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --locked --test soak
 
 fmt:
 	@$(CARGO) fmt
@@ -68,6 +74,9 @@ endef
 
 # What npm writes when it has installed everything that the lock file says.
 IDP_MODULES := tests/idp/node_modules/.package-lock.json
+CLIENT_MODULES := tests/clients/node_modules/.package-lock.json
+# The Python callers of the tests have an environment of their own.
+CLIENTS := target/clients
 
 tools:
 	@command -v $(firstword $(CARGO)) >/dev/null 2>&1 || { \
@@ -76,16 +85,40 @@ tools:
 	$(call component,fmt,rustfmt)
 	$(call component,clippy,clippy)
 	$(call need,curl,curl,a client that the tests send requests with)
-	$(call need,node,nodejs,the authorization server of the tests)
+	$(call need,node,nodejs,the authorization server and callers of the tests)
 	@major=$$(node -p 'process.versions.node.split(".")[0]') && [ "$$major" -ge 20 ] || { \
 	  echo "make: Node.js $$(node --version) is too old for the authorization server of the tests:" \
 	    'install version 20 or later and try again' >&2; exit 1; }
 	$(call need,$(firstword $(NPM)),npm,installs the authorization server of the tests)
-	@$(MAKE) --silent --no-print-directory $(IDP_MODULES)
+	$(call need,python3,python3 python3-venv,callers of the tests)
+	@command -v java >/dev/null 2>&1 || echo 'java is not installed: its HTTP client is left out of the tests'
+	@$(MAKE) --silent --no-print-directory $(IDP_MODULES) $(CLIENT_MODULES) $(CLIENTS)/installed
 
 # Also when the lock file has changed since.
 $(IDP_MODULES): tests/idp/package-lock.json
 	@echo 'installing the authorization server of the tests (npm ci --prefix tests/idp)'
 	@$(NPM) ci --prefix tests/idp --ignore-scripts --no-audit --no-fund --loglevel=error </dev/null >/dev/null || { \
 	  echo 'make: npm ci --prefix tests/idp failed' >&2; exit 1; }
+	@touch $@
+
+$(CLIENT_MODULES): tests/clients/package-lock.json
+	@echo 'installing the WebSocket caller of the tests (npm ci --prefix tests/clients)'
+	@$(NPM) ci --prefix tests/clients --ignore-scripts --no-audit --no-fund --loglevel=error </dev/null >/dev/null || { \
+	  echo 'make: npm ci --prefix tests/clients failed' >&2; exit 1; }
+	@touch $@
+
+# Debian has the part that makes environments in a package of its own.
+$(CLIENTS)/installed: tests/clients/requirements.txt
+	@echo 'installing the Python callers of the tests (into $(CLIENTS))'
+	@python3 -c 'import ensurepip, venv' 2>/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+	    echo 'installing python3-venv with apt-get'; export DEBIAN_FRONTEND=noninteractive; \
+	    apt-get update -qq </dev/null >/dev/null && \
+	      apt-get install -qq --no-install-recommends python3-venv </dev/null >/dev/null; fi; \
+	  python3 -c 'import ensurepip, venv' 2>/dev/null; } || { \
+	  echo 'make: python3 cannot make environments: install python3-venv and try again' >&2; exit 1; }
+	@rm -rf $(CLIENTS) && python3 -m venv $(CLIENTS) && \
+	  $(CLIENTS)/bin/pip install --quiet --disable-pip-version-check --only-binary :all: \
+	    -r tests/clients/requirements.txt </dev/null >/dev/null || { \
+	  echo 'make: installing tests/clients/requirements.txt failed' >&2; exit 1; }
 	@touch $@

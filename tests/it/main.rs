@@ -14,8 +14,10 @@ mod authorization_server; // npm's oidc-provider, a server nobody here wrote
 mod peer; // upstreams that speak TLS and HTTP/2
 mod hostile; // an upstream and callers that write raw bytes
 mod process; // starts the binary as an operator would
+mod programs; // callers and servers in other languages, started and spoken to
 mod stage; // starts gateway, provider and API; sends requests
 
+mod clients; // callers that nobody here wrote: curl, Python, Node, Java
 mod commands; // the binary: check, explain, token, run, exit codes
 mod contract; // the safety contract of docs/security.md, one test each
 mod crowds; // too many connections, too few files
