@@ -24,6 +24,7 @@ mod crowds; // too many connections, too few files
 mod docs; // what the documentation says, tried
 mod drain; // stopping under load
 mod forwarding; // what reaches the upstream, and what comes back
+mod grpc; // gRPC with its own library on both sides
 mod layers; // the ladder of modules
 mod listeners; // TLS and unix sockets: who gets in, and with which certificate
 mod logs; // access lines and metrics, and what never gets into them
