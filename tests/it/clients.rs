@@ -5,52 +5,17 @@
 
 use std::{fs, process::Command};
 
-use keybearer::{
-    app::{self, Running},
-    config,
-    demo::api::Seen,
-};
+use keybearer::demo::api::Seen;
 use serde_json::Value;
 
-use crate::{
-    programs::Program,
-    stage::{Stage, eventually},
-};
+use crate::{front::Front, programs::Program, stage::Plan};
 
-/// A gateway with a plain listener and one with TLS, in front of the stage's API.
-struct Front {
-    stage: Stage,
-    gateway: Running,
+fn plain(front: &Front) -> String {
+    format!("http://{}", front.plain())
 }
 
-impl Front {
-    async fn start() -> Self {
-        let stage = Stage::start().await;
-        let made =
-            rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
-        fs::write(stage.folder.path().join("server.pem"), made.cert.pem()).unwrap();
-        fs::write(stage.folder.path().join("server.key"), made.signing_key.serialize_pem()).unwrap();
-        let secure = "listeners:\n  secure: {address: \"127.0.0.1:0\", tls: {certificate: {file: server.pem}, \
-                      key: {file: server.key}}}\n";
-        let yaml = stage.yaml.replacen("listeners:\n", secure, 1);
-        let loaded = config::parse(&yaml, &stage.folder.path().join("keybearer.yaml"), None);
-        let gateway = app::start(loaded.unwrap_or_else(|p| panic!("{p}\n{yaml}")).settings, None).unwrap();
-        let all = || gateway.profiles().iter().chain(stage.gateway.profiles()).all(|p| p.is_ready());
-        eventually("both gateways are ready", all).await;
-        Self { stage, gateway }
-    }
-
-    fn plain(&self) -> String {
-        format!("http://{}", self.gateway.listener("local").unwrap())
-    }
-
-    fn secure(&self) -> String {
-        format!("https://localhost:{}", self.gateway.listener("secure").unwrap().port())
-    }
-
-    fn certificate(&self) -> String {
-        self.stage.folder.path().join("server.pem").to_str().unwrap().to_owned()
-    }
+fn secure(front: &Front) -> String {
+    format!("https://{}", front.secure())
 }
 
 /// What every caller does, `ask` being how it is told to: a command, a URL and perhaps a length.
@@ -121,58 +86,58 @@ fn sha256(bytes: &[u8]) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn python_requests_gets_through() {
-    let front = Front::start().await;
+    let front = Front::start(Plan::default()).await;
     let mut caller = Program::python("http_requests.py", &[]);
-    converse(&front, &mut caller, &front.plain(), "HTTP/1.1").await;
+    converse(&front, &mut caller, &plain(&front), "HTTP/1.1").await;
     caller.finish().await;
     let mut caller = Program::python("http_requests.py", &[&front.certificate()]);
-    converse(&front, &mut caller, &front.secure(), "HTTP/1.1").await;
+    converse(&front, &mut caller, &secure(&front), "HTTP/1.1").await;
     caller.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn python_httpx_gets_through_over_http_1() {
-    let front = Front::start().await;
+    let front = Front::start(Plan::default()).await;
     let mut caller = Program::python("http_httpx.py", &["1"]);
-    converse(&front, &mut caller, &front.plain(), "HTTP/1.1").await;
+    converse(&front, &mut caller, &plain(&front), "HTTP/1.1").await;
     caller.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn python_httpx_gets_through_over_http_2() {
-    let front = Front::start().await;
+    let front = Front::start(Plan::default()).await;
     let mut caller = Program::python("http_httpx.py", &["2"]);
-    converse(&front, &mut caller, &front.plain(), "HTTP/2").await;
+    converse(&front, &mut caller, &plain(&front), "HTTP/2").await;
     caller.finish().await;
     let mut caller = Program::python("http_httpx.py", &["2", &front.certificate()]);
-    converse(&front, &mut caller, &front.secure(), "HTTP/2").await;
+    converse(&front, &mut caller, &secure(&front), "HTTP/2").await;
     caller.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn node_gets_through_over_http_1() {
-    let front = Front::start().await;
+    let front = Front::start(Plan::default()).await;
     let mut caller = Program::node("http_fetch.mjs", &[]);
-    converse(&front, &mut caller, &front.plain(), "-").await;
+    converse(&front, &mut caller, &plain(&front), "-").await;
     caller.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn node_gets_through_over_http_2() {
-    let front = Front::start().await;
-    let mut caller = Program::node("http_node2.mjs", &[&front.plain()]);
-    converse(&front, &mut caller, &front.plain(), "HTTP/2").await;
+    let front = Front::start(Plan::default()).await;
+    let mut caller = Program::node("http_node2.mjs", &[&plain(&front)]);
+    converse(&front, &mut caller, &plain(&front), "HTTP/2").await;
     caller.finish().await;
-    let mut caller = Program::node("http_node2.mjs", &[&front.secure(), &front.certificate()]);
-    converse(&front, &mut caller, &front.secure(), "HTTP/2").await;
+    let mut caller = Program::node("http_node2.mjs", &[&secure(&front), &front.certificate()]);
+    converse(&front, &mut caller, &secure(&front), "HTTP/2").await;
     caller.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn java_gets_through_over_http_1() {
-    let front = Front::start().await;
+    let front = Front::start(Plan::default()).await;
     let Some(mut caller) = Program::java("HttpCaller.java", &["1"]) else { return };
-    converse(&front, &mut caller, &front.plain(), "HTTP/1.1").await;
+    converse(&front, &mut caller, &plain(&front), "HTTP/1.1").await;
     caller.finish().await;
 }
 
@@ -180,17 +145,17 @@ async fn java_gets_through_over_http_1() {
 /// §7.8 allows: the request is served, and the offer stays at the gateway.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn java_that_offers_h2c_gets_through_over_http_1() {
-    let front = Front::start().await;
+    let front = Front::start(Plan::default()).await;
     let Some(mut caller) = Program::java("HttpCaller.java", &["2"]) else { return };
-    converse(&front, &mut caller, &front.plain(), "HTTP/1.1").await;
+    converse(&front, &mut caller, &plain(&front), "HTTP/1.1").await;
     caller.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn java_gets_through_over_http_2() {
-    let front = Front::start().await;
+    let front = Front::start(Plan::default()).await;
     let Some(mut caller) = Program::java("HttpCaller.java", &["2", &front.certificate()]) else { return };
-    converse(&front, &mut caller, &front.secure(), "HTTP/2").await;
+    converse(&front, &mut caller, &secure(&front), "HTTP/2").await;
     caller.finish().await;
 }
 
@@ -240,18 +205,18 @@ async fn converse_with_curl(front: &Front, base: &str, how: &[&str], version: &s
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn curl_gets_through_over_http_1() {
-    let front = Front::start().await;
-    converse_with_curl(&front, &front.plain(), &["--http1.1"], "HTTP/1.1").await;
+    let front = Front::start(Plan::default()).await;
+    converse_with_curl(&front, &plain(&front), &["--http1.1"], "HTTP/1.1").await;
     let trusting = ["--http1.1", "--cacert", &front.certificate()];
-    converse_with_curl(&front, &front.secure(), &trusting, "HTTP/1.1").await;
+    converse_with_curl(&front, &secure(&front), &trusting, "HTTP/1.1").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn curl_gets_through_over_http_2() {
-    let front = Front::start().await;
-    converse_with_curl(&front, &front.plain(), &["--http2-prior-knowledge"], "HTTP/2").await;
+    let front = Front::start(Plan::default()).await;
+    converse_with_curl(&front, &plain(&front), &["--http2-prior-knowledge"], "HTTP/2").await;
     // Without TLS, `--http2` offers an upgrade, which is ignored.
-    converse_with_curl(&front, &front.plain(), &["--http2"], "HTTP/1.1").await;
+    converse_with_curl(&front, &plain(&front), &["--http2"], "HTTP/1.1").await;
     let trusting = ["--http2", "--cacert", &front.certificate()];
-    converse_with_curl(&front, &front.secure(), &trusting, "HTTP/2").await;
+    converse_with_curl(&front, &secure(&front), &trusting, "HTTP/2").await;
 }

@@ -3,8 +3,9 @@
 use std::fs;
 
 use crate::{
+    front::Front,
     programs::Program,
-    stage::{Plan, Stage, eventually},
+    stage::{Plan, Stage},
 };
 
 /// Every case of `tests/clients/grpc_client.py`.
@@ -63,27 +64,15 @@ async fn every_kind_of_call_gets_through_with_a_token() {
 async fn every_kind_of_call_gets_through_over_tls() {
     let folder = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let (certificate, key) = (folder.path().join("server.pem"), folder.path().join("server.key"));
+    let (certificate, key) = (folder.path().join("api.pem"), folder.path().join("api.key"));
     fs::write(&certificate, made.cert.pem()).unwrap();
     fs::write(&key, made.signing_key.serialize_pem()).unwrap();
     let (certificate, key) = (certificate.to_str().unwrap(), key.to_str().unwrap());
     let (_server, port) = server(&[certificate, key]).await;
-    let stage = Stage::start().await;
-    let route = format!(
-        "  grpc: {{upstream: {{url: \"https://localhost:{port}\", ca: {{file: {certificate}}}}}, profile: account}}\n"
-    );
-    let secure = format!(
-        "listeners:\n  secure: {{address: \"127.0.0.1:0\", tls: {{certificate: {{file: {certificate}}}, \
-         key: {{file: {key}}}}}}}\n"
-    );
-    let yaml = stage.yaml.split("routes:\n").next().unwrap().to_owned() + "routes:\n" + &route;
-    let yaml = yaml.replacen("listeners:\n", &secure, 1);
-    let loaded = keybearer::config::parse(&yaml, &stage.folder.path().join("keybearer.yaml"), None);
-    let settings = loaded.unwrap_or_else(|problems| panic!("{problems}\n{yaml}")).settings;
-    let gateway = keybearer::app::start(settings, None).unwrap();
-    eventually("the gateway has its token", || gateway.profiles().iter().all(|p| p.is_ready())).await;
-    let address = format!("localhost:{}", gateway.listener("secure").unwrap().port());
-    all_cases_pass(caller(&address, &["--ca", certificate])).await;
+    let upstream = format!("{{url: \"https://localhost:{port}\", ca: {{file: {certificate}}}}}");
+    let plan = Plan::default().routes(&format!("grpc: {{upstream: {upstream}, profile: account}}"));
+    let front = Front::start(plan).await;
+    all_cases_pass(caller(&front.secure(), &["--ca", &front.certificate()])).await;
 }
 
 /// gRPC says "no token" with HTTP 200: the status stands in the head of an answer without a body.

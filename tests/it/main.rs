@@ -13,6 +13,7 @@ mod authority; // certificates, and callers that speak TLS
 mod authorization_server; // npm's oidc-provider, a server nobody here wrote
 mod peer; // upstreams that speak TLS and HTTP/2
 mod hostile; // an upstream and callers that write raw bytes
+mod front; // a gateway with a TLS listener as well, and raw peers
 mod process; // starts the binary as an operator would
 mod programs; // callers and servers in other languages, started and spoken to
 mod stage; // starts gateway, provider and API; sends requests
@@ -32,6 +33,8 @@ mod real_server; // the gateway against oidc-provider, curl in front
 mod recovery; // what becomes of an upstream's 401
 mod refusals; // bad requests: the answer, and that nothing reaches the upstream
 mod storms; // many requests at once
+mod streams; // answers that arrive bit by bit: events, early hints
 mod tokens; // what the identity provider does, and what callers see of it
 mod uploads; // bodies, large and interrupted
 mod upstreams; // connections to upstreams: HTTP/2, TLS, sharing, ends
+mod websocket; // upgraded connections, over HTTP/1.1 and HTTP/2
