@@ -13,6 +13,7 @@ mod authority; // certificates, and callers that speak TLS
 mod authorization_server; // npm's oidc-provider, a server nobody here wrote
 mod peer; // upstreams that speak TLS and HTTP/2
 mod hostile; // an upstream and callers that write raw bytes
+mod frames; // a caller that writes HTTP/2 frame by frame
 mod front; // a gateway with a TLS listener as well, and raw peers
 mod process; // starts the binary as an operator would
 mod programs; // callers and servers in other languages, started and spoken to
@@ -24,6 +25,7 @@ mod contract; // the safety contract of docs/security.md, one test each
 mod crowds; // too many connections, too few files
 mod docs; // what the documentation says, tried
 mod drain; // stopping under load
+mod floods; // callers of HTTP/2 that want to cost as much as they can
 mod forwarding; // what reaches the upstream, and what comes back
 mod grpc; // gRPC with its own library on both sides
 mod layers; // the ladder of modules

@@ -1,0 +1,417 @@
+//! Callers of HTTP/2 that want to cost as much as they can: each ends, or costs next to nothing.
+//!
+//! The gateway is a process of its own, so that what is measured is its own time and memory.
+
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    frames::{
+        ACK, CANCEL, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, PRIORITY,
+        REFUSED_STREAM, RST_STREAM, SETTINGS, WINDOW_UPDATE, connect, connect_raw, field, frame, get, head,
+        integer, nth, post, setting,
+    },
+    front::{Peer, played},
+    process::Process,
+    stage::{PATIENCE, Plan, Stage, eventually},
+};
+
+/// More than any honest caller sends without waiting for an answer.
+const MANY: u32 = 20_000;
+/// What a flood may cost that does not end its connection.
+const CPU_MAX: Duration = Duration::from_millis(500);
+/// What it may cost in memory, ended or not.
+const MEMORY_MAX_KIB: usize = 10 * 1024;
+/// How long anybody else may have to wait meanwhile. An honest wait is a few milliseconds; the rest is
+/// for a machine that is busy with other tests.
+const WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// A gateway to be flooded.
+struct Target {
+    stage: Stage,
+    gateway: Process,
+}
+
+impl Target {
+    async fn start(more: &str) -> Self {
+        let stage = Plan::default().more(&format!("workers: 1\n{more}")).start().await;
+        let gateway = Process::start(&stage, &["--log-filter", "error"]).await;
+        let target = Self { stage, gateway };
+        // The first requests make what every gateway needs: connections, buffers, tables.
+        for _ in 0..50 {
+            assert!(target.is_serving().await);
+        }
+        target
+    }
+
+    async fn is_serving(&self) -> bool {
+        let request = self.stage.http.get(self.gateway.url("/v1/orders")).send();
+        request.await.is_ok_and(|answer| answer.status() == 200)
+    }
+
+    /// Processor time that the gateway has used.
+    fn cpu(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.gateway.id())).unwrap();
+        // Behind the name, which may hold spaces: the 14th and 15th field, in hundredths of a second.
+        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        Duration::from_millis(ticks * 10)
+    }
+
+    /// Sends `first` and then `unit` of 0, 1, 2 … up to `count`, while somebody else is served.
+    async fn flood(&self, name: &str, first: &[u8], count: u32, unit: impl Fn(u32) -> Vec<u8>) -> bool {
+        let (cpu, memory) = (self.cpu(), self.gateway.peak_kib());
+        let (mut reader, mut writer) = connect(self.gateway.address(), &[]).await;
+        let ended = Arc::new(AtomicBool::new(false));
+        let has_ended = Arc::clone(&ended);
+        // Ends with the connection, or with the answer to the last ping.
+        let reading = tokio::spawn(async move {
+            let last =
+                reader.find(|f| f.kind == GOAWAY || (f.kind == PING && f.payload == *b"the last")).await;
+            let is_over = last.is_none_or(|frame| frame.kind == GOAWAY);
+            has_ended.store(is_over, Ordering::SeqCst);
+        });
+        let sending = async {
+            writer.send(first).await;
+            for batch in (0..count).step_by(100) {
+                let bytes: Vec<u8> = (batch..batch + 100).flat_map(&unit).collect();
+                if ended.load(Ordering::SeqCst) || !writer.send(&bytes).await {
+                    break;
+                }
+            }
+            let asked = writer.send(&frame(PING, 0, 0, b"the last")).await;
+            if !asked {
+                ended.store(true, Ordering::SeqCst);
+            }
+            let _ = reading.await;
+        };
+        self.while_others_are_served(name, sending).await;
+        let (cpu, memory) = (self.cpu() - cpu, self.gateway.peak_kib() - memory);
+        let ended = ended.load(Ordering::SeqCst);
+        println!("{name}: ended {ended}, {cpu:?} of the processor, {memory} KiB");
+        assert!(ended || cpu < CPU_MAX, "{name} goes on and has cost {cpu:?}");
+        assert!(memory < MEMORY_MAX_KIB, "{name} has cost {memory} KiB");
+        ended
+    }
+
+    async fn while_others_are_served(&self, name: &str, doing: impl Future<Output = ()>) {
+        let (is_done, mut longest) = (AtomicBool::new(false), Duration::ZERO);
+        let others = async {
+            let mut ticks = tokio::time::interval(Duration::from_millis(50));
+            while !is_done.load(Ordering::SeqCst) {
+                ticks.tick().await;
+                let begun = Instant::now();
+                assert!(self.is_serving().await, "nobody else is served during {name}");
+                longest = longest.max(begun.elapsed());
+            }
+        };
+        let doing = async {
+            doing.await;
+            is_done.store(true, Ordering::SeqCst);
+        };
+        tokio::join!(doing, others);
+        assert!(longest < WAIT_MAX, "somebody else had to wait {longest:?} during {name}");
+    }
+}
+
+fn reset(stream: u32, code: u32) -> Vec<u8> {
+    frame(RST_STREAM, 0, stream, &code.to_be_bytes())
+}
+
+fn window_update(stream: u32, by: u32) -> Vec<u8> {
+    frame(WINDOW_UPDATE, 0, stream, &by.to_be_bytes())
+}
+
+/// CVE-2023-44487: a request that is taken back at once, again and again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rapid_reset() {
+    let target = Target::start("").await;
+    let unit = |n| [get(nth(n), "/v1/orders"), reset(nth(n), CANCEL)].concat();
+    assert!(target.flood("rapid reset", &[], MANY, unit).await, "it ends the connection");
+    assert!(target.stage.api.requests() < 2_000, "{}", target.stage.api.requests());
+}
+
+/// CVE-2025-8671: the same, but it is the gateway that is made to reset.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn made_you_reset() {
+    let target = Target::start("").await;
+    let no_window = |n| [post(nth(n), "/v1/orders"), window_update(nth(n), 0)].concat();
+    assert!(target.flood("made you reset", &[], MANY, no_window).await, "it ends the connection");
+    let too_much = |n| {
+        let stream = nth(n);
+        [post(stream, "/v1/orders"), window_update(stream, 0x7fff_ffff), window_update(stream, 0x7fff_ffff)]
+            .concat()
+    };
+    assert!(target.flood("made you reset by windows", &[], MANY, too_much).await, "it ends the connection");
+    let on_itself = |n| {
+        let priority = [&nth(n).to_be_bytes()[..], &[16]].concat();
+        [post(nth(n), "/v1/orders"), frame(PRIORITY, 0, nth(n), &priority)].concat()
+    };
+    target.flood("made you reset by priorities", &[], MANY, on_itself).await;
+}
+
+/// A header block that never ends (CVE-2024-27316 and its kin).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn continuation_flood() {
+    let target = Target::start("").await;
+    let first = frame(HEADERS, END_STREAM, 1, &head("GET", "/v1/orders"));
+    let full = |n| frame(CONTINUATION, 0, 1, &field(&format!("x-{n}"), &"x".repeat(1_000)));
+    assert!(target.flood("continuations", &first, MANY, full).await, "it ends the connection");
+    let empty = |_| frame(CONTINUATION, 0, 1, b"");
+    assert!(target.flood("empty continuations", &first, MANY, empty).await, "it ends the connection");
+}
+
+/// Frames that carry nothing and have to be looked at all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn frames_that_carry_nothing() {
+    let target = Target::start("").await;
+    let opened = post(1, "/v1/orders");
+    target.flood("empty DATA", &opened, MANY, |_| frame(DATA, 0, 1, b"")).await;
+    // One byte of padding's length, and padding.
+    let padded = |_| frame(DATA, 8, 1, &[255; 256]);
+    target.flood("DATA that is all padding", &opened, MANY, padded).await;
+    target.flood("PING", &[], MANY, |n| frame(PING, 0, 0, &[&[0; 4][..], &n.to_be_bytes()].concat())).await;
+    target.flood("PING that was answered", &[], MANY, |_| frame(PING, ACK, 0, &[0; 8])).await;
+    target.flood("SETTINGS", &[], MANY, |_| frame(SETTINGS, 0, 0, &[])).await;
+    target
+        .flood("SETTINGS that change", &[], MANY, |n| frame(SETTINGS, 0, 0, &setting(4, 65_535 + n % 2)))
+        .await;
+    let priority = |n| frame(PRIORITY, 0, nth(n), &[0, 0, 0, 0, 16]);
+    target.flood("PRIORITY", &[], MANY, priority).await;
+    target.flood("WINDOW_UPDATE", &[], MANY, |_| window_update(0, 1)).await;
+    target.flood("WINDOW_UPDATE of a stream", &opened, MANY, |_| window_update(1, 1)).await;
+    target.flood("frames of no known type", &[], MANY, |_| frame(0x77, 0, 0, &[0; 16])).await;
+}
+
+/// Answers to PING and SETTINGS that nobody reads must not be kept without end (CVE-2019-9512, -9515).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_nobody_reads_are_not_piled_up() {
+    let target = Target::start("").await;
+    for (name, unit) in [("PING", frame(PING, 0, 0, &[7; 8])), ("SETTINGS", frame(SETTINGS, 0, 0, &[]))] {
+        let memory = target.gateway.peak_kib();
+        // Its reading end is kept, and nobody reads from it.
+        let (_reader, mut writer) = connect(target.gateway.address(), &[]).await;
+        let batch = unit.repeat(10_000);
+        let sending = async {
+            for _ in 0..100 {
+                if tokio::time::timeout(Duration::from_secs(1), writer.send(&batch)).await != Ok(true) {
+                    break;
+                }
+            }
+        };
+        target.while_others_are_served(name, sending).await;
+        let grown = target.gateway.peak_kib() - memory;
+        assert!(grown < MEMORY_MAX_KIB, "{name}: {grown} KiB");
+    }
+}
+
+/// Little on the wire, much in memory: a field in the table that is named again and again (RFC 7541 §7.3).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hpack_bomb() {
+    let target = Target::start("").await;
+    // 0x40: a new field for the table, which is its first entry from then on.
+    let large = [&[0x40][..], &integer(5, 7), b"x-big", &integer(4_000, 7), &[b'x'; 4_000]].concat();
+    let first = [head("GET", "/v1/orders"), large].concat();
+    let first = frame(HEADERS, END_HEADERS | END_STREAM, 1, &first);
+    // 0xbe: the field of the first entry, which is 62 in all.
+    let bomb = [head("GET", "/v1/orders"), vec![0xbe; 16_000]].concat();
+    let unit = |n| frame(HEADERS, END_HEADERS | END_STREAM, nth(n + 1), &bomb);
+    target.flood("HPACK bomb", &first, 1_000, unit).await;
+    assert!(target.stage.api.requests() < 200, "{}", target.stage.api.requests());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn header_bomb() {
+    let target = Target::start("").await;
+    let before = target.stage.api.requests();
+    let many: Vec<u8> = (0..2_000).flat_map(|n| field(&format!("x{n}"), "")).collect();
+    let many = [head("GET", "/v1/orders"), many].concat();
+    target.flood("many fields", &[], 300, |n| frame(HEADERS, END_HEADERS | END_STREAM, nth(n), &many)).await;
+    let large: Vec<u8> = (0..4).flat_map(|n| field(&format!("x{n}"), &"x".repeat(4_000))).collect();
+    let large = [head("GET", "/v1/orders"), large].concat();
+    target
+        .flood("large fields", &[], 300, |n| frame(HEADERS, END_HEADERS | END_STREAM, nth(n), &large))
+        .await;
+    // Others were served meanwhile; of the bombs, nothing got through.
+    let bombs = target.stage.api.history().iter().filter(|seen| !seen.values("x0").is_empty()).count();
+    assert_eq!(bombs, 0, "of {} requests", target.stage.api.requests() - before);
+}
+
+/// The limit is announced, and what exceeds it is refused in a way that allows another try (RFC 9113 §8.7).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_streams_and_no_more() {
+    let target = Target::start("").await;
+    let served = target.stage.api.requests();
+    target.stage.api.set_delay(Duration::from_secs(3));
+    let (mut reader, mut writer) = connect(target.gateway.address(), &[]).await;
+    let settings = reader.find(|f| f.kind == SETTINGS && f.flags == 0).await.unwrap().payload;
+    assert!(settings.chunks(6).any(|s| s == setting(3, 100)), "{settings:?}");
+    let requests: Vec<u8> = (0..250).flat_map(|n| get(nth(n), "/v1/orders")).collect();
+    writer.send(&requests).await;
+    let (mut answered, mut refused) = (0, 0);
+    while answered + refused < 250 {
+        let Some(next) = reader.find(|f| matches!(f.kind, HEADERS | RST_STREAM | GOAWAY)).await else {
+            break;
+        };
+        match next.kind {
+            HEADERS => answered += 1,
+            RST_STREAM => {
+                assert_eq!(next.error(), Some(REFUSED_STREAM), "{next:?}");
+                refused += 1;
+            }
+            _ => break,
+        }
+    }
+    assert!(answered <= 100, "{answered} at once");
+    assert!(target.stage.api.requests() - served <= 100, "{}", target.stage.api.requests() - served);
+}
+
+/// A caller that asks for much and reads nothing holds what its windows allow, and not for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_without_a_window() {
+    let upstream = downloads().await;
+    let route = format!("all: {{upstream: \"http://{upstream}\", profile: account}}");
+    let plan = Plan::default().routes(&route).more("workers: 1\ntimeouts: {stream: 1s}");
+    let stage = plan.start().await;
+    stage.ready().await;
+    let gateway = Process::start(&stage, &["--log-filter", "error"]).await;
+    let memory = gateway.peak_kib();
+    // No stream may send a byte.
+    let (mut reader, mut writer) = connect(gateway.address(), &setting(4, 0)).await;
+    let requests: Vec<u8> = (0..100).flat_map(|n| get(nth(n), "/v1/download")).collect();
+    writer.send(&requests).await;
+    let mut ended = 0;
+    while ended < 100 {
+        match reader.find(|f| matches!(f.kind, RST_STREAM | GOAWAY)).await {
+            Some(frame) if frame.kind == RST_STREAM => ended += 1,
+            _ => break,
+        }
+    }
+    let grown = gateway.peak_kib() - memory;
+    println!("readers without a window: {grown} KiB");
+    // 100 streams with a window's worth each.
+    assert!(grown < 2 * MEMORY_MAX_KIB, "{grown} KiB");
+}
+
+/// An upstream whose every answer is 10 MiB.
+async fn downloads() -> std::net::SocketAddr {
+    let router = axum::Router::new().fallback(|| async { vec![b'x'; 10 * 1024 * 1024] });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    // Ends with the test's runtime.
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    address
+}
+
+/// Time limits of a listener that the tests below can wait for.
+const HASTE: &str = "timeouts: {header_read: 500ms, idle: 2s, body: 500ms, stream: 1s}";
+
+#[tokio::test]
+async fn a_connection_that_never_gets_to_a_request_ends() {
+    let stage = Plan::default().more(HASTE).start().await;
+    stage.ready().await;
+    let settings = frame(SETTINGS, 0, 0, &[]);
+    let beginnings = [
+        // Half of the preface.
+        PREFACE[..10].to_vec(),
+        // Half of a frame's head.
+        [PREFACE, &settings[..4]].concat(),
+        // A header block that stops.
+        [PREFACE, &settings, &frame(HEADERS, END_STREAM, 1, &head("GET", "/v1/orders"))].concat(),
+        // Half of a HEADERS frame.
+        [PREFACE, &settings, &get(1, "/v1/orders")[..12]].concat(),
+    ];
+    for (number, beginning) in beginnings.into_iter().enumerate() {
+        let (mut reader, mut writer) = connect_raw(stage.address()).await;
+        writer.send(&beginning).await;
+        let begun = Instant::now();
+        reader.end().await;
+        assert!(begun.elapsed() < Duration::from_secs(10), "beginning {number}");
+    }
+    assert_eq!(stage.api.requests(), 0);
+}
+
+/// A byte now and then is no progress: the limit of a head is for all of it.
+#[tokio::test]
+async fn a_head_that_dribbles_over_http_2_ends() {
+    let stage = Plan::default().more(HASTE).start().await;
+    stage.ready().await;
+    let (mut reader, mut writer) = connect(stage.address(), &[]).await;
+    let request = get(1, "/v1/orders");
+    let dribbling = async {
+        let mut ticks = tokio::time::interval(Duration::from_millis(100));
+        for byte in request.chunks(1) {
+            ticks.tick().await;
+            if !writer.send(byte).await {
+                break;
+            }
+        }
+    };
+    let begun = Instant::now();
+    // Dropping the writer's future half-way loses nothing that matters.
+    tokio::select! {
+        _ = reader.end() => {}
+        () = dribbling => panic!("the whole head was taken"),
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_eq!(stage.api.requests(), 0);
+}
+
+#[tokio::test]
+async fn an_idle_connection_over_http_2_ends_after_its_time() {
+    let stage = Plan::default().more(HASTE).start().await;
+    stage.ready().await;
+    let (mut reader, mut writer) = connect(stage.address(), &[]).await;
+    writer.send(&get(1, "/v1/orders")).await;
+    assert!(reader.find(|f| f.kind == HEADERS).await.unwrap().has_status(200));
+    // A farewell without an error, so that the caller knows what was served.
+    assert_eq!(reader.end().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_body_that_stops_over_http_2_ends_its_request() {
+    let stage = Plan::default().more(HASTE).start().await;
+    stage.ready().await;
+    let (mut reader, mut writer) = connect(stage.address(), &[]).await;
+    writer.send(&[post(1, "/v1/orders"), frame(DATA, 0, 1, b"a part")].concat()).await;
+    let end = reader.find(|f| f.stream == 1 && matches!(f.kind, HEADERS | RST_STREAM)).await;
+    assert!(end.is_some_and(|end| !end.has_status(200)), "the request ends, the connection lives");
+    // The connection goes on.
+    writer.send(&get(3, "/v1/orders")).await;
+    let next = reader.find(|f| f.stream == 3 && matches!(f.kind, HEADERS | RST_STREAM)).await;
+    assert!(next.is_some_and(|next| next.has_status(200)));
+}
+
+#[tokio::test]
+async fn a_body_that_stops_over_http_1_ends_its_request() {
+    let stage = Plan::default().more(HASTE).start().await;
+    stage.ready().await;
+    let mut caller = Peer::connect(stage.address()).await;
+    caller.send("POST /v1/orders HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\na part").await;
+    let answer = caller.rest().await;
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    eventually("the upload is given up", || stage.api.last().is_none_or(|seen| seen.body_length < 100)).await;
+}
+
+/// A caller that stops reading in the middle of an answer gives its place and the upstream's connection back.
+#[tokio::test]
+async fn a_reader_that_stops_over_http_1_ends() {
+    let (listener, stage) = played(HASTE).await;
+    let mut caller = Peer::connect(stage.address()).await;
+    caller.send("GET /v1/download HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let mut upstream = Peer::accept(&listener).await;
+    upstream.head().await;
+    upstream.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    let chunk = [b"10000\r\n".as_slice(), &[b'x'; 0x10000], b"\r\n"].concat();
+    let sending = async { while upstream.try_send(&chunk).await {} };
+    tokio::time::timeout(PATIENCE, sending).await.expect("the gateway gives the download up");
+    drop(caller);
+}
