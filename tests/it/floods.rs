@@ -43,7 +43,7 @@ struct Target {
 impl Target {
     async fn start(more: &str) -> Self {
         let stage = Plan::default().more(&format!("workers: 1\n{more}")).start().await;
-        let gateway = Process::start(&stage, &["--log-filter", "error"]).await;
+        let gateway = Process::start(&stage, &["--log-filter", "error,keybearer::cli=info"]).await;
         let target = Self { stage, gateway };
         // The first requests make what every gateway needs: connections, buffers, tables.
         for _ in 0..50 {
@@ -235,11 +235,15 @@ async fn header_bomb() {
     let many: Vec<u8> = (0..2_000).flat_map(|n| field(&format!("x{n}"), "")).collect();
     let many = [head("GET", "/v1/orders"), many].concat();
     target.flood("many fields", &[], 300, |n| frame(HEADERS, END_HEADERS | END_STREAM, nth(n), &many)).await;
-    let large: Vec<u8> = (0..4).flat_map(|n| field(&format!("x{n}"), &"x".repeat(4_000))).collect();
-    let large = [head("GET", "/v1/orders"), large].concat();
-    target
-        .flood("large fields", &[], 300, |n| frame(HEADERS, END_HEADERS | END_STREAM, nth(n), &large))
-        .await;
+    // Over the limit of a header list, in frames within theirs.
+    let large: Vec<u8> = (0..5).flat_map(|n| field(&format!("x{n}"), &"x".repeat(4_000))).collect();
+    let unit = |n| {
+        let begun = frame(HEADERS, END_STREAM, nth(n), &head("GET", "/v1/orders"));
+        let (first, rest) = large.split_at(10_000);
+        let rest = frame(CONTINUATION, END_HEADERS, nth(n), rest);
+        [begun, frame(CONTINUATION, 0, nth(n), first), rest].concat()
+    };
+    target.flood("large fields", &[], 300, unit).await;
     // Others were served meanwhile; of the bombs, nothing got through.
     let bombs = target.stage.api.history().iter().filter(|seen| !seen.values("x0").is_empty()).count();
     assert_eq!(bombs, 0, "of {} requests", target.stage.api.requests() - before);
@@ -279,10 +283,10 @@ async fn a_hundred_streams_and_no_more() {
 async fn readers_without_a_window() {
     let upstream = downloads().await;
     let route = format!("all: {{upstream: \"http://{upstream}\", profile: account}}");
-    let plan = Plan::default().routes(&route).more("workers: 1\ntimeouts: {stream: 1s}");
+    let plan = Plan::default().routes(&route).more("workers: 1\ntimeouts: {idle: 1s}");
     let stage = plan.start().await;
     stage.ready().await;
-    let gateway = Process::start(&stage, &["--log-filter", "error"]).await;
+    let gateway = Process::start(&stage, &["--log-filter", "error,keybearer::cli=info"]).await;
     let memory = gateway.peak_kib();
     // No stream may send a byte.
     let (mut reader, mut writer) = connect(gateway.address(), &setting(4, 0)).await;

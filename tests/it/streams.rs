@@ -50,7 +50,7 @@ async fn events_arrive_one_by_one_over_http_2() {
         assert_eq!(part, format!("id: {number}\ndata: something happened\n\n"));
     }
     upstream.send("0\r\n\r\n").await;
-    assert_eq!(answer.chunk().await.unwrap(), None);
+    assert_eq!(answer.bytes().await.unwrap(), "");
 }
 
 /// RFC 9110 §15.2: a proxy passes informational answers on, and at once.
