@@ -75,8 +75,6 @@ pub enum BadRequest {
     Body,
     /// A header name with an underscore.
     Underscore,
-    /// An upgrade to HTTP/2.
-    Upgrade,
     /// The host is served under another certificate than the one that the caller has seen.
     Misdirected,
 }
@@ -99,7 +97,6 @@ impl fmt::Display for BadRequest {
                 "a header name holds an underscore, which some upstreams take for a hyphen; \
                  `underscores: allow` on the route lets it pass",
             ),
-            Self::Upgrade => f.write_str("an upgrade to HTTP/2 is never forwarded"),
             Self::Misdirected => f.write_str(
                 "this connection's certificate is not the one for that host: open another connection for it",
             ),

@@ -14,7 +14,7 @@ use http::{
 };
 use hyper::{ext::Protocol, upgrade::OnUpgrade};
 
-use crate::proxy::fault::{BadRequest, Fault};
+use crate::proxy::fault::Fault;
 
 const WEBSOCKET: &str = "websocket";
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
@@ -32,15 +32,14 @@ pub struct Handshake {
 /// Takes the wish out of `head`, which is then that of a plain GET.
 ///
 /// # Errors
-/// An upgrade to h2c, whose preface could smuggle requests past this gateway, and a CONNECT that is
-/// no WebSocket's.
+/// A CONNECT that is no WebSocket's.
 pub fn take(head: &mut request::Parts) -> Result<Option<Handshake>, Fault> {
     if head.version == Version::HTTP_2 {
         return take_http2(head);
     }
-    if head.headers.contains_key(HTTP2_SETTINGS) || names(&head.headers, &UPGRADE, "h2c") {
-        return Err(Fault::BadRequest(BadRequest::Upgrade));
-    }
+    // An offer of h2c is ignored (RFC 9110 §7.8), as Java's HttpClient makes it with every request over plain
+    // HTTP. It must not get through: the upstream's connection would be anybody's to write on.
+    head.headers.remove(HTTP2_SETTINGS);
     let mut wishes = head.headers.get_all(UPGRADE).iter();
     let is_websocket = match (wishes.next(), wishes.next()) {
         (Some(wish), None) => wish.as_bytes().eq_ignore_ascii_case(WEBSOCKET.as_bytes()),
@@ -181,9 +180,8 @@ mod tests {
         assert_eq!(wish(v11, "GET", &[ws, key]), Ok(false), "Connection does not name it");
         assert_eq!(wish(v11, "GET", &[up, ws]), Ok(false), "no key");
         assert_eq!(wish(v11, "GET", &[up, ("upgrade", "TLS/1.0"), key]), Ok(false));
-        assert_eq!(wish(v11, "GET", &[up, ("upgrade", "websocket, h2c"), key]), Err(400));
-        assert_eq!(wish(v11, "GET", &[up, ("upgrade", "h2c")]), Err(400));
-        assert_eq!(wish(v11, "GET", &[("http2-settings", "AAMAAABkAAQAAP__")]), Err(400));
+        assert_eq!(wish(v11, "GET", &[up, ("upgrade", "websocket, h2c"), key]), Ok(false));
+        assert_eq!(wish(v11, "GET", &[up, ("upgrade", "h2c"), key]), Ok(false));
         assert_eq!(wish(Version::HTTP_10, "GET", &[up, ws, key]), Ok(false));
         assert_eq!(wish(Version::HTTP_2, "CONNECT", &[]), Err(405));
     }
