@@ -82,6 +82,7 @@ async fn forward(
     let (mut head, body) = request.into_parts();
     let handshake = upgrade::take(&mut head)?;
     let route = find_route(worker, &head, record)?;
+    upgrade::decline_http2(&mut head.headers, route.settings().http2_offers)?;
     let handshake = upgrade::allowed(handshake, route.settings().websocket)?;
     let target = target::upstream_target(route.settings(), route.prefix(), &head.uri)?;
     prepare(worker, &route, &mut head, record)?;

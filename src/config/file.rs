@@ -78,6 +78,8 @@ pub(super) struct Route {
     pub(super) forwarded: Option<Field<Forwarded>>,
     /// Whether a connection may become a WebSocket. Default true.
     pub(super) websocket: Option<Field<bool>>,
+    /// Offers to upgrade a connection to HTTP/2, which is never done. Default `refuse`.
+    pub(super) h2c: Option<Field<H2c>>,
     /// From the request being sent to the upstream's response head, 10ms to 24h. Default `timeouts.response`.
     pub(super) response_timeout: Option<Field<DurationText>>,
     /// Bytes of a request body; a longer one is refused. Default `limits.body_bytes`.
@@ -94,6 +96,16 @@ pub(super) enum Underscores {
     Refuse,
     /// Forwarded like any other.
     Allow,
+}
+
+/// Offers to upgrade a connection to HTTP/2.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum H2c {
+    /// The request is refused.
+    Refuse,
+    /// The request is served over HTTP/1.1, as if there was no offer.
+    Ignore,
 }
 
 /// How upstreams are told where a request comes from.

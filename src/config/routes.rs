@@ -15,7 +15,7 @@ use super::{
     units, upstreams,
 };
 use crate::{
-    proxy::settings::{Forwarding, Replay, RouteSettings, Underscores},
+    proxy::settings::{Forwarding, Http2Offers, Replay, RouteSettings, Underscores},
     route::{
         Entry, Rule, Table,
         path::Check,
@@ -217,6 +217,10 @@ impl Trip<'_> {
             },
             forwarded: forwarded(&route.forwarded).unwrap_or(defaults.forwarded),
             websocket: given(&route.websocket).is_none_or(|(_, on)| *on),
+            http2_offers: match given(&route.h2c) {
+                Some((_, file::H2c::Ignore)) => Http2Offers::Ignore,
+                _ => Http2Offers::Refuse,
+            },
             response_timeout: given(&route.response_timeout).and_then(|(at, text)| {
                 units::duration(&text.0, LONG)
                     .map_err(|words| self.problem(at, format_args!("response_timeout: {words}")))

@@ -209,7 +209,9 @@ mod tests {
     fn said(ca: &str, certificate: &str, key: &str) -> String {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
-        (write("ca", ca), write("certificate", certificate), write("key", key));
+        write("ca", ca);
+        write("certificate", certificate);
+        write("key", key);
         let text = "listeners: {l: {address: 127.0.0.1:0}}\n\
             routes: {r: {profile: none, upstream: {url: https://a.example, ca: {file: ca}, certificate: {file: certificate}, key: {file: key}}}}";
         let parsed = parse(text, &folder.path().join("keybearer.yaml"), None);

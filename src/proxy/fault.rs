@@ -75,6 +75,8 @@ pub enum BadRequest {
     Body,
     /// A header name with an underscore.
     Underscore,
+    /// An offer to go on in HTTP/2.
+    Upgrade,
     /// The host is served under another certificate than the one that the caller has seen.
     Misdirected,
 }
@@ -96,6 +98,10 @@ impl fmt::Display for BadRequest {
             Self::Underscore => f.write_str(
                 "a header name holds an underscore, which some upstreams take for a hyphen; \
                  `underscores: allow` on the route lets it pass",
+            ),
+            Self::Upgrade => f.write_str(
+                "an upgrade to h2c is never forwarded; speak HTTP/1.1, or HTTP/2 from the first byte on, or set \
+                 `h2c: ignore` on the route",
             ),
             Self::Misdirected => f.write_str(
                 "this connection's certificate is not the one for that host: open another connection for it",

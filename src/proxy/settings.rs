@@ -33,6 +33,8 @@ pub struct RouteSettings {
     pub forwarded: Forwarding,
     /// Whether a connection may become a WebSocket.
     pub websocket: bool,
+    /// What becomes of an offer to upgrade to HTTP/2.
+    pub http2_offers: Http2Offers,
     /// This route's own limit for the upstream's response head.
     pub response_timeout: Option<Duration>,
     /// How long an upload that could not be replayed waits for "100 Continue"; `None` does not ask.
@@ -48,6 +50,16 @@ pub enum Underscores {
     Refuse,
     /// Forwarded like any other.
     Allow,
+}
+
+/// Offers of callers to upgrade a connection to HTTP/2, which is never done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Http2Offers {
+    /// The request is refused.
+    #[default]
+    Refuse,
+    /// The request is served as if there was none.
+    Ignore,
 }
 
 /// How the upstream is told where a request comes from.

@@ -75,6 +75,7 @@ mod tests {
             underscores: Default::default(),
             forwarded: Default::default(),
             websocket: true,
+            http2_offers: Default::default(),
             response_timeout: None,
             expect_continue: None,
         };

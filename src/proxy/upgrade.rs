@@ -14,7 +14,10 @@ use http::{
 };
 use hyper::{ext::Protocol, upgrade::OnUpgrade};
 
-use crate::proxy::fault::Fault;
+use crate::proxy::{
+    fault::{BadRequest, Fault},
+    settings::Http2Offers,
+};
 
 const WEBSOCKET: &str = "websocket";
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
@@ -37,9 +40,6 @@ pub fn take(head: &mut request::Parts) -> Result<Option<Handshake>, Fault> {
     if head.version == Version::HTTP_2 {
         return take_http2(head);
     }
-    // An offer of h2c is ignored (RFC 9110 §7.8), as Java's HttpClient makes it with every request over plain
-    // HTTP. It must not get through: the upstream's connection would be anybody's to write on.
-    head.headers.remove(HTTP2_SETTINGS);
     let mut wishes = head.headers.get_all(UPGRADE).iter();
     let is_websocket = match (wishes.next(), wishes.next()) {
         (Some(wish), None) => wish.as_bytes().eq_ignore_ascii_case(WEBSOCKET.as_bytes()),
@@ -66,6 +66,23 @@ fn take_http2(head: &mut request::Parts) -> Result<Option<Handshake>, Fault> {
             Ok(Some(Handshake { key, near: Some(near) }))
         }
         _ => Err(Fault::MethodRefused),
+    }
+}
+
+/// What becomes of an offer to go on in HTTP/2 (RFC 7540 §3.2, made obsolete by RFC 9113). It never gets
+/// through: the upstream's connection would be anybody's to write on. A route may have it ignored
+/// (RFC 9110 §7.8) for callers that make it with every request, such as Java's HttpClient.
+///
+/// # Errors
+/// [`BadRequest::Upgrade`] unless it is ignored.
+pub fn decline_http2(headers: &mut HeaderMap, offers: Http2Offers) -> Result<(), Fault> {
+    if !headers.contains_key(HTTP2_SETTINGS) && !names(headers, &UPGRADE, "h2c") {
+        return Ok(());
+    }
+    headers.remove(HTTP2_SETTINGS);
+    match offers {
+        Http2Offers::Refuse => Err(Fault::BadRequest(BadRequest::Upgrade)),
+        Http2Offers::Ignore => Ok(()),
     }
 }
 
@@ -184,5 +201,17 @@ mod tests {
         assert_eq!(wish(v11, "GET", &[up, ("upgrade", "h2c"), key]), Ok(false));
         assert_eq!(wish(Version::HTTP_10, "GET", &[up, ws, key]), Ok(false));
         assert_eq!(wish(Version::HTTP_2, "CONNECT", &[]), Err(405));
+    }
+
+    #[test]
+    fn an_offer_of_http2_never_gets_through() {
+        for (name, value) in [("upgrade", "foo, H2C"), ("http2-settings", "AAMAAABkAAQAAP__")] {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, HeaderValue::from_static(value));
+            let refused = decline_http2(&mut headers.clone(), Http2Offers::Refuse);
+            assert_eq!(refused.map_err(|fault| fault.status().as_u16()), Err(400), "{name}");
+            assert!(decline_http2(&mut headers, Http2Offers::Ignore).is_ok());
+            assert!(!headers.contains_key("http2-settings"));
+        }
     }
 }

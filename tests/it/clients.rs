@@ -141,11 +141,12 @@ async fn java_gets_through_over_http_1() {
     caller.finish().await;
 }
 
-/// Java's default is to offer an upgrade to h2c with the first request, which is ignored as RFC 9110
-/// §7.8 allows: the request is served, and the offer stays at the gateway.
+/// Java's default is to offer an upgrade to h2c with the first request. A route may have it ignored, as
+/// RFC 9110 §7.8 allows: the request is served, and the offer stays at the gateway.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn java_that_offers_h2c_gets_through_over_http_1() {
-    let front = Front::start(Plan::default()).await;
+    let route = "orders: {match: {path: /v1}, upstream: \"{api}\", profile: account, h2c: ignore}";
+    let front = Front::start(Plan::default().routes(route)).await;
     let Some(mut caller) = Program::java("HttpCaller.java", &["2"]) else { return };
     converse(&front, &mut caller, &plain(&front), "HTTP/1.1").await;
     caller.finish().await;
@@ -220,8 +221,6 @@ async fn curl_gets_through_over_http_1() {
 async fn curl_gets_through_over_http_2() {
     let front = Front::start(Plan::default()).await;
     converse_with_curl(&front, &plain(&front), &["--http2-prior-knowledge"], "HTTP/2").await;
-    // Without TLS, `--http2` offers an upgrade, which is ignored.
-    converse_with_curl(&front, &plain(&front), &["--http2"], "HTTP/1.1").await;
     let trusting = ["--http2", "--cacert", &front.certificate()];
     converse_with_curl(&front, &secure(&front), &trusting, "HTTP/2").await;
 }

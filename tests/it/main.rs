@@ -5,16 +5,17 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::string_slice,
-    reason = "a test may stop at once"
+    clippy::print_stdout,
+    reason = "a test may stop at once, and say why"
 )]
 
 mod attacks; // hostile callers and hostile upstreams
 mod authority; // certificates, and callers that speak TLS
 mod authorization_server; // npm's oidc-provider, a server nobody here wrote
-mod peer; // upstreams that speak TLS and HTTP/2
-mod hostile; // an upstream and callers that write raw bytes
 mod frames; // a caller that writes HTTP/2 frame by frame
 mod front; // a gateway with a TLS listener as well, and raw peers
+mod hostile; // an upstream and callers that write raw bytes
+mod peer; // upstreams that speak TLS and HTTP/2
 mod process; // starts the binary as an operator would
 mod programs; // callers and servers in other languages, started and spoken to
 mod stage; // starts gateway, provider and API; sends requests

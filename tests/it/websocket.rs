@@ -272,16 +272,20 @@ async fn an_upgrade_with_a_body_is_refused() {
 /// The whole connection would be the upstream's to read, the next request with it.
 #[tokio::test]
 async fn an_upgrade_to_h2c_never_leaves_the_gateway() {
-    let stage = Stage::start().await;
+    let routes = "refusing: {match: {path: /v1}, upstream: \"{api}\", profile: account}\n\
+                  ignoring: {match: {path: /v2}, upstream: \"{api}\", profile: account, h2c: ignore}";
+    let stage = Plan::default().routes(routes).start().await;
     stage.ready().await;
-    for upgrade in ["h2c", "H2C", "h2c, websocket", "websocket, h2c", "h2", "HTTP/2.0"] {
+    let offers = ["h2c", "H2C", "h2c, websocket", "websocket, h2c", "h2", "HTTP/2.0"];
+    for (upgrade, path) in offers.iter().flat_map(|offer| [(offer, "/v1"), (offer, "/v2")]) {
         let answer = stage
             .raw(format!(
-                "GET /v1/things HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings, close\r\n\
+                "GET {path}/things HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings, close\r\n\
                  Upgrade: {upgrade}\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n"
             ))
             .await;
-        assert!(!answer.starts_with("HTTP/1.1 101 "), "{upgrade}: {answer}");
+        let expected = if path == "/v1" { "HTTP/1.1 400 " } else { "HTTP/1.1 200 " };
+        assert!(answer.starts_with(expected), "{upgrade}: {answer}");
         for seen in stage.api.history() {
             for name in ["http2-settings", "connection"] {
                 assert!(seen.values(name).is_empty(), "{name} for {upgrade}");
