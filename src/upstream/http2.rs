@@ -3,10 +3,12 @@
 use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
+    io,
     pin::Pin,
     rc::Rc,
     sync::Arc,
     task::Poll,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -36,6 +38,13 @@ const HEADER_LIST_MAX: u32 = 64 * 1024;
 /// Streams of one connection, whatever the peer allows: one lost packet holds up all of them.
 pub(super) const STREAMS_MAX: usize = 100;
 
+/// What the peer's limit is taken for until it has said something: more than a number on the wire can
+/// say, so that it tells whether the peer's settings are there.
+const UNSETTLED: usize = usize::MAX - 1;
+/// So long a new connection waits for the peer's settings, which are the first thing it has to send
+/// (RFC 9113 §3.4). Without them nobody knows how many requests it takes.
+const SETTINGS_LIMIT: Duration = Duration::from_secs(1);
+
 /// Runs the library's tasks on the worker's own thread.
 #[derive(Clone, Copy)]
 struct Local;
@@ -48,8 +57,8 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Local {
 
 /// What the peer's settings say at this moment.
 trait Peer {
-    /// Streams that the peer allows.
-    fn streams_max(&self) -> usize;
+    /// Streams that the peer allows, while there is a connection.
+    fn streams_max(&self) -> Option<usize>;
     /// Whether it knows extended CONNECT (RFC 8441).
     fn takes_extended_connect(&self) -> bool;
 }
@@ -61,8 +70,8 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    fn streams_max(&self) -> usize {
-        self.borrow().as_ref().map_or(0, |connection| connection.current_max_send_streams())
+    fn streams_max(&self) -> Option<usize> {
+        self.borrow().as_ref().map(|connection| connection.current_max_send_streams())
     }
 
     fn takes_extended_connect(&self) -> bool {
@@ -101,7 +110,26 @@ impl<B> Shared<B> {
 
     /// Requests that it may carry at a time.
     pub(super) fn streams_max(&self) -> usize {
-        self.peer.streams_max().min(STREAMS_MAX)
+        self.peer.streams_max().unwrap_or(0).min(STREAMS_MAX)
+    }
+
+    /// Waits for the peer's settings, but not for long: without them it works as well.
+    async fn settled(&self) -> Result<(), ConnectError> {
+        let heard = poll_fn(|cx| {
+            let has_said = self.peer.streams_max().is_some_and(|max| max != UNSETTLED);
+            if has_said || self.wire.has_ended() || self.sender.is_closed() {
+                return Poll::Ready(has_said);
+            }
+            self.wire.wake_on_receipt(cx.waker());
+            Poll::Pending
+        });
+        match tokio::time::timeout(SETTINGS_LIMIT, heard).await {
+            Ok(false) if self.wire.has_tls_failed() => Err(ConnectError::Tls(Rc::new(io::Error::other(
+                "the upstream ended TLS after the handshake, perhaps over our certificate",
+            )))),
+            Ok(false) => Err(ConnectError::NotHttp2),
+            Ok(true) | Err(_) => Ok(()),
+        }
     }
 
     /// Whether WebSockets can go over it (RFC 8441).
@@ -113,7 +141,7 @@ impl<B> Shared<B> {
 /// Begins HTTP/2 on `stream`.
 ///
 /// # Errors
-/// When the peer closes at once.
+/// When the peer closes before it has said anything in HTTP/2.
 pub(super) async fn begin<B>(
     stream: Stream,
     upstream: &Arc<Upstream>,
@@ -129,14 +157,14 @@ where
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(HEADER_LIST_MAX)
-        .initial_max_send_streams(STREAMS_MAX)
+        .initial_max_send_streams(UNSETTLED)
         .handshake(TokioIo::new(stream))
         .await
-        .map_err(|e| ConnectError::Unreachable(Rc::new(std::io::Error::other(e))))?;
+        .map_err(|e| ConnectError::Unreachable(Rc::new(io::Error::other(e))))?;
     let driven: Rc<Driven<B>> = Rc::new(RefCell::new(Some(connection)));
     // Ends by itself when the connection closes or its last sender is dropped.
     tokio::task::spawn_local(drive(Rc::clone(&driven)));
-    Ok(Rc::new(Shared {
+    let shared = Rc::new(Shared {
         sender,
         wire,
         upstream: Arc::clone(upstream),
@@ -146,7 +174,9 @@ where
         is_used: Cell::new(false),
         expires,
         peer: driven,
-    }))
+    });
+    shared.settled().await?;
+    Ok(shared)
 }
 
 /// Carries a connection to its end. It lies in a cell, so that the peer's settings can be read there.

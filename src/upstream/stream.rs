@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::Bytes;
@@ -50,8 +50,12 @@ pub(super) struct Wire {
     is_deaf: Cell<bool>,
     sent_bytes: Cell<u64>,
     received_bytes: Cell<u64>,
+    /// Nothing more will come.
+    has_ended: Cell<bool>,
     /// TLS has failed after its handshake.
     has_tls_failed: Cell<bool>,
+    /// Who waits for something to come.
+    waiting: Cell<Option<Waker>>,
     /// Who may ask for the bytes when HTTP ends on this connection.
     claim: RefCell<Option<oneshot::Receiver<oneshot::Sender<Upgraded>>>>,
 }
@@ -70,6 +74,16 @@ impl Wire {
     /// Bytes that have come so far.
     pub(super) fn received_bytes(&self) -> u64 {
         self.received_bytes.get()
+    }
+
+    /// Whether the upstream has said its last word.
+    pub(super) fn has_ended(&self) -> bool {
+        self.has_ended.get()
+    }
+
+    /// Wakes whoever asked last when something has come, or the end.
+    pub(super) fn wake_on_receipt(&self, waker: &Waker) {
+        self.waiting.set(Some(waker.clone()));
     }
 
     /// Whether TLS has failed after its handshake. With TLS 1.3 that is when an upstream refuses our
@@ -126,19 +140,24 @@ fn is_closed_by_peer(error: &io::Error) -> bool {
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let before = buf.filled().len();
+        let (before, room) = (buf.filled().len(), buf.remaining());
         let read = match &mut this.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
         };
-        if let Err(error) = ready!(read) {
-            let is_tls = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
-            this.wire.has_tls_failed.set(is_tls);
-            return Poll::Ready(Err(error));
-        }
+        let read = ready!(read);
+        let wire = &this.wire;
         let received = (buf.filled().len() - before) as u64;
-        this.wire.received_bytes.set(this.wire.received_bytes.get() + received);
-        Poll::Ready(Ok(()))
+        wire.received_bytes.set(wire.received_bytes.get() + received);
+        wire.has_ended.set(received == 0 && room > 0);
+        if let Some(waker) = wire.waiting.take() {
+            waker.wake();
+        }
+        if let Err(error) = &read {
+            let is_tls = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
+            wire.has_tls_failed.set(is_tls);
+        }
+        Poll::Ready(read)
     }
 }
 

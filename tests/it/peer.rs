@@ -119,6 +119,7 @@ struct Facts {
     open: AtomicUsize,
     seen: Mutex<Vec<Seen>>,
     refused: Mutex<Vec<String>>,
+    streams_max: Option<u32>,
 }
 
 /// An upstream that speaks HTTP/1.1 and HTTP/2.
@@ -133,10 +134,15 @@ pub(crate) struct Peer {
 
 impl Peer {
     pub(crate) async fn start(tls: Option<Tls<'_>>) -> Self {
+        Self::with_streams(tls, None).await
+    }
+
+    /// One that takes so many requests at a time on an HTTP/2 connection.
+    pub(crate) async fn with_streams(tls: Option<Tls<'_>>, streams_max: Option<u32>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (release, released) = watch::channel(false);
-        let facts = Arc::<Facts>::default();
+        let facts = Arc::new(Facts { streams_max, ..Facts::default() });
         let (shared, acceptor) = (Arc::clone(&facts), tls.map(|tls| tls.acceptor()));
         tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
@@ -221,6 +227,7 @@ async fn http(
     open: Arc<Open>,
     released: watch::Receiver<bool>,
 ) {
+    let streams_max = open.0.streams_max;
     let service = service_fn(move |request: Request<Incoming>| {
         let (open, released) = (Arc::clone(&open), released.clone());
         async move {
@@ -246,7 +253,8 @@ async fn http(
             served.with_upgrades().await
         }
         _ => {
-            let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            builder.max_concurrent_streams(streams_max.or(Some(200)));
             builder.serve_connection(TokioIo::new(io), service).await
         }
     };

@@ -78,6 +78,31 @@ async fn a_second_connection_is_made_when_the_first_is_full() {
 }
 
 #[tokio::test]
+async fn an_upstream_that_takes_few_requests_at_a_time_gets_more_connections() {
+    let peer = Peer::with_streams(None, Some(2)).await;
+    let stage = gateway(&route(&peer.url("http"), "http2: prior_knowledge")).await;
+    let all_there = async {
+        eventually("all are there", || peer.seen().len() == 6).await;
+        peer.release();
+    };
+    assert_eq!(at_once(&stage, 6, "/v1/slow", all_there).await, [200; 6]);
+    assert_eq!(peer.accepted(), 3);
+}
+
+#[tokio::test]
+async fn an_upstream_that_speaks_no_http2_after_all_is_a_fault_of_its_own() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            tcp.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n").await.unwrap();
+        }
+    });
+    let stage = gateway(&route(&url, "http2: prior_knowledge")).await;
+    assert_eq!(fault(stage.get("/v1").await).await.1, "upstream_protocol");
+}
+
+#[tokio::test]
 async fn http2_off_and_an_upstream_without_http2_mean_http1() {
     let authority = Authority::new();
     let willing = Peer::start(Some(Tls::new(&authority))).await;

@@ -73,5 +73,6 @@ pub(super) fn connect_fault(error: ConnectError) -> Fault {
         ConnectError::Unreachable(_) => Fault::UpstreamUnreachable,
         ConnectError::TimedOut => Fault::UpstreamTimeout,
         ConnectError::Tls(_) => Fault::UpstreamTls,
+        ConnectError::NotHttp2 => Fault::UpstreamProtocol,
     }
 }
