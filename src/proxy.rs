@@ -224,7 +224,10 @@ async fn switch(worker: &Worker, sent: Sent, handshake: Handshake, mut record: R
     let Sent { mut response, carrier: attempt::Carrier { connection, .. }, .. } = sent;
     let upgrading = hyper::upgrade::on(&mut response);
     let far = match connection.version() {
-        Version::HTTP_2 => upgrading.await.ok().map(|stream| Far::Http2(TokioIo::new(stream))),
+        Version::HTTP_2 => {
+            let stream = upgrading.await.ok();
+            stream.map(|stream| Far::Http2(TokioIo::new(stream), connection))
+        }
         _ => connection.into_upgraded().await.map(|(stream, ahead)| Far::Http1(stream, ahead)),
     };
     let Some(far) = far else { return Answer::fault(Fault::UpstreamProtocol, record) };

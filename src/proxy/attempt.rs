@@ -273,6 +273,13 @@ impl Exchange {
         connection: &mut Connection<RequestBody>,
         trip: &mut Trip,
     ) -> Result<Response<Incoming>, Failure> {
+        // RFC 8441 §3: an upstream that has not said that it knows this must not be asked.
+        if self.handshake.is_some()
+            && connection.version() == Version::HTTP_2
+            && !connection.takes_extended_connect()
+        {
+            return Err(Failure::Fault(Fault::UpstreamProtocol));
+        }
         let Some(request) = trip.request.take() else { return Err(Failure::Unsent) };
         let mut sending = pin!(connection.send(request));
         let mut clock = Clock::new(self);

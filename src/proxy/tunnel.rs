@@ -17,7 +17,10 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use crate::{proxy::record::Record, upstream::stream::Stream};
+use crate::{
+    proxy::{attempt::RequestBody, record::Record},
+    upstream::{connection::Connection, stream::Stream},
+};
 
 /// Bytes on their way in each direction.
 const BUFFER_BYTES: usize = 16 * 1024;
@@ -26,8 +29,8 @@ const BUFFER_BYTES: usize = 16 * 1024;
 pub enum Far {
     /// An HTTP/1.1 connection behind its 101, and what was read of it beyond.
     Http1(Stream, Bytes),
-    /// A stream of an HTTP/2 connection.
-    Http2(TokioIo<Upgraded>),
+    /// A stream of an HTTP/2 connection, and its place there.
+    Http2(TokioIo<Upgraded>, Connection<RequestBody>),
 }
 
 /// A tunnel that waits for its caller.
@@ -116,7 +119,7 @@ impl AsyncRead for Counted {
                 Poll::Ready(Ok(()))
             }
             Far::Http1(stream, _) => Pin::new(stream).poll_read(cx, buf),
-            Far::Http2(stream) => Pin::new(stream).poll_read(cx, buf),
+            Far::Http2(stream, _) => Pin::new(stream).poll_read(cx, buf),
         };
         let read_bytes = (buf.filled().len() - from) as u64;
         this.counts.sent.set(this.counts.sent.get() + read_bytes);
@@ -129,7 +132,7 @@ impl AsyncWrite for Counted {
         let this = self.get_mut();
         let written = match &mut this.end {
             Far::Http1(stream, _) => Pin::new(stream).poll_write(cx, buf),
-            Far::Http2(stream) => Pin::new(stream).poll_write(cx, buf),
+            Far::Http2(stream, _) => Pin::new(stream).poll_write(cx, buf),
         };
         if let Poll::Ready(Ok(bytes)) = &written {
             this.counts.received.set(this.counts.received.get() + *bytes as u64);
@@ -140,14 +143,14 @@ impl AsyncWrite for Counted {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().end {
             Far::Http1(stream, _) => Pin::new(stream).poll_flush(cx),
-            Far::Http2(stream) => Pin::new(stream).poll_flush(cx),
+            Far::Http2(stream, _) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().end {
             Far::Http1(stream, _) => Pin::new(stream).poll_shutdown(cx),
-            Far::Http2(stream) => Pin::new(stream).poll_shutdown(cx),
+            Far::Http2(stream, _) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }
