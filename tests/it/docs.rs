@@ -12,6 +12,8 @@ use keybearer::{
     proxy::{fault::CODE_NAMES, recovery::OUTCOME_NAMES},
 };
 
+use crate::authority::Authority;
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -125,6 +127,7 @@ fn every_configuration_in_the_documents_passes_check() {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("keybearer.yaml");
             fs::write(&path, &yaml).unwrap();
+            write_certificates(&yaml, folder.path());
             let output = keybearer(&["check", "--config", path.to_str().unwrap()], &variables(&yaml));
             let words = String::from_utf8_lossy(&output.stderr).into_owned();
             assert!(output.status.success() && words.is_empty(), "{place}\n{words}");
@@ -132,6 +135,16 @@ fn every_configuration_in_the_documents_passes_check() {
         }
     }
     assert!(checked >= 3, "only {checked} configurations were found in the documents");
+}
+
+/// Every `NAME.pem` and `NAME.key` that a configuration of the documents names.
+fn write_certificates(yaml: &str, folder: &Path) {
+    let authority = Authority::new();
+    for rest in yaml.split("{file: ").skip(1) {
+        if let Some((name, _)) = rest.split_once(".pem}") {
+            authority.issue(&[&format!("{name}.example")]).write(folder, name);
+        }
+    }
 }
 
 #[test]

@@ -487,3 +487,40 @@ async fn a_callers_user_and_process_are_on_record() {
     eventually("curl is done", || child.lock().unwrap().try_wait().unwrap().is_some()).await;
     eventually("the caller is logged", || process.has_logged(&format!("\"caller\":\"{caller}\""))).await;
 }
+
+/// What the upstream is told in `X-Forwarded-For` when the caller says `203.0.113.9`.
+async fn told(stage: &Stage, socket: Option<&str>) -> String {
+    let words = ["-H", "X-Forwarded-For: 203.0.113.9"];
+    let url = stage.url("/v1/orders");
+    let arguments = match socket {
+        Some(path) => [&words[..], &["--unix-socket", path, "http://a/v1/orders"]].concat(),
+        None => [&words[..], &[url.as_str()]].concat(),
+    };
+    let (is_done, answer) = tokio::task::block_in_place(|| curl(&arguments));
+    assert!(is_done && answer.starts_with("200"), "{answer}");
+    stage.api.last().unwrap().values("x-forwarded-for").join(", ")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_trusted_proxies_are_believed_about_callers_before_them() {
+    let start = async |trusted: &str, folder: &TempDir| {
+        let path = folder.path().join("gateway.sock").display().to_string();
+        let listeners = format!(
+            "local: {{address: \"127.0.0.1:0\", trusted_proxies: {trusted}}}\n\
+             socket: {{address: \"unix:{path}\", trusted_proxies: {trusted}}}"
+        );
+        let stage = Plan::default().listeners(&listeners).more("forwarded: x").start().await;
+        stage.ready().await;
+        (stage, path)
+    };
+    for (trusted, over_tcp, over_socket) in [
+        ("[]", "127.0.0.1", ""),
+        ("[192.0.2.0/24, unix]", "127.0.0.1", "203.0.113.9"),
+        ("[127.0.0.0/8]", "203.0.113.9, 127.0.0.1", ""),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let (stage, path) = start(trusted, &folder).await;
+        assert_eq!(told(&stage, None).await, over_tcp, "{trusted}");
+        assert_eq!(told(&stage, Some(&path)).await, over_socket, "{trusted}, unix socket");
+    }
+}
