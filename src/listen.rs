@@ -6,6 +6,7 @@
 
 use std::{io, rc::Rc, time::Duration};
 
+use rustix::io::Errno;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{caller::TrustedProxies, proxy::worker::Worker, telemetry::metrics::Count};
@@ -105,8 +106,8 @@ pub async fn accept(
     let door = Door::new(worker, connections, share.entry);
     let mut pause = Pause::default();
     while !*stop.borrow() {
-        if let Some(why) = door.is_full() {
-            pause.hold(&door, why, &door.shard().paused_limit).await;
+        if let Some((why, count)) = door.is_full() {
+            pause.hold(&door, why, count).await;
             continue;
         }
         // Both branches may be dropped: an unaccepted connection stays in the kernel's queue.
@@ -120,7 +121,11 @@ pub async fn accept(
                 door.open(transport, peer);
             }
             Err(error) if is_one_callers(&error) => {}
-            Err(error) => pause.hold(&door, &error.to_string(), &door.shard().paused_system).await,
+            Err(error) => {
+                let shard = door.shard();
+                let count = if is_about_files(&error) { &shard.paused_files } else { &shard.paused_system };
+                pause.hold(&door, &error.to_string(), count).await;
+            }
         }
     }
     // Closing the socket would reset the connections that wait in its queue.
@@ -136,6 +141,12 @@ fn is_one_callers(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
     )
+}
+
+/// The process or the system has no file descriptor left.
+fn is_about_files(error: &io::Error) -> bool {
+    let files = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
+    error.raw_os_error().is_some_and(|code| files.contains(&code))
 }
 
 /// Accepting while it cannot go on. Says so, but not at every attempt.

@@ -20,7 +20,7 @@ use crate::{
         watched::{End, Watched},
     },
     proxy::worker::Worker,
-    telemetry::listeners::ListenerShard,
+    telemetry::{listeners::ListenerShard, metrics::Count},
 };
 
 /// One worker's side of one listener.
@@ -45,14 +45,17 @@ impl Door {
         &self.entry.shard
     }
 
-    /// Why no connection should be accepted now. Workers look for themselves, so together they may
+    /// Why no connection should be accepted now, and where that is counted. Workers look for themselves, so together they may
     /// go over a limit by one connection each.
-    pub(super) fn is_full(&self) -> Option<&'static str> {
-        let shared = &self.entry.shared;
+    pub(super) fn is_full(&self) -> Option<(&'static str, &Count)> {
+        let Entry { shard, shared, .. } = &self.entry;
         if shared.open.load(Ordering::Relaxed) >= self.connections.limits().connections {
-            return Some("the limit of connections is reached");
+            return Some(("the limit of connections is reached", &shard.paused_limit));
         }
-        shared.room.is_full().then_some("there are no more open files to spare")
+        shared
+            .room
+            .is_full()
+            .then_some(("the process may not open enough files for more", &shard.paused_files))
     }
 
     /// Serves a connection on a task of its own, which the registry and the open count outlive.

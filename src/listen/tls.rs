@@ -110,7 +110,7 @@ impl Live {
             snapshot: ArcSwap::from_pointee(load(settings)?),
             shown: Arc::clone(shown),
         };
-        live.tell();
+        live.show();
         Ok(live)
     }
 
@@ -133,20 +133,12 @@ impl Live {
         Ok((stream, facts))
     }
 
-    /// Shows the snapshot in `/metrics`, and warns of what has expired.
-    fn tell(&self) {
+    /// Shows the snapshot in `/metrics`.
+    fn show(&self) {
         let snapshot = self.snapshot.load();
         let expiries =
             snapshot.facts.iter().map(|facts| (facts.path.display().to_string(), facts.expires_at));
         self.shown.show(expiries.collect());
-        for facts in snapshot.facts.iter().filter(|facts| has_expired(facts)) {
-            tracing::warn!(
-                listener = &*self.listener,
-                file = %facts.path.display(),
-                expires = facts.expires,
-                "the certificate has expired: callers that check it will not connect"
-            );
-        }
     }
 }
 
@@ -264,18 +256,10 @@ impl Follower {
         let listener = &*self.live.listener;
         match load(&self.live.settings) {
             Ok(snapshot) => {
-                for facts in &snapshot.facts {
-                    tracing::info!(
-                        listener,
-                        file = %facts.path.display(),
-                        names = facts.names(),
-                        expires = facts.expires,
-                        "the certificate files have changed and are in use"
-                    );
-                }
+                snapshot.facts.iter().for_each(|facts| tell(listener, facts));
                 self.live.snapshot.store(Arc::new(snapshot));
                 self.live.shown.renewed();
-                self.live.tell();
+                self.live.show();
                 self.complaint = None;
             }
             Err(error) => {
@@ -290,6 +274,16 @@ impl Follower {
                 self.complaint = Some((error, is_old.is_some()));
             }
         }
+    }
+}
+
+/// Says what is in use from now on.
+fn tell(listener: &str, facts: &Facts) {
+    let (file, names, expires) = (facts.path.display(), facts.names(), facts.expires.as_str());
+    tracing::info!(listener, %file, names, expires, "the certificate files have changed and are in use");
+    if has_expired(facts) {
+        let words = "the certificate has expired: callers that check it will not connect";
+        tracing::warn!(listener, %file, expires, "{words}");
     }
 }
 

@@ -21,7 +21,9 @@ pub struct ListenerShard {
     pub refused_tls: Count,
     /// Times that accepting paused because the limit of connections was reached.
     pub paused_limit: Count,
-    /// Times that accepting paused because the system had no file descriptors or no memory.
+    /// Times that accepting paused because there were too few file descriptors.
+    pub paused_files: Count,
+    /// Times that accepting paused because the system refused, for instance without memory.
     pub paused_system: Count,
 }
 

@@ -97,6 +97,16 @@ async fn a_crowd_that_takes_all_files_does_not_silence_the_admin_listener_and_is
         let response = client().get(&livez).send().await.expect("the admin listener answers");
         assert_eq!(response.status(), 200);
     }
+    let metrics = client().get(format!("http://{}/metrics", process.admin())).send().await.unwrap();
+    let metrics = metrics.text().await.unwrap();
+    assert!(
+        metrics.contains("keybearer_accept_pauses_total{listener=\"local\",reason=\"files\"}"),
+        "{metrics}"
+    );
+    assert!(
+        !metrics.contains("keybearer_accept_pauses_total{listener=\"local\",reason=\"files\"} 0"),
+        "{metrics}"
+    );
     drop(crowd);
     let answer = tokio::time::timeout(Duration::from_secs(5), raw(process.address(), GET)).await;
     let answer = answer.expect("the gateway serves again at once");

@@ -36,7 +36,7 @@ pub(super) struct ListenerSum {
     open: usize,
     accepted: u64,
     refused: [(&'static str, u64); 2],
-    paused: [(&'static str, u64); 2],
+    paused: [(&'static str, u64); 3],
     expiries: Vec<(String, i64)>,
     reloads: [(&'static str, u64); 2],
 }
@@ -56,6 +56,7 @@ impl ListenerSum {
             ],
             paused: [
                 ("connection_limit", sum(|shard| &shard.paused_limit)),
+                ("files", sum(|shard| &shard.paused_files)),
                 ("system", sum(|shard| &shard.paused_system)),
             ],
             expiries: listener.certificates.expiries(),
