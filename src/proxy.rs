@@ -67,7 +67,9 @@ pub async fn respond(worker: Rc<Worker>, inbound: Inbound) -> Response<Answer> {
         None => forward(&worker, request, &mut record).await,
     };
     match outcome {
-        Ok((sent, Some(handshake))) if sent.is_upgraded => switch(&worker, sent, handshake, record).await,
+        Ok((sent, Some(handshake))) if sent.is_upgraded => {
+            Box::pin(switch(&worker, sent, handshake, record)).await
+        }
         Ok((sent, _)) => answer(&worker, sent, record),
         Err(fault) => Answer::fault(fault, record),
     }
@@ -89,29 +91,35 @@ async fn forward(
     head.uri = target;
     let mut exchange = Exchange::new(worker, &route, record, (head, body), handshake)?;
     record.uploads(exchange.body());
-    let Some(profile) = route.profile() else {
-        let sent = exchange.send(None, record).await?;
-        return Ok((sent, exchange.take_handshake()));
-    };
-    let token = match route.current_token() {
-        Some(current) if exchange.may_be_refused() => current,
-        // A body that can be sent once only is not risked on a token that is being replaced.
+    let (generation, credential) = credential(&route, &exchange).await?.unzip();
+    let first = exchange.send(credential, record).await?;
+    let sent = match route.profile().zip(generation) {
+        // Boxed, as everything that is rare: a request's future is moved, and small ones move fast.
+        Some((profile, generation)) if exchange.is_refused(&first) => {
+            Box::pin(recovery::recover(&mut exchange, profile, generation, first, record)).await
+        }
         _ => {
-            let token = profile.acquire_unrejected(profile.patience()).await.map_err(unavailable)?;
-            (token.generation(), token.header().clone())
+            if let Some(body) = exchange.body() {
+                body.settle();
+            }
+            first
         }
-    };
-    let (generation, credential) = token;
-    let first = exchange.send(Some(credential), record).await?;
-    let sent = if exchange.is_refused(&first) {
-        recovery::recover(&mut exchange, profile, generation, first, record).await
-    } else {
-        if let Some(body) = exchange.body() {
-            body.settle();
-        }
-        first
     };
     Ok((sent, exchange.take_handshake()))
+}
+
+/// Phase 4: the profile's current token with its generation; `None` where none goes on the request.
+async fn credential(route: &RouteState, exchange: &Exchange) -> Result<Option<(u64, HeaderValue)>, Fault> {
+    let Some(profile) = route.profile() else { return Ok(None) };
+    match route.current_token() {
+        Some(current) if exchange.may_be_refused() => Ok(Some(current)),
+        // A body that can be sent once only is not risked on a token that is being replaced.
+        _ => {
+            let acquiring = Box::pin(profile.acquire_unrejected(profile.patience()));
+            let token = acquiring.await.map_err(unavailable)?;
+            Ok(Some((token.generation(), token.header().clone())))
+        }
+    }
 }
 
 /// Phase 5, all but the credential: the header for the upstream.

@@ -53,7 +53,7 @@ pub(super) async fn serve(
         let worker = Rc::clone(worker);
         async move {
             let inbound = Inbound { request, refused, caller, line: Rc::new(line) };
-            let answer = isolated(proxy::respond(worker, inbound)).await;
+            let answer = isolated(pin!(proxy::respond(worker, inbound))).await;
             stream.begin_answer();
             Ok::<_, Infallible>(answer.map(|answer| Paced { answer, stream }))
         }

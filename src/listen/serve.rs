@@ -103,7 +103,7 @@ async fn http1(
         let worker = Rc::clone(worker);
         async move {
             let inbound = Inbound { request, refused, caller, line: Rc::new(line) };
-            let answer = isolated(proxy::respond(worker, inbound)).await;
+            let answer = isolated(pin!(proxy::respond(worker, inbound))).await;
             answering.begin_answer();
             Ok::<_, Infallible>(answer)
         }
@@ -150,8 +150,9 @@ async fn close(mut stream: Transport, linger: bool) {
 }
 
 /// A panic in a request's own code ends that request with an answer, and nothing else.
-pub(super) async fn isolated(responding: impl Future<Output = Response<Answer>>) -> Response<Answer> {
-    let mut responding = pin!(responding);
+pub(super) async fn isolated(
+    mut responding: Pin<&mut impl Future<Output = Response<Answer>>>,
+) -> Response<Answer> {
     poll_fn(|cx| {
         // What has panicked is never looked at again.
         match catch_unwind(AssertUnwindSafe(|| responding.as_mut().poll(cx))) {
@@ -212,7 +213,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_in_a_request_ends_in_an_answer_of_its_own() {
-        let answer = isolated(async { panic!("canary") }).await;
+        let answer = isolated(pin!(async { panic!("canary") })).await;
         assert_eq!(answer.status(), 500);
         assert_eq!(answer.headers()["content-type"], "application/problem+json");
     }

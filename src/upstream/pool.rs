@@ -178,7 +178,8 @@ where
     ) -> Result<Connection<B>, ConnectError> {
         match self.ready(upstream, want, 0).await {
             Some(connection) => Ok(connection),
-            None => self.open_any(upstream, want, 0).await,
+            // Boxed, as everything that is rare: a request's future is moved, and small ones move fast.
+            None => Box::pin(self.open_any(upstream, want, 0)).await,
         }
     }
 
@@ -192,11 +193,11 @@ where
         want: Want,
         failed: &Connection<B>,
     ) -> Result<Connection<B>, ConnectError> {
-        let Some(number) = failed.number() else { return self.open_own(upstream, want).await };
+        let Some(number) = failed.number() else { return Box::pin(self.open_own(upstream, want)).await };
         let share = self.shelves.borrow_mut().get_mut(&upstream.id).and_then(|shelf| shelf.share(number));
         match share {
             Some(shared) if upstream.may_share(want) => Ok(Connection::share(self, &shared)),
-            _ => self.open_any(upstream, want, number).await,
+            _ => Box::pin(self.open_any(upstream, want, number)).await,
         }
     }
 
@@ -214,8 +215,11 @@ where
             };
             // Ready at once unless the last answer's end is still being noticed. An error means closed,
             // and one that takes longer is busy with what nobody waits for any more.
-            let becomes_ready = async { idle.sender.is_ready() || idle.sender.ready().await.is_ok() };
-            if tokio::time::timeout(READY_LIMIT, becomes_ready).await.unwrap_or(false) {
+            let is_ready = idle.sender.is_ready() || {
+                let becomes_ready = Box::pin(tokio::time::timeout(READY_LIMIT, idle.sender.ready()));
+                becomes_ready.await.is_ok_and(|ready| ready.is_ok())
+            };
+            if is_ready {
                 return Some(Connection::whole(self, upstream.id, idle, want));
             }
         }
