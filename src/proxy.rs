@@ -35,6 +35,7 @@ pub mod forwarded;
 pub mod headers;
 pub mod interim;
 mod line;
+pub mod notable;
 pub mod record;
 pub mod recovery;
 pub mod settings;
@@ -82,9 +83,9 @@ async fn forward(
     record: &mut Record,
 ) -> Result<(Sent, Option<Handshake>), Fault> {
     let (mut head, body) = request.into_parts();
-    let handshake = upgrade::take(&mut head)?;
+    let handshake = upgrade::take(&mut head, record.found())?;
     let route = find_route(worker, &head, record)?;
-    upgrade::decline_http2(&mut head.headers, route.settings().http2_offers)?;
+    upgrade::decline_http2(&mut head.headers, record.found(), route.settings().http2_offers)?;
     let handshake = upgrade::allowed(handshake, route.settings().websocket)?;
     let target = target::upstream_target(route.settings(), route.prefix(), &head.uri)?;
     prepare(worker, &route, &mut head, record)?;
@@ -145,6 +146,7 @@ fn prepare(
         host: host.as_ref(),
     };
     let outgoing = Outgoing {
+        found: record.found(),
         host: route.upstream().host(),
         preserve_host: settings.preserve_host,
         pass_authorization: settings.pass_authorization,
@@ -209,7 +211,7 @@ fn find_route(
 }
 
 /// Phase 8: an upstream's response, made fit for the caller.
-fn answer(worker: &Worker, sent: Sent, mut record: Record) -> Response<Answer> {
+fn answer(worker: &Worker, sent: Sent, mut record: Box<Record>) -> Response<Answer> {
     let Sent { response, carrier, upload, .. } = sent;
     let (mut head, body) = response.into_parts();
     headers::answer(&mut head.headers, record.request_id(), record.wants_trailers());
@@ -228,7 +230,12 @@ fn answer(worker: &Worker, sent: Sent, mut record: Record) -> Response<Answer> {
 }
 
 /// Phase 8 of a WebSocket: the upstream has agreed, and from here on bytes go both ways.
-async fn switch(worker: &Worker, sent: Sent, handshake: Handshake, mut record: Record) -> Response<Answer> {
+async fn switch(
+    worker: &Worker,
+    sent: Sent,
+    handshake: Handshake,
+    mut record: Box<Record>,
+) -> Response<Answer> {
     let Sent { mut response, carrier: attempt::Carrier { connection, .. }, .. } = sent;
     let upgrading = hyper::upgrade::on(&mut response);
     let far = match connection.version() {

@@ -101,12 +101,13 @@ async fn http1(
         let refused = watched.serve();
         let (line, answering) = (ConnectionLine(Rc::clone(watched)), Rc::clone(watched));
         let worker = Rc::clone(worker);
-        async move {
+        // Boxed, so that the library moves a pointer and not everything that a request needs.
+        Box::pin(async move {
             let inbound = Inbound { request, refused, caller, line: Rc::new(line) };
             let answer = isolated(pin!(proxy::respond(worker, inbound))).await;
             answering.begin_answer();
             Ok::<_, Infallible>(answer)
-        }
+        })
     });
     // The guard has judged every head before hyper sees it, so hyper's limits only have to be no
     // smaller. Its header timer is replaced by the watch.

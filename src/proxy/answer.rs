@@ -26,7 +26,7 @@ pub struct Answer {
     /// The connection and what must have been sent over it before it is free.
     carrier: Option<(Carrier, Upload)>,
     /// `None` when somebody else keeps the request's record.
-    record: Option<Record>,
+    record: Option<Box<Record>>,
 }
 
 enum Content {
@@ -36,7 +36,7 @@ enum Content {
 
 impl Answer {
     /// An upstream's body.
-    pub fn upstream(body: Incoming, carrier: Carrier, upload: Upload, record: Record) -> Self {
+    pub fn upstream(body: Incoming, carrier: Carrier, upload: Upload, record: Box<Record>) -> Self {
         let ended = body.is_end_stream();
         let mut answer =
             Self { body: Content::Upstream(body), carrier: Some((carrier, upload)), record: Some(record) };
@@ -47,7 +47,7 @@ impl Answer {
     }
 
     /// The response to a fault.
-    pub fn fault(fault: Fault, mut record: Record) -> Response<Self> {
+    pub fn fault(fault: Fault, mut record: Box<Record>) -> Response<Self> {
         record.faulted(&fault);
         let mut response = fault.response(&record.about());
         // Nobody reads the rest of a body that came with a fault.
@@ -75,7 +75,7 @@ impl Answer {
         Self::of(Bytes::new(), None)
     }
 
-    fn of(bytes: Bytes, record: Option<Record>) -> Self {
+    fn of(bytes: Bytes, record: Option<Box<Record>>) -> Self {
         let bytes = Some(bytes).filter(|bytes| !bytes.is_empty());
         Self { body: Content::Fault(bytes), carrier: None, record }
     }

@@ -34,7 +34,7 @@ pub fn is_forwarding(name: &HeaderName) -> bool {
 
 /// Drops what is not believed and tells what is wanted.
 pub fn tell(headers: &mut HeaderMap, how: Forwarding, source: &Source<'_>) {
-    if !source.is_trusted && headers.keys().any(is_forwarding) {
+    if !source.is_trusted {
         let names: Vec<HeaderName> = headers.keys().filter(|name| is_forwarding(name)).cloned().collect();
         names.iter().for_each(|name| drop(headers.remove(name)));
     }

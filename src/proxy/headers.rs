@@ -16,6 +16,7 @@ use crate::{
     proxy::{
         fault::{BadRequest, Fault},
         forwarded::{self, Source},
+        notable::Notable,
         settings::{Forwarding, Underscores},
     },
     route::authority,
@@ -27,6 +28,13 @@ const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Fields of one connection.
+const ANY_HOP_BY_HOP: Notable = Notable::CONNECTION
+    .with(Notable::HOP_BY_HOP)
+    .with(Notable::TE)
+    .with(Notable::TRAILER)
+    .with(Notable::UPGRADE);
 
 /// A caller's id is taken over up to this length.
 const REQUEST_ID_BYTES_MAX: usize = 128;
@@ -80,7 +88,15 @@ fn is_protected(name: &str) -> bool {
 }
 
 /// Takes off what belongs to one connection (RFC 9110 §7.6.1), both directions.
-fn take_off_hop_by_hop(headers: &mut HeaderMap, protect: bool, keep_trailer: bool) -> Result<(), BadRequest> {
+fn take_off_hop_by_hop(
+    headers: &mut HeaderMap,
+    found: Notable,
+    protect: bool,
+    keep_trailer: bool,
+) -> Result<(), BadRequest> {
+    if !found.has(ANY_HOP_BY_HOP) {
+        return Ok(());
+    }
     let mut nominated: Vec<HeaderName> = Vec::new();
     for value in headers.get_all(CONNECTION) {
         let Ok(value) = value.to_str() else {
@@ -114,38 +130,28 @@ fn take_off_hop_by_hop(headers: &mut HeaderMap, protect: bool, keep_trailer: boo
     for name in nominated {
         headers.remove(name);
     }
-    let names = &[
-        TRAILER,
-        CONNECTION,
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION,
-        TE,
-        TRANSFER_ENCODING,
-        UPGRADE,
-    ];
-    remove_present(headers, names.get(usize::from(keep_trailer)..).unwrap_or_default());
-    Ok(())
-}
-
-/// Removes `names`; one pass over the few fields there are is cheaper than a lookup for each name.
-fn remove_present(headers: &mut HeaderMap, names: &[HeaderName]) {
-    let mut present = 0u32;
-    for field in headers.keys() {
-        if let Some(at) = names.iter().position(|name| name == field) {
-            present |= 1 << at;
-        }
+    if found.has(Notable::HOP_BY_HOP) {
+        let names =
+            [KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TRANSFER_ENCODING];
+        names.iter().for_each(|name| drop(headers.remove(name)));
     }
-    for (at, name) in names.iter().enumerate() {
-        if present & (1 << at) != 0 {
+    for (field, name) in [
+        (Notable::CONNECTION, CONNECTION),
+        (Notable::TE, TE),
+        (Notable::TRAILER, TRAILER),
+        (Notable::UPGRADE, UPGRADE),
+    ] {
+        if found.has(field) && !(keep_trailer && name == TRAILER) {
             headers.remove(name);
         }
     }
+    Ok(())
 }
 
 /// What goes on a request to an upstream.
 pub struct Outgoing<'a> {
+    /// What the caller's header has that the rules know.
+    pub found: Notable,
     /// The upstream's `Host`.
     pub host: &'a HeaderValue,
     /// Sends the caller's `Host` instead, if it has one.
@@ -175,28 +181,37 @@ pub struct Outgoing<'a> {
 /// [`Fault`] for a nomination that no connection owns, a loop, an expectation we cannot keep, or a name
 /// that an upstream could take for another.
 pub fn prepare(headers: &mut HeaderMap, outgoing: &Outgoing<'_>) -> Result<(), Fault> {
-    let has_underscore = |name: &HeaderName| memchr::memchr(b'_', name.as_str().as_bytes()).is_some();
-    if outgoing.underscores == Underscores::Refuse && headers.keys().any(has_underscore) {
+    let found = outgoing.found;
+    if outgoing.underscores == Underscores::Refuse && found.has(Notable::UNDERSCORE) {
         return Err(Fault::BadRequest(BadRequest::Underscore));
     }
-    let wants_trailers = wants_trailers(headers);
+    let wants_trailers = found.has(Notable::TE) && wants_trailers(headers);
     let mut expected = headers.get_all(EXPECT).iter();
-    if expected.any(|expect| !expect.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+    if found.has(Notable::EXPECT)
+        && expected.any(|expect| !expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+    {
         return Err(Fault::BadRequest(BadRequest::Expectation));
     }
-    take_off_hop_by_hop(headers, true, false).map_err(Fault::BadRequest)?;
+    take_off_hop_by_hop(headers, found, true, false).map_err(Fault::BadRequest)?;
     // Framing is made anew from the body; 100-continue was answered by this gateway's own reader.
-    remove_present(headers, &[CONTENT_LENGTH, EXPECT]);
-    if !outgoing.pass_authorization {
+    if found.has(Notable::CONTENT_LENGTH.with(Notable::EXPECT)) {
+        headers.remove(CONTENT_LENGTH);
+        headers.remove(EXPECT);
+    }
+    if !outgoing.pass_authorization && found.has(Notable::AUTHORIZATION) {
         headers.remove(AUTHORIZATION);
     }
     let mut loops = headers.get_all(VIA).iter();
-    if loops.any(|via| memchr::memmem::find(via.as_bytes(), outgoing.pseudonym.as_bytes()).is_some()) {
+    if found.has(Notable::VIA)
+        && loops.any(|via| memchr::memmem::find(via.as_bytes(), outgoing.pseudonym.as_bytes()).is_some())
+    {
         return Err(Fault::Loop);
     }
     headers.append(VIA, outgoing.via.clone());
-    forwarded::tell(headers, outgoing.forwarded, &outgoing.source);
-    if outgoing.version == Version::HTTP_2 {
+    if outgoing.forwarded != Forwarding::Off || found.has(Notable::FORWARDING) {
+        forwarded::tell(headers, outgoing.forwarded, &outgoing.source);
+    }
+    if outgoing.version == Version::HTTP_2 && found.has(Notable::COOKIE) {
         join_cookies(headers);
     }
     if wants_trailers {
@@ -234,18 +249,22 @@ pub fn authorize(headers: &mut HeaderMap, credential: HeaderValue) {
 /// Turns an upstream's header fields into those for the caller. `Trailer` stays for one that can read
 /// trailers and needs to be told of them.
 pub fn answer(headers: &mut HeaderMap, request_id: &HeaderValue, keep_trailer: bool) {
-    interim(headers, keep_trailer);
+    let found = interim(headers, keep_trailer);
     // Only this gateway speaks in its own name (RFC 9209 §2).
     let mut statuses = headers.get_all(PROXY_STATUS).iter();
-    if statuses.any(|status| memchr::memmem::find(status.as_bytes(), b"keybearer").is_some()) {
+    if found.has(Notable::PROXY_STATUS)
+        && statuses.any(|status| memchr::memmem::find(status.as_bytes(), b"keybearer").is_some())
+    {
         headers.remove(PROXY_STATUS);
     }
     headers.insert(REQUEST_ID, request_id.clone());
 }
 
-/// Takes off an informational response's header what belongs to the upstream's connection.
-pub fn interim(headers: &mut HeaderMap, keep_trailer: bool) {
-    take_off_hop_by_hop(headers, false, keep_trailer).expect("only what callers send is refused");
+/// Takes off a response's header what belongs to the upstream's connection. Gives what it had.
+pub fn interim(headers: &mut HeaderMap, keep_trailer: bool) -> Notable {
+    let found = Notable::of(headers);
+    take_off_hop_by_hop(headers, found, false, keep_trailer).expect("only what callers send is refused");
+    found
 }
 
 /// Says that a 401 is about this gateway's credential, so that no caller takes it for its own.
@@ -259,7 +278,7 @@ pub fn disown_challenge(headers: &mut HeaderMap) {
 pub fn trailers(trailers: &mut HeaderMap) {
     let late = [AUTHORIZATION, CONTENT_LENGTH, COOKIE, HOST, SET_COOKIE, WWW_AUTHENTICATE, PROXY_STATUS];
     interim(trailers, false);
-    remove_present(trailers, &late);
+    late.iter().for_each(|name| drop(trailers.remove(name)));
 }
 
 /// Takes over the caller's request id when it is short and harmless, else makes one.
@@ -306,6 +325,7 @@ mod tests {
             headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
         }
         let outgoing = Outgoing {
+            found: Notable::of(&headers),
             host: &HeaderValue::from_static("api.internal"),
             preserve_host: false,
             pass_authorization: false,

@@ -16,6 +16,7 @@ use crate::{
         fault::{About, CODE_NAMES, Fault},
         headers,
         line::Line,
+        notable::Notable,
         recovery::Outcome,
         worker::{RouteState, Shard, Worker},
     },
@@ -33,6 +34,7 @@ pub struct Record {
     /// Tells the listener that the request is over when the record is.
     line: Rc<dyn Line>,
     version: Version,
+    found: Notable,
     is_grpc: bool,
     wants_trailers: bool,
     request_id: HeaderValue,
@@ -54,26 +56,28 @@ pub struct Record {
 }
 
 impl Record {
-    /// Begins the record of a request. `is_genuine` is false for a stand-in whose head says nothing.
+    /// Begins the record of a request, boxed because it goes through many hands. `is_genuine` is false for a stand-in whose head says nothing.
     pub fn begin(
         worker: &Rc<Worker>,
         request: &Request<Incoming>,
         caller: Caller,
         line: Rc<dyn Line>,
         is_genuine: bool,
-    ) -> Self {
+    ) -> Box<Self> {
         let shown =
             (worker.logs_access() && is_genuine).then(|| (request.method().clone(), request.uri().clone()));
         worker.enter();
         let has_body = !request.body().is_end_stream();
-        Self {
+        let found = Notable::of(request.headers());
+        Box::new(Self {
             worker: Rc::clone(worker),
             route: None,
             caller,
             line,
             version: request.version(),
-            is_grpc: is_grpc(request.headers()),
-            wants_trailers: headers::wants_trailers(request.headers()),
+            found,
+            is_grpc: found.has(Notable::CONTENT_TYPE) && is_grpc(request.headers()),
+            wants_trailers: found.has(Notable::TE) && headers::wants_trailers(request.headers()),
             request_id: headers::request_id(request.headers()),
             shown,
             started: Instant::now(),
@@ -88,7 +92,12 @@ impl Record {
             has_body,
             upload: None,
             tunnelled_bytes: 0,
-        }
+        })
+    }
+
+    /// What the request's header has that the rules know.
+    pub fn found(&self) -> Notable {
+        self.found
     }
 
     /// The caller's side of the request.

@@ -39,12 +39,12 @@ pub struct Tunnel {
     /// Where the caller's end comes from when it is a stream of an HTTP/2 connection.
     near: Option<OnUpgrade>,
     silence_max: Duration,
-    record: Record,
+    record: Box<Record>,
 }
 
 impl Tunnel {
     /// A tunnel to `far` that ends when nothing has moved for `silence_max`.
-    pub fn new(far: Far, near: Option<OnUpgrade>, silence_max: Duration, record: Record) -> Self {
+    pub fn new(far: Far, near: Option<OnUpgrade>, silence_max: Duration, record: Box<Record>) -> Self {
         Self { far, near, silence_max, record }
     }
 

@@ -16,6 +16,7 @@ use hyper::{ext::Protocol, upgrade::OnUpgrade};
 
 use crate::proxy::{
     fault::{BadRequest, Fault},
+    notable::Notable,
     settings::Http2Offers,
 };
 
@@ -36,9 +37,12 @@ pub struct Handshake {
 ///
 /// # Errors
 /// A CONNECT that is no WebSocket's.
-pub fn take(head: &mut request::Parts) -> Result<Option<Handshake>, Fault> {
+pub fn take(head: &mut request::Parts, found: Notable) -> Result<Option<Handshake>, Fault> {
     if head.version == Version::HTTP_2 {
         return take_http2(head);
+    }
+    if !found.has(Notable::UPGRADE) {
+        return Ok(None);
     }
     let mut wishes = head.headers.get_all(UPGRADE).iter();
     let is_websocket = match (wishes.next(), wishes.next()) {
@@ -75,7 +79,10 @@ fn take_http2(head: &mut request::Parts) -> Result<Option<Handshake>, Fault> {
 ///
 /// # Errors
 /// [`BadRequest::Upgrade`] unless it is ignored.
-pub fn decline_http2(headers: &mut HeaderMap, offers: Http2Offers) -> Result<(), Fault> {
+pub fn decline_http2(headers: &mut HeaderMap, found: Notable, offers: Http2Offers) -> Result<(), Fault> {
+    if !found.has(Notable::UPGRADE.with(Notable::HTTP2_SETTINGS)) {
+        return Ok(());
+    }
     if !headers.contains_key(HTTP2_SETTINGS) && !names(headers, &UPGRADE, "h2c") {
         return Ok(());
     }
@@ -183,7 +190,8 @@ mod tests {
             request = request.header(*name, *value);
         }
         let (mut head, ()) = request.body(()).unwrap().into_parts();
-        take(&mut head).map(|wish| wish.is_some()).map_err(|fault| fault.status().as_u16())
+        let found = Notable::of(&head.headers);
+        take(&mut head, found).map(|wish| wish.is_some()).map_err(|fault| fault.status().as_u16())
     }
 
     #[test]
@@ -208,9 +216,10 @@ mod tests {
         for (name, value) in [("upgrade", "foo, H2C"), ("http2-settings", "AAMAAABkAAQAAP__")] {
             let mut headers = HeaderMap::new();
             headers.insert(name, HeaderValue::from_static(value));
-            let refused = decline_http2(&mut headers.clone(), Http2Offers::Refuse);
+            let found = Notable::of(&headers);
+            let refused = decline_http2(&mut headers.clone(), found, Http2Offers::Refuse);
             assert_eq!(refused.map_err(|fault| fault.status().as_u16()), Err(400), "{name}");
-            assert!(decline_http2(&mut headers, Http2Offers::Ignore).is_ok());
+            assert!(decline_http2(&mut headers, found, Http2Offers::Ignore).is_ok());
             assert!(!headers.contains_key("http2-settings"));
         }
     }
