@@ -155,7 +155,10 @@ async fn made_you_reset() {
         let priority = [&nth(n).to_be_bytes()[..], &[16]].concat();
         [post(nth(n), "/v1/orders"), frame(PRIORITY, 0, nth(n), &priority)].concat()
     };
-    target.flood("made you reset by priorities", &[], MANY, on_itself).await;
+    assert!(
+        target.flood("made you reset by priorities", &[], MANY, on_itself).await,
+        "it ends the connection"
+    );
 }
 
 /// A header block that never ends (CVE-2024-27316 and its kin).
@@ -174,21 +177,23 @@ async fn continuation_flood() {
 async fn frames_that_carry_nothing() {
     let target = Target::start("").await;
     let opened = post(1, "/v1/orders");
-    target.flood("empty DATA", &opened, MANY, |_| frame(DATA, 0, 1, b"")).await;
-    // One byte of padding's length, and padding.
-    let padded = |_| frame(DATA, 8, 1, &[255; 256]);
-    target.flood("DATA that is all padding", &opened, MANY, padded).await;
-    target.flood("PING", &[], MANY, |n| frame(PING, 0, 0, &[&[0; 4][..], &n.to_be_bytes()].concat())).await;
-    target.flood("PING that was answered", &[], MANY, |_| frame(PING, ACK, 0, &[0; 8])).await;
-    target.flood("SETTINGS", &[], MANY, |_| frame(SETTINGS, 0, 0, &[])).await;
-    target
-        .flood("SETTINGS that change", &[], MANY, |n| frame(SETTINGS, 0, 0, &setting(4, 65_535 + n % 2)))
-        .await;
-    let priority = |n| frame(PRIORITY, 0, nth(n), &[0, 0, 0, 0, 16]);
-    target.flood("PRIORITY", &[], MANY, priority).await;
-    target.flood("WINDOW_UPDATE", &[], MANY, |_| window_update(0, 1)).await;
-    target.flood("WINDOW_UPDATE of a stream", &opened, MANY, |_| window_update(1, 1)).await;
-    target.flood("frames of no known type", &[], MANY, |_| frame(0x77, 0, 0, &[0; 16])).await;
+    type Unit = fn(u32) -> Vec<u8>;
+    let floods: [(&str, &[u8], Unit); 10] = [
+        ("empty DATA", &opened, |_| frame(DATA, 0, 1, b"")),
+        // The first byte is the padding's length, and the padding is all the rest.
+        ("DATA that is all padding", &opened, |_| frame(DATA, 8, 1, &[255; 256])),
+        ("PING", &[], |n| frame(PING, 0, 0, &[&[0; 4][..], &n.to_be_bytes()].concat())),
+        ("PING that was answered", &[], |_| frame(PING, ACK, 0, &[0; 8])),
+        ("SETTINGS", &[], |_| frame(SETTINGS, 0, 0, &[])),
+        ("SETTINGS that change", &[], |n| frame(SETTINGS, 0, 0, &setting(4, 65_535 + n % 2))),
+        ("PRIORITY", &[], |n| frame(PRIORITY, 0, nth(n), &[0, 0, 0, 0, 16])),
+        ("WINDOW_UPDATE", &[], |_| window_update(0, 1)),
+        ("WINDOW_UPDATE of a stream", &opened, |_| window_update(1, 1)),
+        ("frames of no known type", &[], |_| frame(0x77, 0, 0, &[0; 16])),
+    ];
+    for (name, first, unit) in floods {
+        assert!(target.flood(name, first, MANY, unit).await, "{name} ends the connection");
+    }
 }
 
 /// Answers to PING and SETTINGS that nobody reads must not be kept without end (CVE-2019-9512, -9515).

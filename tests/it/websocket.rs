@@ -3,6 +3,10 @@
 use std::time::Duration;
 
 use crate::{
+    frames::{
+        DATA, END_HEADERS, END_STREAM, HEADERS, PING, RST_STREAM, Reader, SETTINGS, WINDOW_UPDATE, Writer,
+        connect, field, frame, setting,
+    },
     front::{Front, Peer, played},
     programs::Program,
     stage::{PATIENCE, Plan, Stage},
@@ -337,4 +341,80 @@ async fn a_silent_tunnel_ends_after_its_time_and_a_busy_one_does_not() {
     // Three times its limit, and it is still open. Now nobody says anything.
     let ended = async { (caller.rest().await, upstream.rest().await) };
     assert_eq!(tokio::time::timeout(PATIENCE, ended).await.unwrap(), (String::new(), String::new()));
+}
+
+/// The header block of a handshake by RFC 8441.
+fn extended_connect() -> Vec<u8> {
+    let fields = [
+        (":method", "CONNECT"),
+        (":protocol", "websocket"),
+        (":scheme", "http"),
+        (":authority", "a"),
+        (":path", "/v1/socket"),
+        ("sec-websocket-version", "13"),
+    ];
+    fields.iter().flat_map(|(name, value)| field(name, value)).collect()
+}
+
+/// The upstream's answer, with the proof for the key that the gateway has made up.
+const SWITCH_2: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n";
+
+fn proof(asked: &str) -> String {
+    let key = asked.lines().find(|line| line.to_lowercase().starts_with("sec-websocket-key: "));
+    let key = key.unwrap().split_once(": ").unwrap().1;
+    let sum = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    let sum = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, sum.as_bytes());
+    base64::Engine::encode(&base64::prelude::BASE64_STANDARD, sum)
+}
+
+/// A tunnel over HTTP/2, after the caller has read the answer.
+async fn tunnel_over_http_2(more: &str) -> (Reader, Writer, Peer, Stage) {
+    let (listener, stage) = played(more).await;
+    let (mut reader, mut writer) = connect(stage.address(), &[]).await;
+    let settings = reader.find(|f| f.kind == SETTINGS && f.flags == 0).await.unwrap().payload;
+    assert!(settings.chunks(6).any(|s| s == setting(8, 1)), "extended CONNECT is offered: {settings:?}");
+    assert!(writer.send(&frame(HEADERS, END_HEADERS, 1, &extended_connect())).await);
+    let mut upstream = Peer::accept(&listener).await;
+    let asked = upstream.head().await;
+    upstream.send(format!("{SWITCH_2}Sec-WebSocket-Accept: {}\r\n\r\n", proof(&asked))).await;
+    assert!(reader.find(|f| f.kind == HEADERS).await.unwrap().has_status(200));
+    (reader, writer, upstream, stage)
+}
+
+#[tokio::test]
+async fn bytes_behind_a_handshake_over_http_2_that_is_refused_are_never_the_upstreams() {
+    let (listener, stage) = played("").await;
+    let (mut reader, mut writer) = connect(stage.address(), &[]).await;
+    let smuggled = frame(DATA, 0, 1, b"GET /v1/smuggled HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(writer.send(&[frame(HEADERS, END_HEADERS, 1, &extended_connect()), smuggled].concat()).await);
+    let mut upstream = Peer::accept(&listener).await;
+    upstream.head().await;
+    upstream.send("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno").await;
+    let answer = reader.find(|f| f.kind == DATA && !f.payload.is_empty()).await.unwrap();
+    assert_eq!(answer.payload, b"no");
+    drop((writer, reader, stage));
+    assert_eq!(upstream.rest().await, "");
+}
+
+#[tokio::test]
+async fn either_side_may_stop_sending_over_http_2() {
+    let (mut reader, mut writer, mut upstream, _stage) = tunnel_over_http_2("").await;
+    assert!(writer.send(&frame(DATA, END_STREAM, 1, b"the last of mine")).await);
+    assert_eq!(upstream.rest().await, "the last of mine");
+    upstream.send("and mine").await;
+    assert_eq!(reader.find(|f| f.kind == DATA).await.unwrap().payload, b"and mine");
+    upstream.half_close().await;
+    let end = reader.find(|f| f.stream == 1 && f.kind != WINDOW_UPDATE).await.unwrap();
+    assert_eq!((end.kind, end.flags & END_STREAM), (DATA, END_STREAM), "{end:?}");
+}
+
+#[tokio::test]
+async fn a_silent_tunnel_over_http_2_ends_and_the_connection_goes_on() {
+    let (mut reader, mut writer, mut upstream, _stage) =
+        tunnel_over_http_2("timeouts: {stream: 500ms}").await;
+    assert_eq!(upstream.rest().await, "");
+    let end = reader.find(|f| f.stream == 1).await.unwrap();
+    assert!(end.kind == RST_STREAM || end.flags & END_STREAM != 0, "{end:?}");
+    assert!(writer.send(&frame(PING, 0, 0, &[7; 8])).await);
+    assert!(reader.find(|f| f.kind == PING).await.is_some());
 }
