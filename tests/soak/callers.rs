@@ -19,6 +19,8 @@ const UPLOAD_MAX: usize = 300_000;
 #[derive(Clone, Copy)]
 struct Kind {
     is_http2: bool,
+    /// A connection of its own for every request, whose certificate may be a second old.
+    is_tls: bool,
     method: &'static str,
     path: &'static str,
     count: usize,
@@ -26,15 +28,17 @@ struct Kind {
     pause_ms: u64,
 }
 
-const KINDS: [Kind; 8] = [
-    Kind { is_http2: false, method: "GET", path: "/gentle", count: 6, pause_ms: 200 },
-    Kind { is_http2: true, method: "GET", path: "/gentle", count: 6, pause_ms: 200 },
-    Kind { is_http2: false, method: "PUT", path: "/gentle", count: 3, pause_ms: 300 },
-    Kind { is_http2: true, method: "PUT", path: "/gentle", count: 3, pause_ms: 300 },
-    Kind { is_http2: false, method: "POST", path: "/gentle", count: 2, pause_ms: 300 },
-    Kind { is_http2: false, method: "GET", path: "/rough", count: 2, pause_ms: 100 },
-    Kind { is_http2: true, method: "POST", path: "/rough", count: 2, pause_ms: 100 },
-    Kind { is_http2: false, method: "POST", path: "/rough", count: 2, pause_ms: 100 },
+const KINDS: [Kind; 10] = [
+    Kind { is_http2: false, is_tls: true, method: "GET", path: "/gentle", count: 1, pause_ms: 400 },
+    Kind { is_http2: true, is_tls: true, method: "PUT", path: "/gentle", count: 1, pause_ms: 400 },
+    Kind { is_http2: false, is_tls: false, method: "GET", path: "/gentle", count: 6, pause_ms: 200 },
+    Kind { is_http2: true, is_tls: false, method: "GET", path: "/gentle", count: 6, pause_ms: 200 },
+    Kind { is_http2: false, is_tls: false, method: "PUT", path: "/gentle", count: 3, pause_ms: 300 },
+    Kind { is_http2: true, is_tls: false, method: "PUT", path: "/gentle", count: 3, pause_ms: 300 },
+    Kind { is_http2: false, is_tls: false, method: "POST", path: "/gentle", count: 2, pause_ms: 300 },
+    Kind { is_http2: false, is_tls: false, method: "GET", path: "/rough", count: 2, pause_ms: 100 },
+    Kind { is_http2: true, is_tls: false, method: "POST", path: "/rough", count: 2, pause_ms: 100 },
+    Kind { is_http2: false, is_tls: false, method: "POST", path: "/rough", count: 2, pause_ms: 100 },
 ];
 /// Callers that hang up in the middle.
 const RUDE: usize = 2;
@@ -55,7 +59,14 @@ pub(crate) fn start(soak: &Arc<Soak>, stopped: &watch::Receiver<bool>) -> JoinSe
 
 async fn call(soak: Arc<Soak>, stopped: watch::Receiver<bool>, kind: Kind) {
     let builder = Client::builder().no_proxy().timeout(ANSWER_MAX);
-    let builder = if kind.is_http2 { builder.http2_prior_knowledge() } else { builder.http1_only() };
+    let builder = match (kind.is_tls, kind.is_http2) {
+        (true, is_http2) => {
+            let builder = builder.tls_certs_only([soak.authority()]).pool_max_idle_per_host(0);
+            if is_http2 { builder } else { builder.http1_only() }
+        }
+        (false, true) => builder.http2_prior_knowledge(),
+        (false, false) => builder.http1_only(),
+    };
     let client = builder.build().unwrap();
     while !*stopped.borrow() {
         request(&soak, &client, kind).await;
@@ -69,12 +80,13 @@ async fn request(soak: &Soak, client: &Client, kind: Kind) {
     let body = if kind.method == "GET" { Vec::new() } else { noise(fastrand::usize(0..UPLOAD_MAX)) };
     let sum: String = digest(&SHA256, &body).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
     let method = Method::from_bytes(kind.method.as_bytes()).unwrap();
-    let mut request = client.request(method, soak.url(&path));
+    let mut request = client.request(method, soak.url(kind.is_tls, &path));
     if kind.method != "GET" {
         request = request.body(body.clone());
     }
     let tally = &soak.tally;
-    let name = format!("{} {path} over HTTP/{}", kind.method, if kind.is_http2 { 2 } else { 1 });
+    let (version, tls) = (if kind.is_http2 { 2 } else { 1 }, if kind.is_tls { " and TLS" } else { "" });
+    let name = format!("{} {path} over HTTP/{version}{tls}", kind.method);
     // A POST is not sent twice when its connection has broken (RFC 9110 §9.2.2), and over the rough
     // layer anything can break.
     let may_fail = kind.path == "/rough" || kind.method == "POST";

@@ -54,3 +54,11 @@ async fn revoke(soak: &Soak) {
     // Requests that were refused with the old token are on their way with the new one.
     tokio::time::sleep(SPELL / 3).await;
 }
+
+/// Renews the certificate of the listener every second, its two files one after the other, as tools do.
+pub(crate) async fn renew(soak: Arc<Soak>, stopped: watch::Receiver<bool>) {
+    while !*stopped.borrow() {
+        soak.issue();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}

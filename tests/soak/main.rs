@@ -1,8 +1,8 @@
 //! The gateway for as long as one likes, while everything around it fails: `make soak`.
 //!
 //! Between the gateway and the demo's Web API there is a layer that closes, half-closes, cuts and stalls
-//! connections. The identity provider comes and goes, tokens are revoked, callers hang up. What must not
-//! happen is defined exactly:
+//! connections. The identity provider comes and goes, tokens are revoked, the listener's certificate is
+//! renewed every second, callers hang up. What must not happen is defined exactly:
 //!
 //! - **No request is lost that was safe to answer.** Safe is a GET or PUT over a layer that only closes
 //!   connections on which nothing is outstanding, whatever the tokens and the provider do: an upstream
@@ -27,7 +27,7 @@ mod faults;
 mod layer;
 mod tally;
 
-use std::{fs, sync::Arc, time::Duration};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use keybearer::{
     app::{self, Drained, Running},
@@ -37,6 +37,7 @@ use keybearer::{
         idp::{Account, Idp, TENANT},
     },
 };
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
 use tokio::{sync::watch, time::Instant};
 
@@ -65,6 +66,7 @@ struct Soak {
     /// Cuts and stalls connections anywhere.
     rough: Layer,
     gateway: Running,
+    issuer: CertifiedIssuer<'static, KeyPair>,
     tally: Tally,
     folder: TempDir,
 }
@@ -77,6 +79,7 @@ async fn soak() {
     let (stop, stopped) = watch::channel(false);
     let callers = callers::start(&soak, &stopped);
     let faults = tokio::spawn(faults::make(Arc::clone(&soak), stopped.clone()));
+    let renewals = tokio::spawn(faults::renew(Arc::clone(&soak), stopped));
     let mut memory = Memory::default();
     let begun = Instant::now();
     let mut told_at = begun;
@@ -91,6 +94,7 @@ async fn soak() {
     // The last requests are made with everything in order, so that what comes back can be judged.
     stop.send_replace(true);
     faults.await.unwrap();
+    renewals.await.unwrap();
     callers.join_all().await;
     println!("{}", soak.progress(begun.elapsed(), &memory));
     soak.judge(span, &memory).await;
@@ -108,6 +112,8 @@ impl Soak {
         let rough = Layer::start(&api.url(), Temper::Rough).await;
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("secret"), SECRET).unwrap();
+        let issuer = issuer();
+        issue(&issuer, folder.path());
         let yaml = configuration(&idp, &gentle, &rough);
         let path = folder.path().join("keybearer.yaml");
         fs::write(&path, &yaml).unwrap();
@@ -116,12 +122,23 @@ impl Soak {
         while !gateway.profiles().iter().all(|profile| profile.is_ready()) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        Self { idp, api, gentle, rough, gateway, tally: Tally::default(), folder }
+        Self { idp, api, gentle, rough, gateway, issuer, tally: Tally::default(), folder }
     }
 
     /// The gateway's URL for a path.
-    fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.gateway.listener("local").unwrap())
+    fn url(&self, is_tls: bool, path: &str) -> String {
+        let (scheme, listener) = if is_tls { ("https", "secure") } else { ("http", "local") };
+        format!("{scheme}://localhost:{}{path}", self.gateway.listener(listener).unwrap().port())
+    }
+
+    /// Writes the listener's next certificate.
+    fn issue(&self) {
+        issue(&self.issuer, self.folder.path());
+    }
+
+    /// Who signs the listener's certificates.
+    fn authority(&self) -> reqwest::Certificate {
+        reqwest::Certificate::from_pem(self.issuer.pem().as_bytes()).unwrap()
     }
 
     fn progress(&self, elapsed: Duration, memory: &Memory) -> String {
@@ -172,11 +189,25 @@ impl Soak {
     }
 }
 
+fn issuer() -> CertifiedIssuer<'static, KeyPair> {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+fn issue(issuer: &CertifiedIssuer<'static, KeyPair>, folder: &Path) {
+    let key = KeyPair::generate().unwrap();
+    let made = CertificateParams::new(["localhost".to_owned()]).unwrap().signed_by(&key, issuer).unwrap();
+    fs::write(folder.join("server.pem"), made.pem()).unwrap();
+    fs::write(folder.join("server.key"), key.serialize_pem()).unwrap();
+}
+
 fn configuration(idp: &Idp, gentle: &Layer, rough: &Layer) -> String {
     let (authority, gentle, rough) = (idp.url(), gentle.url(), rough.url());
     format!(
         "listeners:
   local: {{address: \"127.0.0.1:0\"}}
+  secure: {{address: \"127.0.0.1:0\", tls: {{certificate: {{file: server.pem}}, key: {{file: server.key}}}}}}
 admin: {{address: \"127.0.0.1:0\"}}
 workers: 2
 timeouts: {{response: 3s, stream: 3s, drain: 10s}}
