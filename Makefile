@@ -33,7 +33,7 @@ bench:
 # A debug build: slower, but it checks its arithmetic and its assertions.
 SOAK_SECONDS ?= 600
 soak:
-	@SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --locked --test soak
+	@SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --locked --test soak -- --nocapture
 
 fmt:
 	@$(CARGO) fmt
