@@ -59,11 +59,7 @@ impl Notable {
 
 /// Names are in lower case here.
 fn kind(name: &str) -> Notable {
-    let underscore = match memchr::memchr(b'_', name.as_bytes()) {
-        Some(_) => Notable::UNDERSCORE,
-        None => Notable::default(),
-    };
-    let known = match name {
+    match name {
         "connection" => Notable::CONNECTION,
         "keep-alive"
         | "proxy-connection"
@@ -82,10 +78,15 @@ fn kind(name: &str) -> Notable {
         "cookie" => Notable::COOKIE,
         "proxy-status" => Notable::PROXY_STATUS,
         "forwarded" | "x-real-ip" => Notable::FORWARDING,
-        _ if name.starts_with("x-forwarded-") => Notable::FORWARDING,
-        _ => Notable::default(),
-    };
-    known.with(underscore)
+        _ => of_unknown(name),
+    }
+}
+
+/// Names are short: looking at every byte costs less than calling for help.
+fn of_unknown(name: &str) -> Notable {
+    let has_underscore = name.bytes().fold(false, |seen, byte| seen | (byte == b'_'));
+    let underscore = if has_underscore { Notable::UNDERSCORE } else { Notable::default() };
+    if name.starts_with("x-forwarded-") { underscore.with(Notable::FORWARDING) } else { underscore }
 }
 
 #[cfg(test)]
