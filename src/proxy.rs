@@ -138,7 +138,8 @@ fn prepare(
         let host = HeaderValue::from_str(authority.as_str());
         head.headers.insert(header::HOST, host.map_err(|_| Fault::BadRequest(BadRequest::Target))?);
     }
-    let host = head.headers.get(header::HOST).cloned();
+    let tells_host = settings.forwarded != settings::Forwarding::Off;
+    let host = head.headers.get(header::HOST).filter(|_| tells_host).cloned();
     let source = forwarded::Source {
         address: record.caller().ip(),
         is_trusted: record.caller().is_trusted(),

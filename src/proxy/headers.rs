@@ -99,6 +99,10 @@ fn take_off_hop_by_hop(
     }
     let mut nominated: Vec<HeaderName> = Vec::new();
     for value in headers.get_all(CONNECTION) {
+        // Nearly always it says this alone.
+        if value.as_bytes().eq_ignore_ascii_case(b"keep-alive") {
+            continue;
+        }
         let Ok(value) = value.to_str() else {
             if protect {
                 return Err(BadRequest::Nomination);
