@@ -198,9 +198,10 @@ pub fn prepare(headers: &mut HeaderMap, outgoing: &Outgoing<'_>) -> Result<(), F
     }
     take_off_hop_by_hop(headers, found, true, false).map_err(Fault::BadRequest)?;
     // Framing is made anew from the body; 100-continue was answered by this gateway's own reader.
-    if found.has(Notable::CONTENT_LENGTH.with(Notable::EXPECT)) {
-        headers.remove(CONTENT_LENGTH);
-        headers.remove(EXPECT);
+    for (field, name) in [(Notable::CONTENT_LENGTH, CONTENT_LENGTH), (Notable::EXPECT, EXPECT)] {
+        if found.has(field) {
+            headers.remove(name);
+        }
     }
     if !outgoing.pass_authorization && found.has(Notable::AUTHORIZATION) {
         headers.remove(AUTHORIZATION);
