@@ -6,6 +6,9 @@
 CARGO ?= cargo
 NPM ?= npm
 
+# Where Debian puts nginx; not in everybody's path.
+export PATH := $(PATH):/usr/sbin
+
 # Steps of `make test`: says what runs, and which one failed.
 define step
 @printf '\n== %s\n' '$(1)'
@@ -85,6 +88,7 @@ tools:
 	$(call component,fmt,rustfmt)
 	$(call component,clippy,clippy)
 	$(call need,curl,curl,a client that the tests send requests with)
+	$(call need,nginx,nginx,the tests compare what it does with the same bytes)
 	$(call need,node,nodejs,the authorization server and callers of the tests)
 	@major=$$(node -p 'process.versions.node.split(".")[0]') && [ "$$major" -ge 20 ] || { \
 	  echo "make: Node.js $$(node --version) is too old for the authorization server of the tests:" \

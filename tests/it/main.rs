@@ -24,6 +24,7 @@ mod clients; // callers that nobody here wrote: curl, Python, Node, Java
 mod commands; // the binary: check, explain, token, run, exit codes
 mod contract; // the safety contract of docs/security.md, one test each
 mod crowds; // too many connections, too few files
+mod differential; // the same bytes to Keybearer and to nginx
 mod docs; // what the documentation says, tried
 mod drain; // stopping under load
 mod floods; // callers of HTTP/2 that want to cost as much as they can
