@@ -8,7 +8,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version,
     header::{
-        CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, TRANSFER_ENCODING, UPGRADE,
+        CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, TE, TRANSFER_ENCODING, UPGRADE,
     },
     request,
 };
@@ -119,6 +119,8 @@ pub fn put(handshake: &Handshake, head: &mut request::Parts, version: Version) {
         head.extensions.insert(Protocol::from_static(WEBSOCKET));
         head.headers.remove(SEC_WEBSOCKET_KEY);
     } else {
+        // A handshake's answer has no trailers, and `Connection` has one thing to say only.
+        head.headers.remove(TE);
         head.headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         head.headers.insert(UPGRADE, HeaderValue::from_static(WEBSOCKET));
         head.headers.insert(SEC_WEBSOCKET_KEY, handshake.key.clone());

@@ -2,17 +2,9 @@
 
 use crate::differential::recorder::{Recorded, chunked};
 
-/// Fields that belong to one connection (RFC 9110 §7.6.1).
-const HOP_BY_HOP: [&str; 8] = [
-    "connection",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "upgrade",
-];
+/// Fields that belong to one connection (RFC 9110 §7.6.1), and that this gateway has no use for.
+const HOP_BY_HOP: [&str; 5] =
+    ["keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "trailer"];
 
 /// What is broken in `request`, if anything. `host` is the upstream's authority.
 pub(crate) fn broken(request: &Recorded, host: &str) -> Vec<String> {
@@ -51,6 +43,15 @@ pub(crate) fn broken(request: &Recorded, host: &str) -> Vec<String> {
     for name in HOP_BY_HOP {
         demand(values(name).is_empty(), &format!("the hop-by-hop field {name}"));
     }
+    let ours_to_say = match (values("connection").as_slice(), values("te").as_slice()) {
+        ([], []) => values("upgrade").is_empty(),
+        (["TE"], ["trailers"]) => values("upgrade").is_empty(),
+        (["Upgrade"], []) => values("upgrade") == ["websocket"] && parts[0] == "GET",
+        _ => false,
+    };
+    demand(ours_to_say, "Connection, TE or Upgrade as the gateway never says them");
+    demand(values("upgrade").is_empty() || request.framed.is_empty(), "an upgrade with a body");
+    demand(fields.iter().all(|(name, _)| !name.contains('_')), "a name with an underscore");
     let (lengths, codings) = (values("content-length"), values("transfer-encoding"));
     demand(lengths.len() + codings.len() <= 1, "more than one length");
     demand(codings.iter().all(|coding| *coding == "chunked"), "an odd Transfer-Encoding");
