@@ -23,7 +23,10 @@ use crate::{
         upgrade::Handshake,
         worker::{RouteState, Worker},
     },
-    route::{self, path},
+    route::{
+        self,
+        path::{self, Flaw},
+    },
     token::Unavailable,
 };
 
@@ -84,7 +87,9 @@ async fn forward(
 ) -> Result<(Sent, Option<Handshake>), Fault> {
     let (mut head, body) = request.into_parts();
     let handshake = upgrade::take(&mut head, record.found())?;
-    let route = find_route(worker, &head, record)?;
+    let matched = find_route(worker, &head, &**record.line())?;
+    record.routed(&matched.route);
+    let route = matched.admit(&head.method)?;
     upgrade::decline_http2(&mut head.headers, record.found(), route.settings().http2_offers)?;
     let handshake = upgrade::allowed(handshake, route.settings().websocket)?;
     let target = target::upstream_target(route.settings(), route.prefix(), &head.uri)?;
@@ -170,17 +175,35 @@ fn unavailable(unavailable: Unavailable) -> Fault {
     }
 }
 
+/// The one route that a request matches.
+pub(crate) struct Found {
+    pub(crate) route: Rc<RouteState>,
+    /// Why its path may not pass.
+    flaw: Option<Flaw>,
+    /// Its rule lists the method by name.
+    names_method: bool,
+}
+
+impl Found {
+    /// The route, if it takes such a path and such a method.
+    pub(crate) fn admit(self, method: &Method) -> Result<Rc<RouteState>, Fault> {
+        if let Some(flaw) = self.flaw {
+            return Err(Fault::BadRequest(BadRequest::Path(flaw)));
+        }
+        if !target::is_usual(method) && !self.names_method {
+            return Err(Fault::MethodRefused);
+        }
+        Ok(self.route)
+    }
+}
+
 /// Phase 2: the one route of this request. The canonical path is what is matched and what is sent.
-fn find_route(
-    worker: &Rc<Worker>,
-    head: &request::Parts,
-    record: &mut Record,
-) -> Result<Rc<RouteState>, Fault> {
+pub(crate) fn find_route(worker: &Worker, head: &request::Parts, line: &dyn Line) -> Result<Found, Fault> {
     if matches!(head.method, Method::TRACE | Method::CONNECT) {
         return Err(Fault::MethodRefused);
     }
-    let host = headers::host(head, record.line().is_tls()).map_err(Fault::BadRequest)?;
-    if record.line().is_misdirected(host) {
+    let host = headers::host(head, line.is_tls()).map_err(Fault::BadRequest)?;
+    if line.is_misdirected(host) {
         return Err(Fault::BadRequest(BadRequest::Misdirected));
     }
     let raw = head.uri.path();
@@ -199,16 +222,9 @@ fn find_route(
             None => Fault::NoRoute,
         });
     };
-    record.routed(&route);
-    if route.profile().is_some()
-        && let Some(flaw) = reading.refused_by(route.settings().path_check)
-    {
-        return Err(Fault::BadRequest(BadRequest::Path(flaw)));
-    }
-    if !target::is_usual(&head.method) && !matched.names_method {
-        return Err(Fault::MethodRefused);
-    }
-    Ok(route)
+    let has_profile = route.settings().profile.is_some();
+    let flaw = reading.refused_by(route.settings().path_check).filter(|_| has_profile);
+    Ok(Found { route, flaw, names_method: matched.names_method })
 }
 
 /// Phase 8: an upstream's response, made fit for the caller.
