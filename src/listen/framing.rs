@@ -114,7 +114,7 @@ fn request_line(line: &[u8], limits: &Limits) -> Result<bool, Refusal> {
     }
     // Nearly every target is plain; what is not is shown to the library that will have to read it.
     let is_plain = target.first() == Some(&b'/') && !target.iter().any(|b| b"<>\\^`{|}\"".contains(b));
-    if !is_plain && method != b"CONNECT" && http::Uri::try_from(target).is_err() {
+    if !is_plain && http::Uri::try_from(target).is_err() {
         return Err(F("the request target is no path and no URL"));
     }
     match version {
