@@ -1,7 +1,7 @@
 # `make` lists the targets. Everything builds what Cargo.lock says.
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test soak bench fmt tools
+.PHONY: help build demo test soak bench fuzz fmt tools
 
 CARGO ?= cargo
 NPM ?= npm
@@ -22,6 +22,7 @@ help:
 	  'make test    formatting, lints, all tests, documentation; installs what they need' \
 	  'make soak    the gateway under faults for ten minutes (SOAK_SECONDS=600)' \
 	  'make bench   what a request costs, against no gateway, and what finding a route costs' \
+	  'make fuzz    each fuzz target for a minute (FUZZ_SECONDS=60, FUZZ_TARGETS="head path")' \
 	  'make fmt     formats the code'
 
 build:
@@ -37,6 +38,31 @@ bench:
 SOAK_SECONDS ?= 600
 soak:
 	@SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --locked --test soak -- --nocapture
+
+# --- fuzzing -----------------------------------------------------------------------------------------
+
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= $(basename $(notdir $(wildcard fuzz/targets/*.rs)))
+
+# What libFuzzer has to see of the program, with the stable compiler: edges, comparisons, addresses.
+FUZZ_FLAGS := -Cpasses=sancov-module -Ccodegen-units=1 \
+  -Cllvm-args=-sanitizer-coverage-level=4 \
+  -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+  -Cllvm-args=-sanitizer-coverage-pc-table \
+  -Cllvm-args=-sanitizer-coverage-trace-compares
+
+# A target is named to cargo although it is this machine's own: else build scripts would get the flags too.
+fuzz:
+	$(call need,cc,build-essential,the linker and the C part of the TLS library)
+	$(call need,c++,build-essential,compiles libFuzzer)
+	@echo 'building the fuzz targets; the first build takes some minutes'
+	@host=$$(rustc -vV | sed -n 's/^host: //p'); \
+	RUSTFLAGS='$(FUZZ_FLAGS)' $(CARGO) build --release --locked --manifest-path fuzz/Cargo.toml \
+	  --target "$$host" --target-dir target/fuzz/build || exit 1; \
+	for target in $(FUZZ_TARGETS); do \
+	  sh fuzz/run.sh "$$target" '$(FUZZ_SECONDS)' "target/fuzz/build/$$host/release/$$target" || exit 1; \
+	done; \
+	echo 'make fuzz: no promise broken'
 
 fmt:
 	@$(CARGO) fmt

@@ -165,7 +165,8 @@ fn start_profiles(settings: &Settings, runtime: &Runtime) -> HashMap<String, tok
     started.collect()
 }
 
-fn snapshot(
+/// The routing table of `settings`, with the owners of its profiles' tokens.
+pub(crate) fn snapshot(
     settings: &Settings,
     profiles: &HashMap<String, token::Handle>,
     workers: usize,

@@ -16,6 +16,8 @@ use crate::route::pattern::{HostPattern, PathPrefix, fold};
 
 pub mod authority;
 pub mod explain;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod origins;
 pub mod path;
 pub mod pattern;
 

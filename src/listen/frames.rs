@@ -20,7 +20,7 @@ use tokio::{
 use crate::listen::{streams::Streams, watched::Watched};
 
 /// What an HTTP/2 caller sends first (RFC 9113 §3.4).
-pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Control frames that a connection may send at once.
 const ALLOWANCE_MAX: u32 = 1000;
@@ -38,7 +38,7 @@ const END_HEADERS: u8 = 4;
 
 /// Reads frame headers out of a stream of bytes.
 #[derive(Debug)]
-pub(super) struct Scanner {
+pub(crate) struct Scanner {
     preface_left: usize,
     header: [u8; 9],
     have: usize,
@@ -53,10 +53,10 @@ pub(super) struct Scanner {
 
 /// The caller sends more control frames than any honest one has reason to.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Flood;
+pub(crate) struct Flood;
 
 impl Scanner {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             preface_left: PREFACE.len(),
             header: [0; 9],
@@ -70,7 +70,7 @@ impl Scanner {
     }
 
     /// Reads on through `bytes`.
-    pub(super) fn read(&mut self, mut bytes: &[u8]) -> Result<(), Flood> {
+    pub(crate) fn read(&mut self, mut bytes: &[u8]) -> Result<(), Flood> {
         let preface = bytes.len().min(self.preface_left);
         self.preface_left -= preface;
         bytes = bytes.get(preface..).unwrap_or_default();
@@ -129,14 +129,14 @@ impl Scanner {
     }
 
     /// The caller was sent so many bytes.
-    pub(super) fn sent(&mut self, bytes: usize) {
+    pub(crate) fn sent(&mut self, bytes: usize) {
         let bytes = self.sent_bytes.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
         self.earn(bytes / BYTES_PER_FRAME);
         self.sent_bytes = bytes % BYTES_PER_FRAME;
     }
 
     /// Whether a frame header or a header block is incomplete.
-    pub(super) fn is_partial(&self) -> bool {
+    pub(crate) fn is_partial(&self) -> bool {
         self.have > 0 || self.in_block || (self.payload_left > 0 && self.is_in_headers())
     }
 

@@ -10,7 +10,7 @@ use crate::listen::Limits;
 
 /// What is wrong with a head or a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(crate) enum Refusal {
     Framing(&'static str),
     HeadersTooLarge,
     UriTooLong,
@@ -20,21 +20,21 @@ use Refusal::Framing as F;
 
 /// What follows a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum BodyLength {
+pub(crate) enum BodyLength {
     None,
     Bytes(u64),
     Chunked,
 }
 
 /// How much of a head is there.
-pub(super) enum Extent {
+pub(crate) enum Extent {
     /// It ends after so many bytes.
     Complete(usize),
     Partial,
 }
 
 /// Looks for the end of the head at the front of `bytes`, of which the first `seen` held none.
-pub(super) fn extent(bytes: &[u8], seen: usize, limits: &Limits) -> Result<Extent, Refusal> {
+pub(crate) fn extent(bytes: &[u8], seen: usize, limits: &Limits) -> Result<Extent, Refusal> {
     let from = seen.saturating_sub(3);
     let unseen = bytes.get(from..).unwrap_or_default();
     if let Some(at) = memmem::find(unseen, b"\r\n\r\n") {
@@ -57,7 +57,7 @@ pub(super) fn extent(bytes: &[u8], seen: usize, limits: &Limits) -> Result<Exten
 }
 
 /// Judges a complete head, its final empty line included.
-pub(super) fn head(bytes: &[u8], limits: &Limits) -> Result<BodyLength, Refusal> {
+pub(crate) fn head(bytes: &[u8], limits: &Limits) -> Result<BodyLength, Refusal> {
     let mut lines = Lines(bytes);
     let line = lines.next().ok_or(F("the request line is missing"))??;
     let is_11 = request_line(line, limits)?;
@@ -238,7 +238,7 @@ const CHUNK_EXTRAS_MAX: usize = 8 * 1024;
 
 /// Where a reader is inside a chunked body (RFC 9112 §7.1).
 #[derive(Debug)]
-pub(super) struct Chunks {
+pub(crate) struct Chunks {
     state: Chunk,
     /// The line that is being collected: a chunk's size with its extensions, or a trailer.
     line: Vec<u8>,
@@ -262,7 +262,7 @@ impl Default for Chunks {
 
 impl Chunks {
     /// Reads on through `bytes`. Gives how many belong to the body; fewer than all when it has ended.
-    pub(super) fn read(&mut self, bytes: &[u8]) -> Result<usize, Refusal> {
+    pub(crate) fn read(&mut self, bytes: &[u8]) -> Result<usize, Refusal> {
         let mut rest = bytes;
         while !rest.is_empty() && self.state != Chunk::Done {
             let used = match self.state {
@@ -287,7 +287,7 @@ impl Chunks {
         Ok(bytes.len() - rest.len())
     }
 
-    pub(super) fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.state == Chunk::Done
     }
 
