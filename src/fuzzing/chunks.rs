@@ -3,7 +3,10 @@
 
 use crate::{
     fuzzing::library,
-    listen::framing::{Chunks, Refusal},
+    listen::{
+        Limits,
+        framing::{Chunks, Refusal},
+    },
 };
 
 const HEAD: &[u8] = b"POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -36,7 +39,7 @@ fn panic_with(seen: &[library::Seen]) -> ! {
 
 /// How far the body goes, and whether it has ended.
 fn read(body: &[u8], piece: usize) -> Result<(usize, bool), Refusal> {
-    let mut chunks = Chunks::default();
+    let mut chunks = Chunks::new(Limits::default().headers);
     let mut used = 0;
     for piece in body.chunks(piece) {
         used += chunks.read(piece)?;

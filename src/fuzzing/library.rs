@@ -23,6 +23,8 @@ use hyper::{
     service::service_fn,
 };
 
+use crate::listen::Limits;
+
 /// A request behind another one, by which its beginning is known.
 pub(super) const MARK: &[u8] = b"GET /mark HTTP/1.1\r\nHost: mark\r\n\r\n";
 
@@ -51,9 +53,9 @@ pub(super) fn requests(bytes: &[u8]) -> Vec<Seen> {
     let is_over = Rc::new(Cell::new(false));
     let input = Input { bytes: bytes.to_vec(), at: 0, is_over: Rc::clone(&is_over) };
     {
-        // The limits of `listen::serve`, which are above those of the guard.
+        // As `listen::serve` sets them: a little above the guard's limits.
         let mut builder = http1::Builder::new();
-        builder.header_read_timeout(None).max_headers(200).max_buf_size(256 * 1024);
+        builder.header_read_timeout(None).max_headers(Limits::default().headers + 8).max_buf_size(256 * 1024);
         let mut connection = pin!(builder.serve_connection(input, service));
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(Arc::clone(&woken));

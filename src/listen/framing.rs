@@ -243,6 +243,8 @@ pub(crate) struct Chunks {
     /// The line that is being collected: a chunk's size with its extensions, or a trailer.
     line: Vec<u8>,
     extras: usize,
+    /// The library counts trailers as it counts fields.
+    trailers_left: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -254,13 +256,12 @@ enum Chunk {
     Done,
 }
 
-impl Default for Chunks {
-    fn default() -> Self {
-        Self { state: Chunk::Size, line: Vec::new(), extras: 0 }
-    }
-}
-
 impl Chunks {
+    /// At the beginning of a body that ends in no more than `trailers_max` trailers.
+    pub(crate) fn new(trailers_max: usize) -> Self {
+        Self { state: Chunk::Size, line: Vec::new(), extras: 0, trailers_left: trailers_max }
+    }
+
     /// Reads on through `bytes`. Gives how many belong to the body; fewer than all when it has ended.
     pub(crate) fn read(&mut self, bytes: &[u8]) -> Result<usize, Refusal> {
         let mut rest = bytes;
@@ -316,6 +317,8 @@ impl Chunks {
             }
             field(line)?;
             self.spend(line.len())?;
+            let left = self.trailers_left.checked_sub(1);
+            self.trailers_left = left.ok_or(F("there are more trailers than a request may have fields"))?;
             return Ok(Chunk::Trailer);
         }
         let end = line.iter().position(|b| !b.is_ascii_hexdigit()).unwrap_or(line.len());

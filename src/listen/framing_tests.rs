@@ -120,10 +120,10 @@ fn a_head_that_comes_in_pieces_is_found_where_it_ends() {
 /// Reads `text` in one piece and byte by byte; both must agree.
 fn chunked(text: &str) -> Result<usize, Refusal> {
     let whole = {
-        let mut chunks = Chunks::default();
+        let mut chunks = Chunks::new(3);
         chunks.read(text.as_bytes()).map(|used| (used, chunks.is_done()))
     };
-    let mut chunks = Chunks::default();
+    let mut chunks = Chunks::new(3);
     let mut used = 0;
     let mut refusal = None;
     for byte in text.as_bytes().chunks(1) {
@@ -178,9 +178,10 @@ fn sloppy_chunks_are_refused() {
         "5\rX\r\nhello\r\n0\r\n\r\n",
         "0\r\n folded\r\n\r\n",
         "0\r\nX\r\n\r\n",
+        "0\r\nA: 1\r\nB: 2\r\nC: 3\r\nD: 4\r\n\r\n",
     ] {
         assert!(chunked(text).is_err(), "{text:?}");
     }
     let flood = format!("5;{}\r\n", "a".repeat(9000));
-    assert!(Chunks::default().read(flood.as_bytes()).is_err());
+    assert!(Chunks::new(3).read(flood.as_bytes()).is_err());
 }

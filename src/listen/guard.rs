@@ -164,7 +164,7 @@ impl<T> Guard<T> {
                     self.place = match length {
                         BodyLength::None => Place::Head,
                         BodyLength::Bytes(n) => Place::Bytes(n),
-                        BodyLength::Chunked => Place::Chunked(Chunks::default()),
+                        BodyLength::Chunked => Place::Chunked(Chunks::new(self.limits.headers)),
                     };
                     self.has_skipped = false;
                     self.watched.pass();
