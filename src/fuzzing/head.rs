@@ -42,6 +42,7 @@ routes:
   lenient: {match: {path: /lenient}, upstream: "http://127.0.0.1:6", profile: account, path_check: lenient}
   stripped: {match: {path: /strip}, upstream: "http://127.0.0.1:7/base", profile: account, strip_path: true}
   bare: {match: {path: /bare}, upstream: "http://127.0.0.1:8", profile: account, strip_path: true, path_check: lenient}
+  java: {match: {path: /java}, upstream: "http://127.0.0.1:11", profile: account, h2c: ignore}
   dav: {match: {path: /dav, methods: [PROPFIND, GET]}, upstream: "http://127.0.0.1:9", profile: account}
   open: {match: {path: /open}, upstream: "http://127.0.0.1:10", profile: none}
 "#;
@@ -150,6 +151,9 @@ fn decide(worker: &Worker, mut head: request::Parts) -> bool {
     let came = head.headers.clone();
     let Ok(handshake) = upgrade::take(&mut head) else { return false };
     let Some(route) = admitted(worker, &head) else { return false };
+    if upgrade::decline_http2(&mut head.headers, route.settings().http2_offers).is_err() {
+        return false;
+    }
     let target = upstream_target(route.settings(), route.prefix(), &head.uri);
     let target = target.ok().expect("an admitted path makes a target");
     assert_stays(worker, &route, &head, &target);
@@ -171,6 +175,7 @@ fn decide(worker: &Worker, mut head: request::Parts) -> bool {
     }
     headers::authorize(&mut head.headers, HeaderValue::from_static("Bearer ours"));
     assert_fit_to_leave(&came, &head.headers, &outgoing);
+    assert!(!head.headers.contains_key("http2-settings"), "an offer of h2c leaves");
     if let Some(handshake) = handshake {
         upgrade::put(&handshake, &mut head, http::Version::HTTP_11);
         assert!(!head.headers.contains_key("te") && head.headers.get("connection").is_some());

@@ -112,8 +112,17 @@ pub(super) fn assert_fit_to_leave(came: &HeaderMap, left: &HeaderMap, outgoing: 
     }
     let is_ruled = |name: &HeaderName| {
         let text = name.as_str();
-        let more =
-            ["authorization", "host", "via", "te", "x-request-id", "content-length", "expect", "cookie"];
+        let more = [
+            "authorization",
+            "host",
+            "via",
+            "te",
+            "x-request-id",
+            "content-length",
+            "expect",
+            "cookie",
+            "http2-settings",
+        ];
         HOP_BY_HOP.contains(&text)
             || more.contains(&text)
             || is_forwarding(name)

@@ -97,6 +97,7 @@ const TARGETS: &[&str] = &[
     "/v1/a;b=c",
     "/v1/%E2%80%A6",
     "/V1",
+    "/java/x",
 ];
 const METHODS: &[&str] = &["GET", "POST", "HEAD", "OPTIONS", "DELETE", "PROPFIND", "TRACE", "CONNECT", "get"];
 
