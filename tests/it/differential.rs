@@ -27,7 +27,7 @@ mod requests; // reads the raw requests
 async fn keybearer(upstream: &Recorder) -> Stage {
     let routes =
         format!("all: {{match: {{path: /v1}}, upstream: \"http://{}\", profile: account}}", upstream.address);
-    let more = "workers: 1\ntimeouts: {header_read: 1s, response: 1s}";
+    let more = "workers: 1\ntimeouts: {header_read: 1s, body: 1s}";
     let stage = Plan::default().routes(&routes).more(more).start().await;
     stage.ready().await;
     stage
