@@ -113,7 +113,8 @@ pub(super) struct Findings<'a> {
 
 impl<'a> Findings<'a> {
     pub(super) fn new(file: &'a Path, text: &'a str) -> Self {
-        let lines = text.trim_start_matches('\u{feff}').lines().collect();
+        let text = text.trim_start_matches('\u{feff}');
+        let lines = if text.is_empty() { Vec::new() } else { lines(text).collect() };
         let (problems, warnings) = (RefCell::default(), RefCell::default());
         Self { file, lines, problems, warnings, masks: RefCell::default() }
     }
@@ -185,6 +186,13 @@ impl<'a> Findings<'a> {
         let own = above.next().is_some_and(|text| text.contains(':'));
         !own && above.find(|text| text.contains(':')).is_some_and(|text| mask(text).ends_with('…'))
     }
+}
+
+/// Lines as YAML counts them: CR LF, LF or CR ends one (YAML 1.2 §5.4). Counted otherwise, the wrong line
+/// would be shown, without the mask that was meant for it.
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    let whole = text.strip_suffix(['\r', '\n']).unwrap_or(text);
+    whole.split('\n').flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r'))
 }
 
 /// `line` without what follows a key that sounds like a secret, and without passwords in URLs.

@@ -43,6 +43,16 @@ environments:
 "#;
 
 #[test]
+fn the_line_shown_is_the_one_meant_whatever_ends_lines() {
+    for end in ["\n", "\r\n", "\r", "\r\r\n"] {
+        let text = ["# x", "listeners: {}", "routes:", "  r: {upstreem: https://a.example}", ""].join(end);
+        let problems = parse(&text, Path::new("keybearer.yaml"), None).unwrap_err();
+        let problem = problems.iter().find(|problem| problem.message.contains("upstreem")).unwrap();
+        assert_eq!(problem.source_line.as_deref(), Some("  r: {upstreem: https://a.example}"), "{end:?}");
+    }
+}
+
+#[test]
 fn every_shipped_file_loads_without_a_warning() {
     let mut seen = 0;
     for entry in fs::read_dir(shipped("")).unwrap() {
