@@ -56,7 +56,7 @@ thread_local! {
 
 fn worker() -> Rc<Worker> {
     let loaded = config::parse(ROUTES, Path::new("routes.yaml"), None).expect("the routes are sound");
-    let snapshot = app::snapshot(&loaded.settings, &HashMap::new(), 1).ok().expect("the table is sound");
+    let snapshot = app::snapshot(&loaded.settings, &HashMap::new(), 1).expect("the table is sound");
     Worker::new(&Gateway::new(snapshot, 1, Timeouts::default(), pool::Settings::default(), 0, false), 0)
 }
 
@@ -155,7 +155,7 @@ fn decide(worker: &Worker, mut head: request::Parts) -> bool {
         return false;
     }
     let target = upstream_target(route.settings(), route.prefix(), &head.uri);
-    let target = target.ok().expect("an admitted path makes a target");
+    let target = target.expect("an admitted path makes a target");
     assert_stays(worker, &route, &head, &target);
     let host = head.headers.get("host").cloned();
     let outgoing = Outgoing {
