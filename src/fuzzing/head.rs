@@ -18,6 +18,7 @@ use crate::{
         self, Interim, Line,
         forwarded::Source,
         headers::{self, Outgoing},
+        notable::Notable,
         settings::{Forwarding, Timeouts},
         target::upstream_target,
         tunnel::Tunnel,
@@ -149,9 +150,10 @@ fn read_by_library(head: &[u8], length: BodyLength) -> Option<request::Parts> {
 
 fn decide(worker: &Worker, mut head: request::Parts) -> bool {
     let came = head.headers.clone();
-    let Ok(handshake) = upgrade::take(&mut head) else { return false };
+    let found = Notable::of(&came);
+    let Ok(handshake) = upgrade::take(&mut head, found) else { return false };
     let Some(route) = admitted(worker, &head) else { return false };
-    if upgrade::decline_http2(&mut head.headers, route.settings().http2_offers).is_err() {
+    if upgrade::decline_http2(&mut head.headers, found, route.settings().http2_offers).is_err() {
         return false;
     }
     let target = upstream_target(route.settings(), route.prefix(), &head.uri);
@@ -165,6 +167,7 @@ fn decide(worker: &Worker, mut head: request::Parts) -> bool {
         via: &HeaderValue::from_static("1.1 kb-0123456789ab"),
         pseudonym: "kb-0123456789ab",
         request_id: &HeaderValue::from_static("id-1"),
+        found,
         version: head.version,
         underscores: route.settings().underscores,
         forwarded: Forwarding::Off,

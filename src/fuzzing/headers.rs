@@ -11,6 +11,7 @@ use http::{
 use crate::proxy::{
     forwarded::{Source, is_forwarding},
     headers::{self, Outgoing, REQUEST_ID},
+    notable::Notable,
     settings::{Forwarding, Underscores},
 };
 
@@ -63,6 +64,7 @@ pub(super) fn leaves(choice: u8, came: &HeaderMap) -> bool {
         via: &VIA_US,
         pseudonym: "kb-0123456789ab",
         request_id: &ID,
+        found: Notable::of(came),
         version: if is(1) { Version::HTTP_2 } else { Version::HTTP_11 },
         underscores: if is(2) { Underscores::Allow } else { Underscores::Refuse },
         forwarded: match (is(3), is(4)) {
