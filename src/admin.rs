@@ -5,6 +5,7 @@
 
 use std::{fmt::Write as _, io, net::SocketAddr, sync::Arc};
 
+use arc_swap::ArcSwap;
 use axum::{
     Router,
     body::Body,
@@ -22,7 +23,7 @@ pub struct Shown {
     /// The data plane.
     pub gateway: Arc<Gateway>,
     /// Every profile's token owner.
-    pub profiles: Vec<token::Handle>,
+    pub profiles: Arc<ArcSwap<Vec<token::Handle>>>,
     /// Listeners with their open connections.
     pub listeners: Vec<metrics::ListenerCount>,
     /// Log lines that were dropped; `None` when somebody else logs.
@@ -94,7 +95,7 @@ fn livez(_: &Shown) -> Response<Body> {
 }
 
 fn readyz(shown: &Shown) -> Response<Body> {
-    let views: Vec<_> = shown.profiles.iter().map(token::Handle::view).collect();
+    let views: Vec<_> = shown.profiles.load().iter().map(token::Handle::view).collect();
     let is_draining = shown.gateway.is_draining();
     let is_ready = !is_draining && views.iter().all(|view| view.ready || !view.required);
     let profiles: serde_json::Map<_, _> = views

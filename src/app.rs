@@ -8,7 +8,7 @@ use std::{
     io,
     net::SocketAddr,
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, Mutex},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -23,13 +23,18 @@ use crate::{
     admin,
     config::Settings,
     listen::{self, Address, Connections, Listener, Share},
-    profile::{Profile, oauth2::Http},
     proxy::worker::{Gateway, Route, Snapshot, Worker},
     route::{self, Table},
     telemetry::log::Log,
-    token::{self, Turns},
+    token,
     upstream::{Upstream, tls},
 };
+
+mod reload;
+
+pub(crate) use reload::Kept;
+pub use reload::ReloadError;
+use reload::{Owners, handles};
 
 /// How often a stopping worker looks whether its last connection has closed.
 const DRAIN_POLL: Duration = Duration::from_millis(5);
@@ -59,7 +64,9 @@ pub struct Running {
     listeners: Vec<(String, Address)>,
     admin: Option<SocketAddr>,
     gateway: Arc<Gateway>,
-    profiles: Vec<token::Handle>,
+    owners: Owners,
+    /// The settings in force.
+    serving: Mutex<Settings>,
     stop: watch::Sender<Stop>,
     workers: Vec<JoinHandle<Drained>>,
     control: Option<JoinHandle<()>>,
@@ -98,8 +105,10 @@ pub fn start(settings: Settings, log: Option<&Log>) -> Result<Running, StartErro
     });
     let admin = admin.transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let profiles = start_profiles(&settings, &runtime);
-    let snapshot = snapshot(&settings, &profiles, count)?;
+    let owners = Owners::new(runtime.handle());
+    let (profiles, _) = owners.prepare(&settings.profiles);
+    let snapshot = snapshot(&settings, &handles(&profiles), count, Kept::default())?;
+    owners.set(profiles);
     let gateway = Gateway::new(
         snapshot,
         count,
@@ -113,14 +122,15 @@ pub fn start(settings: Settings, log: Option<&Log>) -> Result<Running, StartErro
         listeners: listeners.iter().map(|l| (l.name().to_owned(), l.address().clone())).collect(),
         admin: admin.as_ref().map(|(_, address)| *address),
         gateway: Arc::clone(&gateway),
-        profiles: profiles.values().cloned().collect(),
+        owners,
+        serving: Mutex::new(settings.clone()),
         stop,
         workers: Vec::new(),
         control: None,
     };
     let shown = admin::Shown {
         gateway: Arc::clone(&gateway),
-        profiles: running.profiles.clone(),
+        profiles: Arc::clone(&running.owners.shown),
         listeners: listeners.iter().map(count_of).collect(),
         dropped_lines: log.map(Log::dropped),
     };
@@ -151,28 +161,15 @@ fn count_of(listener: &Listener) -> admin::metrics::ListenerCount {
     }
 }
 
-/// Starts an owner for every profile. Profiles of one identity provider take turns among themselves,
-/// so that a provider that hangs does not hold up the others.
-fn start_profiles(settings: &Settings, runtime: &Runtime) -> HashMap<String, token::Handle> {
-    let _context = runtime.enter();
-    let http = Arc::new(Http::default());
-    let mut turns: HashMap<String, Turns> = HashMap::new();
-    let started = settings.profiles.iter().map(|settings| {
-        let profile = Profile::new(settings.profile.clone(), Arc::clone(&http));
-        let turns = turns.entry(profile.provider()).or_default().clone();
-        (settings.profile.name.clone(), token::start(settings.clone(), profile, turns))
-    });
-    started.collect()
-}
-
 /// The routing table of `settings`, with the owners of its profiles' tokens.
 pub(crate) fn snapshot(
     settings: &Settings,
     profiles: &HashMap<String, token::Handle>,
     workers: usize,
+    kept: Kept,
 ) -> Result<Snapshot, StartError> {
     let trust = tls::Trust::default();
-    let mut upstreams: HashMap<_, Arc<Upstream>> = HashMap::new();
+    let Kept { mut shards, mut upstreams } = kept;
     let (mut entries, mut routes) = (Vec::new(), Vec::new());
     for (index, entry) in settings.routes.iter().enumerate() {
         let origin = &entry.target.upstream;
@@ -194,7 +191,9 @@ pub(crate) fn snapshot(
             profile: entry.target.profile.as_ref().and_then(|name| profiles.get(name)).cloned(),
             settings: entry.target.clone(),
             upstream,
-            shards: (0..workers).map(|_| Arc::default()).collect(),
+            shards: shards
+                .remove(&entry.name)
+                .unwrap_or_else(|| (0..workers).map(|_| Arc::default()).collect()),
         }));
         entries.push(route::Entry { name: entry.name.clone(), rule, target: index });
     }
@@ -310,8 +309,8 @@ impl Running {
     }
 
     /// The token owners.
-    pub fn profiles(&self) -> &[token::Handle] {
-        &self.profiles
+    pub fn profiles(&self) -> Arc<Vec<token::Handle>> {
+        self.owners.shown.load_full()
     }
 
     /// Begins to stop: readiness turns, no connection is accepted any more, requests in flight go on.

@@ -138,6 +138,11 @@ impl Origin {
         }
     }
 
+    /// Whether connecting to it needs files, whose contents may change.
+    pub fn has_files(&self) -> bool {
+        self.ca.is_some() || self.identity.is_some()
+    }
+
     /// Whether the origin is this machine, whatever the network does.
     pub fn is_loopback(&self) -> bool {
         match self.host.parse::<IpAddr>() {

@@ -112,7 +112,7 @@ impl Scrape {
     fn take(shown: &Shown) -> Self {
         Self {
             routes: routes(&shown.gateway),
-            profiles: shown.profiles.iter().map(token::Handle::view).collect(),
+            profiles: shown.profiles.load().iter().map(token::Handle::view).collect(),
             listeners: shown.listeners.iter().map(ListenerSum::of).collect(),
             replay_bytes: shown.gateway.budget().used_bytes(),
             dropped_lines: shown.dropped_lines.as_ref().map(|lines| lines.dropped_lines()),

@@ -1,6 +1,6 @@
 //! `keybearer run`: the gateway as a process.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
 
 use anyhow::Context;
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
@@ -9,18 +9,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::{
     app::{self, Drained},
     cli::{Configured, Failure, LogArgs},
+    config::{self, Settings},
     telemetry::log,
 };
 
 pub(super) fn run(configured: &Configured, args: &LogArgs) -> Result<ExitCode, Failure> {
     harden();
-    let mut settings = configured.loaded.settings.clone();
-    if let Some(level) = args.log_level {
-        settings.log.level = level;
-    }
-    if let Some(format) = args.log_format {
-        settings.log.format = format.into();
-    }
+    let settings = with(args, configured.loaded.settings.clone());
     let log = log::start(&settings.log, args.log_filter.as_deref())
         .map_err(|error| Failure::Bad(format!("keybearer: {error}\n")))?;
     report_panics();
@@ -41,7 +36,8 @@ pub(super) fn run(configured: &Configured, args: &LogArgs) -> Result<ExitCode, F
         version = env!("CARGO_PKG_VERSION"),
         "keybearer runs"
     );
-    let drained = wait_for_stop(running)?;
+    let again = || reloaded(configured, args);
+    let drained = wait_for_stop(running, again)?;
     if let Drained::Cut(connections) = drained {
         tracing::warn!(connections, "the drain time is over, connections were cut");
     }
@@ -49,8 +45,42 @@ pub(super) fn run(configured: &Configured, args: &LogArgs) -> Result<ExitCode, F
     Ok(ExitCode::SUCCESS)
 }
 
-/// The first signal begins the drain, the second ends the process.
-fn wait_for_stop(running: app::Running) -> Result<Drained, Failure> {
+/// `settings`, with what the command line says otherwise.
+fn with(args: &LogArgs, mut settings: Settings) -> Settings {
+    if let Some(level) = args.log_level {
+        settings.log.level = level;
+    }
+    if let Some(format) = args.log_format {
+        settings.log.format = format.into();
+    }
+    settings
+}
+
+/// The configuration as it is in its file now.
+fn reloaded(configured: &Configured, args: &LogArgs) -> Option<Settings> {
+    let environment = configured.loaded.settings.environment.as_deref();
+    match config::load(&configured.path, environment) {
+        Ok(loaded) => Some(with(args, loaded.settings)),
+        Err(problems) => {
+            tracing::error!("the configuration has problems, the old one stays in force:\n{problems}");
+            None
+        }
+    }
+}
+
+/// Puts `settings` in force, or says why not.
+async fn reload(running: &Arc<app::Running>, settings: Settings) {
+    let running = Arc::clone(running);
+    match tokio::task::spawn_blocking(move || running.reload(&settings)).await {
+        Ok(Ok(())) => tracing::info!("the configuration was reloaded"),
+        Ok(Err(error)) => tracing::error!("the configuration was not reloaded: {error}"),
+        Err(error) => tracing::error!(%error, "the configuration was not reloaded"),
+    }
+}
+
+/// The first signal begins the drain, the second ends the process. SIGHUP reloads.
+fn wait_for_stop(running: app::Running, again: impl Fn() -> Option<Settings>) -> Result<Drained, Failure> {
+    let running = Arc::new(running);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("signals cannot be received")?;
@@ -62,12 +92,15 @@ fn wait_for_stop(running: app::Running) -> Result<Drained, Failure> {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 _ = hangup.recv() => {
-                    tracing::warn!("SIGHUP changes nothing: to use a changed configuration, restart the gateway");
+                    if let Some(settings) = again() {
+                        reload(&running, settings).await;
+                    }
                 }
             }
         }
         tracing::info!("stopping: requests in flight are finished, a second signal ends at once");
         running.stop();
+        let running = Arc::into_inner(running).context("a reload has not ended")?;
         let stopped = tokio::task::spawn_blocking(move || running.wait());
         // The wait cannot be dropped half-way: the other branches end the process.
         tokio::select! {

@@ -57,7 +57,8 @@ thread_local! {
 
 fn worker() -> Rc<Worker> {
     let loaded = config::parse(ROUTES, Path::new("routes.yaml"), None).expect("the routes are sound");
-    let snapshot = app::snapshot(&loaded.settings, &HashMap::new(), 1).expect("the table is sound");
+    let snapshot = app::snapshot(&loaded.settings, &HashMap::new(), 1, app::Kept::default())
+        .expect("the table is sound");
     Worker::new(&Gateway::new(snapshot, 1, Timeouts::default(), pool::Settings::default(), 0, false), 0)
 }
 

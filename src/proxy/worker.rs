@@ -112,6 +112,12 @@ impl Gateway {
         self.snapshot.load_full()
     }
 
+    /// Serves `snapshot` from the next request on; those in flight finish on the one they began with.
+    pub fn serve(&self, snapshot: Snapshot) {
+        self.snapshot.store(Arc::new(snapshot));
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
     /// Memory for recorded bodies.
     pub fn budget(&self) -> &Arc<Budget> {
         &self.budget

@@ -92,12 +92,3 @@ async fn a_second_signal_ends_at_once() {
     assert_eq!(process.end().await.code(), Some(1));
     assert!(hanging.await.unwrap().is_err());
 }
-
-#[tokio::test]
-async fn a_hangup_changes_nothing_and_says_so() {
-    let stage = Stage::start().await;
-    let process = Process::start(&stage, &[]).await;
-    process.signal("-HUP");
-    eventually("it says so", || process.has_logged("SIGHUP changes nothing")).await;
-    assert_eq!(stage.http.get(process.url("/v1/orders")).send().await.unwrap().status(), 200);
-}

@@ -33,7 +33,7 @@ impl Front {
         let yaml = stage.yaml.replacen("listeners:\n", secure, 1);
         let loaded = config::parse(&yaml, &stage.folder.path().join("keybearer.yaml"), None);
         let gateway = app::start(loaded.unwrap_or_else(|p| panic!("{p}\n{yaml}")).settings, None).unwrap();
-        let all = || gateway.profiles().iter().chain(stage.gateway.profiles()).all(|p| p.is_ready());
+        let all = || [&gateway, &stage.gateway].iter().all(|g| g.profiles().iter().all(|p| p.is_ready()));
         eventually("both gateways are ready", all).await;
         Self { stage, gateway }
     }

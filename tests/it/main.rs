@@ -36,6 +36,7 @@ mod logs; // access lines and metrics, and what never gets into them
 mod real_server; // the gateway against oidc-provider, curl in front
 mod recovery; // what becomes of an upstream's 401
 mod refusals; // bad requests: the answer, and that nothing reaches the upstream
+mod reload; // another configuration while everything runs
 mod storms; // many requests at once
 mod streams; // answers that arrive bit by bit: events, early hints
 mod tokens; // what the identity provider does, and what callers see of it

@@ -112,7 +112,8 @@ impl Stage {
     /// # Errors
     /// When the gateway has no such account.
     pub(super) fn profile(&self, name: &str) -> anyhow::Result<token::View> {
-        let handle = self.gateway.profiles().iter().find(|handle| handle.name() == name);
+        let profiles = self.gateway.profiles();
+        let handle = profiles.iter().find(|handle| handle.name() == name);
         handle.map(token::Handle::view).with_context(|| format!("the gateway has no profile {name:?}"))
     }
 
