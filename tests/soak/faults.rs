@@ -55,10 +55,12 @@ async fn revoke(soak: &Soak) {
     tokio::time::sleep(SPELL / 3).await;
 }
 
-/// Renews the certificate of the listener every second, its two files one after the other, as tools do.
+/// Every second renews the certificate of the listener, its two files one after the other as tools do, and
+/// reloads the configuration.
 pub(crate) async fn renew(soak: Arc<Soak>, stopped: watch::Receiver<bool>) {
     while !*stopped.borrow() {
         soak.issue();
+        soak.reload();
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }

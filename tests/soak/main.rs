@@ -1,8 +1,8 @@
 //! The gateway for as long as one likes, while everything around it fails: `make soak`.
 //!
 //! Between the gateway and the demo's Web API there is a layer that closes, half-closes, cuts and stalls
-//! connections. The identity provider comes and goes, tokens are revoked, the listener's certificate is
-//! renewed every second, callers hang up. What must not happen is defined exactly:
+//! connections. The identity provider comes and goes, tokens are revoked, the configuration is reloaded and
+//! the listener's certificate renewed every second, callers hang up. What must not happen is defined exactly:
 //!
 //! - **No request is lost that was safe to answer.** Safe is a GET or PUT over a layer that only closes
 //!   connections on which nothing is outstanding, whatever the tokens and the provider do: an upstream
@@ -27,7 +27,15 @@ mod faults;
 mod layer;
 mod tally;
 
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use keybearer::{
     app::{self, Drained, Running},
@@ -69,6 +77,8 @@ struct Soak {
     issuer: CertifiedIssuer<'static, KeyPair>,
     tally: Tally,
     folder: TempDir,
+    yaml: String,
+    reloads: AtomicU64,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -122,13 +132,39 @@ impl Soak {
         while !gateway.profiles().iter().all(|profile| profile.is_ready()) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        Self { idp, api, gentle, rough, gateway, issuer, tally: Tally::default(), folder }
+        Self {
+            idp,
+            api,
+            gentle,
+            rough,
+            gateway,
+            issuer,
+            tally: Tally::default(),
+            folder,
+            yaml,
+            reloads: AtomicU64::new(0),
+        }
     }
 
     /// The gateway's URL for a path.
     fn url(&self, is_tls: bool, path: &str) -> String {
         let (scheme, listener) = if is_tls { ("https", "secure") } else { ("http", "local") };
         format!("{scheme}://localhost:{}{path}", self.gateway.listener(listener).unwrap().port())
+    }
+
+    /// Puts the next configuration in force: other routes beside those that are used, and other limits on
+    /// those that are.
+    fn reload(&self) {
+        let number = self.reloads.fetch_add(1, Ordering::Relaxed);
+        let extra = format!(
+            "routes:\n  extra{number}: {{match: {{path: /extra{number}}}, upstream: \"http://127.0.0.1:9\", profile: none}}\n"
+        );
+        let limit = format!("profile: account, response_timeout: {}ms", 3000 + number % 7);
+        let text = self.yaml.replace("routes:\n", &extra).replace("profile: account", &limit);
+        let path = self.folder.path().join("keybearer.yaml");
+        let loaded = config::parse(&text, &path, None).unwrap_or_else(|p| panic!("{p}\n{text}"));
+        let reloaded = tokio::task::block_in_place(|| self.gateway.reload(&loaded.settings));
+        reloaded.unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// Writes the listener's next certificate.
@@ -144,10 +180,11 @@ impl Soak {
     fn progress(&self, elapsed: Duration, memory: &Memory) -> String {
         let (closed, cut) = (self.gentle.closed(), self.rough.closed());
         format!(
-            "{:>5} s  {}, {closed} closed idle, {cut} cut, {} tokens, {memory}",
+            "{:>5} s  {}, {closed} closed idle, {cut} cut, {} tokens, {} reloads, {memory}",
             elapsed.as_secs(),
             self.tally,
             self.idp.issued(),
+            self.reloads.load(Ordering::Relaxed),
         )
     }
 
