@@ -86,6 +86,16 @@ impl<T> Guard<T> {
         (self.io, is_inside || self.watched.has_refused.get())
     }
 
+    /// What is below.
+    pub(super) fn io(&mut self) -> &mut T {
+        &mut self.io
+    }
+
+    /// `early` has been read from below and is to be read again.
+    pub(super) fn unread(&mut self, early: Vec<u8>) {
+        self.early = early;
+    }
+
     /// The socket and what has been read behind the current request, for whoever takes over.
     pub(super) fn into_tunnel(self) -> (T, Vec<u8>) {
         (self.io, self.held)

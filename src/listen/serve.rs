@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use http::Response;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -58,35 +58,41 @@ pub(super) async fn serve(worker: Rc<Worker>, registered: &Registered, accepted:
         },
     };
     if is_http2 {
-        http2::serve(&worker, watched, limits, (transport, early), caller).await;
+        // Boxed, like all that an idle connection can do without.
+        Box::pin(http2::serve(&worker, watched, limits, (transport, early), caller)).await;
     } else {
         http1(&worker, registered, (transport, early), caller).await;
     }
 }
 
 /// The first bytes of a connection, as many as tell HTTP/2 by prior knowledge from HTTP/1.1
-/// (RFC 9113 §3.3). A connection that has sent nothing costs no buffer.
+/// (RFC 9113 §3.3).
 async fn first_bytes(transport: &mut Transport, watched: &Rc<Watched>) -> Option<Vec<u8>> {
     let mut early: Vec<u8> = Vec::new();
     while PREFACE.starts_with(&early) && early.len() < PREFACE.len() {
-        let read = poll_fn(|cx| {
-            if watched.end.get() != End::No {
-                return Poll::Ready(None);
-            }
-            watched.wake_by(cx);
-            let mut space = [0; FIRST_READ];
-            let mut buf = ReadBuf::new(&mut space);
-            match ready!(Pin::new(&mut *transport).poll_read(cx, &mut buf)) {
-                Ok(()) if !buf.filled().is_empty() => Poll::Ready(Some(buf.filled().to_vec())),
-                _ => Poll::Ready(None),
-            }
-        });
-        early.extend(read.await?);
+        early.extend(next_bytes(transport, watched).await?);
         watched.has_partial_head.set(true);
         watched.since.set(Instant::now());
     }
     watched.has_partial_head.set(false);
     Some(early)
+}
+
+/// What comes next; nothing when the connection ends. A connection that waits here costs no buffer.
+async fn next_bytes(transport: &mut Transport, watched: &Rc<Watched>) -> Option<Vec<u8>> {
+    poll_fn(|cx| {
+        if watched.end.get() != End::No {
+            return Poll::Ready(None);
+        }
+        watched.wake_by(cx);
+        let mut space = [0; FIRST_READ];
+        let mut buf = ReadBuf::new(&mut space);
+        match ready!(Pin::new(&mut *transport).poll_read(cx, &mut buf)) {
+            Ok(()) if !buf.filled().is_empty() => Poll::Ready(Some(buf.filled().to_vec())),
+            _ => Poll::Ready(None),
+        }
+    })
+    .await
 }
 
 async fn http1(
@@ -96,7 +102,32 @@ async fn http1(
     caller: Caller,
 ) {
     let (watched, limits) = (registered.watched(), registered.limits());
-    let guard = Guard::new(transport, early, limits, watched);
+    let mut guard = Guard::new(transport, early, limits, watched);
+    // A connection that rests gives its buffers back, and gets others when something comes.
+    while let Some((mut resting, read)) = Box::pin(converse(worker, registered, guard, caller)).await {
+        if !watched.rests.take() || !read.is_empty() {
+            return Box::pin(end(resting, read, watched)).await;
+        }
+        // Empty, but still the whole buffer that it was cut from.
+        drop(read);
+        watched.gave_back.set(true);
+        match next_bytes(resting.io(), watched).await {
+            Some(early) => resting.unread(early),
+            None => return Box::pin(end(resting, Bytes::new(), watched)).await,
+        }
+        guard = resting;
+    }
+}
+
+/// Serves requests until the connection ends, rests or becomes a tunnel. Gives the guard back, and what
+/// was read beyond it; nothing when the connection broke.
+async fn converse(
+    worker: &Rc<Worker>,
+    registered: &Registered,
+    guard: Guard<Transport>,
+    caller: Caller,
+) -> Option<(Guard<Transport>, Bytes)> {
+    let (watched, limits) = (registered.watched(), registered.limits());
     let service = service_fn(|request| {
         let refused = watched.serve();
         let (line, answering) = (ConnectionLine(Rc::clone(watched)), Rc::clone(watched));
@@ -111,24 +142,36 @@ async fn http1(
     });
     // The guard has judged every head before hyper sees it, so hyper's limits only have to be no
     // smaller. Its header timer is replaced by the watch.
-    let connection = http1::Builder::new()
+    let mut connection = http1::Builder::new()
         .header_read_timeout(None)
         .max_headers(limits.headers.saturating_add(8))
         .max_buf_size((limits.header_bytes + limits.uri_bytes + 8 * 1024).max(64 * 1024))
         .serve_connection(TokioIo::new(guard), service);
-    let parts = connection.without_shutdown().await;
-    // Taken in any case: it holds the connection that holds it.
-    let tunnel = watched.take_tunnel();
-    let parts = match parts {
-        Ok(parts) => parts,
-        Err(error) => return tracing::debug!(%error, %caller, "connection ended"),
-    };
-    let guard = parts.io.into_inner();
-    match tunnel {
+    let ended = poll_fn(|cx| {
+        if watched.wants_rest.take() && watched.may_rest() {
+            watched.rests.set(true);
+            Pin::new(&mut connection).graceful_shutdown();
+        }
+        connection.poll_without_shutdown(cx)
+    })
+    .await;
+    if let Err(error) = ended {
+        // It holds the connection that holds it.
+        drop(watched.take_tunnel());
+        tracing::debug!(%error, %caller, "connection ended");
+        return None;
+    }
+    let parts = connection.into_parts();
+    Some((parts.io.into_inner(), parts.read_buf))
+}
+
+/// The end of a connection's HTTP: a tunnel, or its close.
+async fn end(guard: Guard<Transport>, read: Bytes, watched: &Watched) {
+    match watched.take_tunnel() {
         Some(tunnel) => {
             // What came right behind the head was held back until the upstream agreed.
             let (transport, held) = guard.into_tunnel();
-            tunnel.run(transport, [parts.read_buf.as_ref(), &held].concat()).await;
+            tunnel.run(transport, [read.as_ref(), &held].concat()).await;
         }
         None => {
             let (transport, is_sending) = guard.into_parts();

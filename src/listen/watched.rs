@@ -15,6 +15,8 @@ use crate::{
     proxy::{fault::Fault, settings::Timeouts, tunnel::Tunnel},
 };
 
+/// An idle connection gives its buffers back after this.
+const REST_AFTER: Duration = Duration::from_secs(2);
 /// How long a connection may stay open for its next request while the gateway stops.
 const LAST_CHANCE: Duration = Duration::from_secs(1);
 
@@ -52,6 +54,14 @@ pub(super) struct Watched {
     /// What takes the connection over once the answer's head is out.
     pub(super) tunnel: RefCell<Option<Tunnel>>,
     is_tunnel: Cell<bool>,
+    /// The connection has been idle for a while and may give its buffers back.
+    pub(super) wants_rest: Cell<bool>,
+    /// It is about to rest.
+    pub(super) rests: Cell<bool>,
+    /// It has given its buffers back since the watch has looked.
+    pub(super) gave_back: Cell<bool>,
+    /// It rested since its last request.
+    has_rested: Cell<bool>,
     /// The caller has sent more control frames than it may.
     pub(super) has_flooded: Cell<bool>,
     /// What the TLS handshake has settled, if there was one.
@@ -89,6 +99,10 @@ impl Watched {
             tunnel: RefCell::default(),
             is_tunnel: Cell::new(false),
             has_flooded: Cell::new(false),
+            wants_rest: Cell::new(false),
+            rests: Cell::new(false),
+            gave_back: Cell::new(false),
+            has_rested: Cell::new(false),
             tls: OnceCell::new(),
             streams: OnceCell::new(),
             end: Cell::new(End::No),
@@ -140,8 +154,17 @@ impl Watched {
             Phase::Idle if stopping_since.is_some_and(|at| now - at.max(since) > LAST_CHANCE) => {
                 self.end_silently();
             }
+            Phase::Idle if waited > REST_AFTER && self.served.get() > 0 && !self.has_rested.replace(true) => {
+                self.wants_rest.set(true);
+                self.wake();
+            }
             Phase::Head | Phase::Idle | Phase::Busy | Phase::Answering => {}
         }
+    }
+
+    /// Nothing is on its way, in or out.
+    pub(super) fn may_rest(&self) -> bool {
+        !self.is_busy() && !self.has_partial_head.get() && !self.is_blocked.get()
     }
 
     /// From now on the connection is a tunnel, which watches its own time.
@@ -189,6 +212,7 @@ impl Watched {
     }
 
     pub(super) fn pass(&self) {
+        self.has_rested.set(false);
         self.passed.set(self.passed.get() + 1);
     }
 
