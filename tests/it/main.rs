@@ -30,6 +30,7 @@ mod drain; // stopping under load
 mod floods; // callers of HTTP/2 that want to cost as much as they can
 mod forwarding; // what reaches the upstream, and what comes back
 mod grpc; // gRPC with its own library on both sides
+mod http2; // tricks with the header and the framing of HTTP/2
 mod layers; // the ladder of modules
 mod listeners; // TLS and unix sockets: who gets in, and with which certificate
 mod logs; // access lines and metrics, and what never gets into them

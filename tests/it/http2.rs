@@ -1,0 +1,125 @@
+//! Requests over HTTP/2 that no HTTP/1.1 request could say safely: none of them is forwarded.
+
+use crate::{
+    frames::{DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, connect, field, frame, head},
+    stage::Stage,
+};
+
+/// A header block of these fields, in this order.
+fn block(fields: &[(&str, &str)]) -> Vec<u8> {
+    fields.iter().flat_map(|(name, value)| field(name, value)).collect()
+}
+
+/// A sound head, and one field more.
+fn with(name: &str, value: &str) -> Vec<u8> {
+    [head("GET", "/v1/orders"), field(name, value)].concat()
+}
+
+/// Sends `bytes` on a connection of its own. Whether the request on stream 1 is answered with 200.
+async fn is_served(stage: &Stage, bytes: &[u8]) -> bool {
+    let (mut reader, mut writer) = connect(stage.address(), &[]).await;
+    writer.send(bytes).await;
+    let end =
+        reader.find(|f| f.kind == GOAWAY || (f.stream == 1 && matches!(f.kind, HEADERS | RST_STREAM))).await;
+    end.is_some_and(|end| end.has_status(200))
+}
+
+/// A request of this header block, without a body, must not be served, and nothing of it be forwarded.
+async fn refuses(stage: &Stage, fields: &[u8]) {
+    let before = stage.api.requests();
+    let request = frame(HEADERS, END_HEADERS | END_STREAM, 1, fields);
+    let shown = String::from_utf8_lossy(fields);
+    assert!(!is_served(stage, &request).await, "{shown:?} is served");
+    assert_eq!(stage.api.requests(), before, "{shown:?} reached the upstream");
+}
+
+#[tokio::test]
+async fn what_could_become_another_request_in_http_1_is_refused() {
+    let stage = Stage::start().await;
+    stage.ready().await;
+    let sound = frame(HEADERS, END_HEADERS | END_STREAM, 1, &with("x-a", "b"));
+    assert!(is_served(&stage, &sound).await, "a sound request is served");
+    for (name, value) in [
+        ("x-a", "b\r\nauthorization: evil"),
+        ("x-a", "b\nc"),
+        ("x-a", "b\rc"),
+        ("x-a", "b\0c"),
+        ("x-a", " padded"),
+        ("x-a", "padded\t"),
+        ("X-Upper", "b"),
+        ("x a", "b"),
+        ("x:a", "b"),
+        ("x\r\ny", "b"),
+        ("", "b"),
+        ("connection", "x-a"),
+        ("keep-alive", "timeout=5"),
+        ("proxy-connection", "close"),
+        ("transfer-encoding", "chunked"),
+        ("upgrade", "h2c"),
+        ("te", "gzip"),
+        ("content-length", "5"),
+        ("content-length", "+0"),
+        ("host", "b"),
+        ("host", "a, b"),
+        ("x_admin", "1"),
+    ] {
+        refuses(&stage, &with(name, value)).await;
+    }
+}
+
+#[tokio::test]
+async fn tricks_with_pseudo_header_fields_are_refused() {
+    let stage = Stage::start().await;
+    stage.ready().await;
+    let (method, scheme) = ((":method", "GET"), (":scheme", "http"));
+    let (authority, path) = ((":authority", "a"), (":path", "/v1/orders"));
+    let sound = frame(HEADERS, END_HEADERS | END_STREAM, 1, &block(&[method, scheme, authority, path]));
+    assert!(is_served(&stage, &sound).await, "a sound request is served");
+    for fields in [
+        // Twice, too late, unknown, or one of a response.
+        &[method, scheme, authority, path, path][..],
+        &[method, method, scheme, authority, path],
+        &[method, scheme, authority, authority, path],
+        &[method, scheme, authority, path, ("x-a", "b"), (":path", "/v1/other")],
+        &[method, scheme, authority, path, (":evil", "1")],
+        &[method, scheme, authority, path, (":status", "200")],
+        // Absent or empty.
+        &[scheme, authority, path],
+        &[method, authority, path],
+        &[method, scheme, authority],
+        &[method, scheme, path],
+        &[method, scheme, authority, (":path", "")],
+        // Another place than it seems.
+        &[method, scheme, authority, (":path", "//b/v1/orders")],
+        &[method, scheme, authority, (":path", "http://b/v1/orders")],
+        &[method, scheme, authority, (":path", "v1/orders")],
+        &[method, scheme, authority, (":path", "*")],
+        &[method, scheme, authority, (":path", "/v1/../admin")],
+        &[method, scheme, authority, (":path", "/v1/orders HTTP/1.1\r\nx: y")],
+        &[method, scheme, (":authority", "user@a"), path],
+        &[method, scheme, (":authority", "a/b"), path],
+        &[method, scheme, (":authority", ""), path],
+        &[method, (":scheme", "https"), authority, path],
+        &[method, (":scheme", "file"), authority, path],
+        // Methods that leak or tunnel.
+        &[(":method", "TRACE"), scheme, authority, path],
+        &[(":method", "CONNECT"), authority],
+        &[(":method", "CONNECT"), (":protocol", "connect-udp"), scheme, authority, path],
+        &[(":method", "GET / HTTP/1.1\r\nx:"), scheme, authority, path],
+    ] {
+        refuses(&stage, &block(fields)).await;
+    }
+}
+
+/// The length that a caller announces is the length that the upstream gets, or nothing is complete.
+#[tokio::test]
+async fn a_length_that_is_not_the_bodys_is_refused() {
+    let stage = Stage::start().await;
+    stage.ready().await;
+    for body in ["four", "sixsix"] {
+        let fields = [head("POST", "/v1/orders"), field("content-length", "5")].concat();
+        let request = [frame(HEADERS, END_HEADERS, 1, &fields), frame(DATA, END_STREAM, 1, body.as_bytes())];
+        assert!(!is_served(&stage, &request.concat()).await, "{body:?} is served");
+        assert!(stage.api.history().is_empty(), "{body:?} arrived as if it were whole");
+    }
+}
