@@ -245,6 +245,37 @@ fn the_readme_lists_the_admin_endpoints_that_there_are() {
     assert_eq!(listed, there);
 }
 
+/// `refusals::name` is a test in `tests/it/refusals.rs`, `src/route/tests.rs::name` one in that file.
+#[test]
+fn every_test_that_the_safety_contract_names_is_there() {
+    let text = text_of(&root().join("docs/security.md"));
+    let mut found = 0;
+    for named in text.split('`').skip(1).step_by(2) {
+        let Some((file, name)) = named.rsplit_once("::") else { continue };
+        let is_word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+        if !name.bytes().all(is_word) || !(file.bytes().all(is_word) || file.ends_with(".rs")) {
+            continue;
+        }
+        let path = if file.ends_with(".rs") { file.to_owned() } else { format!("tests/it/{file}.rs") };
+        assert!(has_test(&text_of(&root().join(&path)), name), "{path} has no test {name}");
+        found += 1;
+    }
+    assert!(found > 80, "only {found} tests are named in docs/security.md");
+}
+
+/// Whether there is a function of this name that is marked as a test.
+fn has_test(source: &str, name: &str) -> bool {
+    let lines: Vec<&str> = source.lines().map(str::trim_start).collect();
+    let begins = |line: &&str| {
+        let function = line.strip_prefix("async ").unwrap_or(line).strip_prefix("fn ");
+        function.and_then(|rest| rest.strip_prefix(name)).is_some_and(|rest| rest.starts_with('('))
+    };
+    let Some(at) = lines.iter().position(begins) else { return false };
+    let mut marks =
+        lines[..at].iter().rev().take_while(|line| line.starts_with("#[") || line.starts_with("///"));
+    marks.any(|line| line.starts_with("#[test]") || line.starts_with("#[tokio::test"))
+}
+
 #[test]
 fn every_dependency_has_a_reason() {
     let reasons = text_of(&root().join("docs/dependencies.md"));
@@ -267,7 +298,7 @@ fn every_dependency_has_a_reason() {
 }
 
 #[test]
-fn the_schema_for_editors_is_json_and_knows_every_section() {
+fn the_schema_for_editors_is_json_and_every_key_in_it_is_explained() {
     let output = keybearer(&["schema"], &BTreeSet::new());
     assert!(output.status.success());
     let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -276,5 +307,39 @@ fn the_schema_for_editors_is_json_and_knows_every_section() {
     {
         let place = format!("/properties/{section}");
         assert!(schema.pointer(&place).is_some(), "{section} is not in the schema");
+    }
+    let explained = text_of(&root().join("docs/configuration.md"));
+    let words: BTreeSet<&str> =
+        prose_code(&explained).flat_map(|code| code.split(|c| !is_of_key(c))).collect();
+    let mut keys = BTreeSet::new();
+    collect_keys(&schema, &mut keys);
+    assert!(keys.len() > 80, "only {} keys were found in the schema", keys.len());
+    for key in keys {
+        assert!(words.contains(key.as_str()), "docs/configuration.md does not explain {key}");
+    }
+}
+
+/// What stands in backticks.
+fn prose_code(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+fn is_of_key(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_'
+}
+
+/// The names of all properties in a schema, at whatever depth.
+fn collect_keys(schema: &serde_json::Value, keys: &mut BTreeSet<String>) {
+    match schema {
+        serde_json::Value::Object(object) => {
+            for (name, value) in object {
+                if let ("properties", serde_json::Value::Object(properties)) = (name.as_str(), value) {
+                    keys.extend(properties.keys().cloned());
+                }
+                collect_keys(value, keys);
+            }
+        }
+        serde_json::Value::Array(values) => values.iter().for_each(|value| collect_keys(value, keys)),
+        _ => {}
     }
 }
