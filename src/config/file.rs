@@ -140,7 +140,7 @@ pub(super) struct Match {
 pub(super) enum PathCheck {
     /// Not at all.
     Strict,
-    /// `%2f`, `//` and `;` are allowed.
+    /// `%2f` and `//` are allowed.
     Lenient,
 }
 
