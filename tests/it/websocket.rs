@@ -195,7 +195,7 @@ async fn bytes_right_behind_the_handshake_are_not_lost() {
     assert_eq!(caller.take(13).await, b"and an answer");
 }
 
-/// Requirement F9 of the threat model: no tunnel before the upstream has agreed to it.
+/// RFC 9110 §7.8: no tunnel before the upstream has agreed to it.
 #[tokio::test]
 async fn bytes_behind_a_refused_handshake_are_never_the_upstreams() {
     for smuggled in ["SMUGGLED words", "GET /v1/smuggled HTTP/1.1\r\nX: SMUGGLED\r\n\r\n"] {
