@@ -140,7 +140,7 @@ struct Facts {
 }
 
 impl Fault {
-    /// The stable code of design §5.
+    /// The stable code, one of [`CODE_NAMES`].
     pub fn code(&self) -> &'static str {
         self.facts().code
     }

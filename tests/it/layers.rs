@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-/// The ladder of design §7, as the crate's documentation shows it.
+/// The ladder, as the crate's documentation shows it.
 const LADDER: [(&str, u32); 20] = [
     ("secret", 0),
     ("clock", 0),
