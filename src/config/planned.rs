@@ -5,7 +5,7 @@
 
 /// (struct, enum or `kind`; word; what to do meanwhile)
 const PLANNED: [(&str, &str, &str); 16] = [
-    ("File", "watch", "restart the gateway after a change"),
+    ("File", "watch", "send SIGHUP to the gateway after a change"),
     ("File", "state_dir", "remove the key; nothing is kept"),
     ("Mode", "forward", "use reverse"),
     ("Mode", "transparent", "use reverse"),

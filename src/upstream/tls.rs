@@ -1,6 +1,6 @@
 //! TLS towards upstreams: whom to trust, who we are, and which versions and protocols to offer.
 //!
-//! Files are read once, when the configuration is taken over. A renewed certificate needs a restart.
+//! Files are read once, when the configuration is taken over. A renewed certificate needs a reload.
 
 use std::{
     collections::HashMap,
