@@ -24,7 +24,7 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
     /// Something has changed that only a restart can change.
-    #[error("{} has changed, which needs a restart; nothing was changed", .0.join(", "))]
+    #[error("a change of {} needs a restart; nothing was changed", .0.join(", "))]
     NeedsRestart(Vec<&'static str>),
     /// The routes cannot be served.
     #[error("{0}; nothing was changed")]

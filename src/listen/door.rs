@@ -17,7 +17,7 @@ use crate::{
         serve,
         tls::Live,
         transport::{Accepted, TlsFacts, Transport},
-        watched::{End, Watched},
+        watched::{End, Ending, Watched},
     },
     proxy::worker::Worker,
     telemetry::{listeners::ListenerShard, metrics::Count},
@@ -82,8 +82,25 @@ impl Door {
             let _place = place;
             if let Some(accepted) = door.secure(transport, caller, registered.watched()).await {
                 serve::serve(Rc::clone(&door.worker), &registered, accepted).await;
+                door.count(registered.watched());
             }
         });
+    }
+
+    /// Counts why a connection was ended.
+    fn count(&self, watched: &Watched) {
+        let shard = &self.entry.shard;
+        let ended = match watched.ending.get() {
+            Some(Ending::Idle) => &shard.ended_idle,
+            Some(Ending::SlowHead) => &shard.ended_slow_head,
+            Some(Ending::SlowReader) => &shard.ended_slow_reader,
+            Some(Ending::Silence) => &shard.ended_silence,
+            Some(Ending::Flood) => &shard.ended_flood,
+            Some(Ending::Http2) => &shard.ended_http2,
+            None => return shard.lost_streams.add(watched.lost_streams.get()),
+        };
+        ended.add(1);
+        shard.lost_streams.add(watched.lost_streams.get());
     }
 
     /// Makes a TLS connection of it on a TLS listener. `None` when that fails.

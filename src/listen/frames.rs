@@ -17,7 +17,10 @@ use tokio::{
     time::Instant,
 };
 
-use crate::listen::{streams::Streams, watched::Watched};
+use crate::listen::{
+    streams::Streams,
+    watched::{Ending, Watched},
+};
 
 /// What an HTTP/2 caller sends first (RFC 9113 §3.4).
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -178,7 +181,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Frames<T> {
             this.early = rest;
         }
         if this.scanner.read(buf.filled().get(from..).unwrap_or_default()) == Err(Flood) {
-            this.watched.has_flooded.set(true);
+            this.watched.blame(Ending::Flood);
             return Poll::Ready(Err(io::Error::other("too many control frames")));
         }
         if let Some(streams) = this.streams() {

@@ -20,7 +20,7 @@ use crate::{
         serve::isolated,
         streams::{Paced, Stream, Streams},
         transport::Transport,
-        watched::{End, Watched},
+        watched::{End, Ending, Watched},
     },
     proxy::{
         self, Inbound, Line,
@@ -82,8 +82,17 @@ pub(super) async fn serve(
         connection.as_mut().poll(cx)
     });
     if let Err(error) = ended.await {
+        if is_protocol(&error) {
+            watched.blame(Ending::Http2);
+        }
         tracing::debug!(%error, %caller, "connection ended");
     }
+}
+
+/// Whether the library has ended the connection over what the caller sent.
+fn is_protocol(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
+    cause.is_some_and(|cause| cause.is_library() && !cause.is_io())
 }
 
 /// What the library lets pass and this gateway does not: it bounds a header block's bytes, not its

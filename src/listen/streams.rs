@@ -15,7 +15,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
 use crate::{
-    listen::watched::Watched,
+    listen::watched::{Ending, Watched},
     proxy::{answer::Answer, settings::Timeouts},
 };
 
@@ -76,13 +76,19 @@ impl Stream {
         Poll::Pending
     }
 
-    fn look(&self, now: Instant, timeouts: &Timeouts) {
+    /// Whether it was given up now.
+    fn look(&self, now: Instant, timeouts: &Timeouts) -> bool {
         let waited = now - self.since.get();
-        match self.turn.get() {
-            Turn::Caller if waited > timeouts.idle => self.cancel(),
-            Turn::Upstream if waited > timeouts.stream => self.cancel(),
-            Turn::Gateway | Turn::Upstream | Turn::Caller | Turn::Tunnel => {}
+        let is_late = match self.turn.get() {
+            Turn::Caller => waited > timeouts.idle,
+            Turn::Upstream => waited > timeouts.stream,
+            Turn::Gateway | Turn::Tunnel => false,
+        };
+        if is_late && !self.is_cancelled.get() {
+            self.cancel();
+            return true;
         }
+        false
     }
 }
 
@@ -149,16 +155,21 @@ impl Streams {
 
     pub(super) fn look(&self, watched: &Watched, now: Instant, timeouts: &Timeouts, stopping: bool) {
         let exceeds = |since: Option<Instant>, limit| since.is_some_and(|since| now - since > limit);
-        if exceeds(self.blocked_since.get(), timeouts.idle)
-            || exceeds(self.partial_since.get(), timeouts.header_read)
-        {
-            return watched.end_silently();
+        if exceeds(self.blocked_since.get(), timeouts.idle) {
+            return watched.end_because(Ending::SlowReader);
+        }
+        if exceeds(self.partial_since.get(), timeouts.header_read) {
+            return watched.end_because(Ending::SlowHead);
         }
         let open = self.open.borrow();
-        open.iter().for_each(|stream| stream.look(now, timeouts));
+        let lost = open.iter().filter(|stream| stream.look(now, timeouts)).count();
+        watched.lost_streams.set(watched.lost_streams.get() + lost as u64);
         let is_idle = open.is_empty() && now - self.idle_since.get() > timeouts.idle;
         if (is_idle || stopping) && !self.leaves.replace(true) {
             self.left_at.set(Some(now));
+            if is_idle && !stopping {
+                watched.blame(Ending::Idle);
+            }
             watched.wake();
         }
         // A caller that was told to go and stays.

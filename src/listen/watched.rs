@@ -62,14 +62,33 @@ pub(super) struct Watched {
     pub(super) gave_back: Cell<bool>,
     /// It rested since its last request.
     has_rested: Cell<bool>,
-    /// The caller has sent more control frames than it may.
-    pub(super) has_flooded: Cell<bool>,
+    /// Why the connection was ended, if it was.
+    pub(super) ending: Cell<Option<Ending>>,
+    /// Streams that were given up because their answers were not taken or did not come.
+    pub(super) lost_streams: Cell<u64>,
     /// What the TLS handshake has settled, if there was one.
     pub(super) tls: OnceCell<TlsFacts>,
     /// There when the connection speaks HTTP/2.
     pub(super) streams: OnceCell<Streams>,
     pub(super) end: Cell<End>,
     pub(super) waker: RefCell<Option<Waker>>,
+}
+
+/// Why the gateway has ended a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Nothing was asked for a while.
+    Idle,
+    /// A head did not get complete.
+    SlowHead,
+    /// An answer was not taken.
+    SlowReader,
+    /// An answer did not come.
+    Silence,
+    /// More control frames than anybody needs.
+    Flood,
+    /// What came was no HTTP/2, or too much of it for the library.
+    Http2,
 }
 
 /// How the watch ends a connection.
@@ -98,7 +117,8 @@ impl Watched {
             interim: RefCell::default(),
             tunnel: RefCell::default(),
             is_tunnel: Cell::new(false),
-            has_flooded: Cell::new(false),
+            ending: Cell::new(None),
+            lost_streams: Cell::new(0),
             wants_rest: Cell::new(false),
             rests: Cell::new(false),
             gave_back: Cell::new(false),
@@ -146,10 +166,15 @@ impl Watched {
         let (phase, since) = self.phase();
         let waited = now - since;
         match phase {
-            Phase::Answering if self.is_blocked.get() && waited > timeouts.idle => self.end_silently(),
-            Phase::Answering if waited > timeouts.stream => self.end_silently(),
-            Phase::Head if waited > timeouts.header_read => self.end_with(End::TooSlow),
-            Phase::Idle if waited > timeouts.idle => self.end_silently(),
+            Phase::Answering if self.is_blocked.get() && waited > timeouts.idle => {
+                self.end_because(Ending::SlowReader);
+            }
+            Phase::Answering if waited > timeouts.stream => self.end_because(Ending::Silence),
+            Phase::Head if waited > timeouts.header_read => {
+                self.blame(Ending::SlowHead);
+                self.end_with(End::TooSlow);
+            }
+            Phase::Idle if waited > timeouts.idle => self.end_because(Ending::Idle),
             // The caller may be about to send: it gets a moment, and its answer says `close`.
             Phase::Idle if stopping_since.is_some_and(|at| now - at.max(since) > LAST_CHANCE) => {
                 self.end_silently();
@@ -172,6 +197,17 @@ impl Watched {
         let tunnel = self.tunnel.take();
         self.is_tunnel.set(tunnel.is_some());
         tunnel
+    }
+
+    /// Ends the connection, which is counted.
+    pub(super) fn end_because(&self, why: Ending) {
+        self.blame(why);
+        self.end_silently();
+    }
+
+    /// The first reason counts: what follows from it is none of its own.
+    pub(super) fn blame(&self, why: Ending) {
+        self.ending.set(self.ending.get().or(Some(why)));
     }
 
     /// Ends the connection between two requests.

@@ -57,6 +57,7 @@ impl Tunnel {
         let mut near = near;
         let carry = async {
             far.write_all(&early).await?;
+            far.flush().await?;
             tokio::io::copy_bidirectional_with_sizes(&mut near, &mut far, BUFFER_BYTES, BUFFER_BYTES).await
         };
         let carried = tokio::select! {

@@ -25,6 +25,20 @@ pub struct ListenerShard {
     pub paused_files: Count,
     /// Times that accepting paused because the system refused, for instance without memory.
     pub paused_system: Count,
+    /// Connections that were ended because nothing was asked for a while.
+    pub ended_idle: Count,
+    /// Because a head did not get complete.
+    pub ended_slow_head: Count,
+    /// Because an answer was not taken.
+    pub ended_slow_reader: Count,
+    /// Because an answer did not come.
+    pub ended_silence: Count,
+    /// Because of control frames that nobody needs.
+    pub ended_flood: Count,
+    /// Because what came was no HTTP/2, or too much of it.
+    pub ended_http2: Count,
+    /// HTTP/2 streams that were given up because their answers were not taken or did not come.
+    pub lost_streams: Count,
 }
 
 /// What is known of a listener's certificates.

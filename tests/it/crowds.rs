@@ -134,3 +134,54 @@ async fn without_any_file_left_accepting_pauses_and_goes_on_later() {
     let said = process.lines().iter().filter(|line| line.contains("connections wait")).count();
     assert!(said < 10, "it is said once in a while, not at every attempt: {said}");
 }
+
+/// Ten thousand of them fit in 150 MB: after a while without a request they hold no buffers.
+#[tokio::test]
+async fn idle_connections_give_their_buffers_back_and_go_on() {
+    const COUNT: usize = 1000;
+    let stage = Plan::default().more("workers: 1").start().await;
+    let process = Process::start(&stage, &[]).await;
+    let request = b"GET /v1/orders HTTP/1.1\r\nHost: a\r\n\r\n";
+    let before = process.resident_kib();
+    let mut streams = Vec::new();
+    for _ in 0..COUNT {
+        let mut stream = TcpStream::connect(process.address()).await.unwrap();
+        assert!(answer(&mut stream, request).await.starts_with("HTTP/1.1 200"));
+        streams.push(stream);
+    }
+    // 150 MB for ten thousand, of which the process itself is a part.
+    eventually("they are small", || process.resident_kib() < before + COUNT * 13).await;
+    for stream in &mut streams {
+        assert!(answer(stream, request).await.starts_with("HTTP/1.1 200"));
+    }
+}
+
+/// Sends a request and reads what comes at once, which is the whole answer or its beginning.
+async fn answer(stream: &mut TcpStream, request: &[u8]) -> String {
+    stream.write_all(request).await.unwrap();
+    let mut space = vec![0; 16 * 1024];
+    let length = tokio::time::timeout(PATIENCE, stream.read(&mut space)).await.unwrap().unwrap();
+    String::from_utf8_lossy(&space[..length]).into_owned()
+}
+
+#[tokio::test]
+async fn a_connection_that_is_ended_is_counted_with_the_reason() {
+    let stage = Plan::default().more("timeouts: {header_read: 50ms, idle: 100ms}").start().await;
+    stage.ready().await;
+    let pings = [b"\0\0\x08\x06\0\0\0\0\0".as_slice(), &[0; 8]].concat().repeat(1500);
+    let flood = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".as_slice(), &pings].concat();
+    let nonsense = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x01\0\0\0\0\0".as_slice();
+    for (reason, bytes) in
+        [("slow_head", b"GET /v1".as_slice()), ("idle", b""), ("flood", &flood), ("http2", nonsense)]
+    {
+        let mut stream = TcpStream::connect(stage.address()).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        let name = format!("keybearer_connections_ended_total{{listener=\"local\",reason=\"{reason}\"}}");
+        let counted = async {
+            while metric(&stage, &name).await != 1.0 {
+                pause().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, counted).await.unwrap_or_else(|_| panic!("{reason} is not counted"));
+    }
+}

@@ -106,8 +106,17 @@ impl Process {
 
     /// The most memory that the process has had in use.
     pub(crate) fn peak_kib(&self) -> usize {
+        self.status("VmHWM:")
+    }
+
+    /// Its memory now.
+    pub(crate) fn resident_kib(&self) -> usize {
+        self.status("VmRSS:")
+    }
+
+    fn status(&self, name: &str) -> usize {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 

@@ -88,7 +88,7 @@ async fn what_needs_a_restart_is_named_and_changes_nothing() {
         text.replace("profiles:", more).replace("path: /v1", "path: /v2")
     });
     let error = reload(&stage, &after).unwrap_err().to_string();
-    assert_eq!(error, "limits, timeouts has changed, which needs a restart; nothing was changed");
+    assert_eq!(error, "a change of limits, timeouts needs a restart; nothing was changed");
     assert_eq!((stage.status("/v1/a").await, stage.status("/v2/a").await), (200, 404));
 }
 

@@ -37,6 +37,8 @@ pub(super) struct ListenerSum {
     accepted: u64,
     refused: [(&'static str, u64); 2],
     paused: [(&'static str, u64); 3],
+    ended: [(&'static str, u64); 6],
+    streams: [(&'static str, u64); 1],
     expiries: Vec<(String, i64)>,
     reloads: [(&'static str, u64); 2],
 }
@@ -59,6 +61,15 @@ impl ListenerSum {
                 ("files", sum(|shard| &shard.paused_files)),
                 ("system", sum(|shard| &shard.paused_system)),
             ],
+            ended: [
+                ("idle", sum(|shard| &shard.ended_idle)),
+                ("slow_head", sum(|shard| &shard.ended_slow_head)),
+                ("slow_reader", sum(|shard| &shard.ended_slow_reader)),
+                ("silent_upstream", sum(|shard| &shard.ended_silence)),
+                ("flood", sum(|shard| &shard.ended_flood)),
+                ("http2", sum(|shard| &shard.ended_http2)),
+            ],
+            streams: [("stood_still", sum(|shard| &shard.lost_streams))],
             expiries: listener.certificates.expiries(),
             reloads: [("ok", renewed), ("failed", failed)],
         }
@@ -78,10 +89,12 @@ pub(super) fn encode(listeners: &[ListenerSum], encoder: &mut DescriptorEncoder<
     }
     type Family = (&'static str, &'static str, &'static str, Numbers);
     type Numbers = fn(&ListenerSum) -> &[(&'static str, u64)];
-    let counters: [Family; 3] = [
+    let counters: [Family; 5] = [
         ("connections_refused", "Accepted connections on which no request was served", "reason", |l| {
             &l.refused
         }),
+        ("connections_ended", "Connections that the gateway ended, by why", "reason", |l| &l.ended),
+        ("streams_ended", "HTTP/2 streams that the gateway ended, by why", "reason", |l| &l.streams),
         ("accept_pauses", "Times that a worker stopped accepting for a while", "reason", |l| &l.paused),
         ("listener_certificate_reloads", "Changed certificate files by what became of them", "result", |l| {
             if l.expiries.is_empty() { &[] } else { &l.reloads }
