@@ -57,3 +57,33 @@ fn every_target_can_be_fuzzed() {
         assert!(manifest.contains(&format!("path = \"targets/{target}.rs\"")), "{target} is no binary");
     }
 }
+
+/// `name version` of every package in a lock file.
+fn locked(path: &str) -> Vec<String> {
+    let text = fs::read_to_string(root().join(path)).unwrap();
+    let packages = text.split("[[package]]").skip(1);
+    packages
+        .map(|package| {
+            let value = |key: &str| package.lines().find_map(|line| line.strip_prefix(key)).unwrap();
+            format!("{} {}", value("name = "), value("version = ")).replace('"', "")
+        })
+        .collect()
+}
+
+#[test]
+fn the_targets_are_built_from_what_the_program_is_built_from() {
+    const OWN: [&str; 3] = ["keybearer-fuzz ", "libfuzzer-sys ", "arbitrary "];
+    const REMEDY: &str = "cp Cargo.lock fuzz/ && cargo metadata --manifest-path fuzz/Cargo.toml";
+    let (program, targets) = (locked("Cargo.lock"), locked("fuzz/Cargo.lock"));
+    let others = targets.iter().filter(|package| !OWN.iter().any(|own| package.starts_with(own)));
+    let unknown: Vec<_> = others.filter(|package| !program.contains(package)).collect();
+    assert!(unknown.is_empty(), "fuzz/Cargo.lock has other versions: {unknown:?} ({REMEDY})");
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let dependencies = manifest.split("\n[dependencies]\n").nth(1).unwrap().split("\n[").next().unwrap();
+    for line in dependencies.lines().filter(|line| line.contains(" = ")) {
+        let renamed = line.split("package = \"").nth(1).and_then(|rest| rest.split('"').next());
+        let name = renamed.unwrap_or_else(|| line.split(' ').next().unwrap());
+        let is_locked = targets.iter().any(|package| package.starts_with(&format!("{name} ")));
+        assert!(is_locked, "fuzz/Cargo.lock does not know {name} ({REMEDY})");
+    }
+}
