@@ -136,6 +136,9 @@ fn prepare(
     record: &Record,
 ) -> Result<(), Fault> {
     let settings = route.settings();
+    if head.method == Method::OPTIONS {
+        headers::count_forwards(&mut head.headers)?;
+    }
     // HTTP/2 names the host in the target; everything that follows reads the field.
     if head.version == Version::HTTP_2
         && let Some(authority) = head.uri.authority()

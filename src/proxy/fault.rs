@@ -28,6 +28,8 @@ pub enum Fault {
     MethodRefused,
     /// The request has been here before.
     Loop,
+    /// An OPTIONS request that is to go no further than here.
+    LastHop,
     /// The header block is larger than the limit.
     HeadersTooLarge,
     /// The request target is longer than the limit.
@@ -75,6 +77,8 @@ pub enum BadRequest {
     Body,
     /// A header name with an underscore.
     Underscore,
+    /// `Max-Forwards` is no number.
+    MaxForwards,
     /// An offer to go on in HTTP/2.
     Upgrade,
     /// The host is served under another certificate than the one that the caller has seen.
@@ -99,6 +103,7 @@ impl fmt::Display for BadRequest {
                 "a header name holds an underscore, which some upstreams take for a hyphen; \
                  `underscores: allow` on the route lets it pass",
             ),
+            Self::MaxForwards => f.write_str("the Max-Forwards field is no number"),
             Self::Upgrade => f.write_str(
                 "an upgrade to h2c is never forwarded; speak HTTP/1.1, or HTTP/2 from the first byte on, or set \
                  `h2c: ignore` on the route",
@@ -111,7 +116,7 @@ impl fmt::Display for BadRequest {
 }
 
 /// Number of codes.
-pub const CODES: usize = 12;
+pub const CODES: usize = 13;
 
 /// All codes, for counters.
 pub const CODE_NAMES: [&str; CODES] = [
@@ -127,6 +132,7 @@ pub const CODE_NAMES: [&str; CODES] = [
     "upstream_protocol",
     "upstream_timeout",
     "internal_error",
+    "last_hop",
 ];
 
 /// Everything a fault is, apart from its words.
@@ -185,6 +191,9 @@ impl Fault {
             )),
             Self::Loop => {
                 facts(S::LOOP_DETECTED, "loop", "proxy_loop_detected", "The request goes in circles")
+            }
+            Self::LastHop => {
+                facts(S::OK, "last_hop", "http_request_denied", "The request was for this gateway")
             }
             Self::HeadersTooLarge => closing(facts(
                 S::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -263,6 +272,7 @@ impl Fault {
             Self::BadRequest(bad) => bad.to_string(),
             Self::MethodRefused => "the gateway does not forward this method on this route".into(),
             Self::Loop => "the request has passed this gateway before: an upstream points back to it".into(),
+            Self::LastHop => "Max-Forwards is 0, so the request ends here; nothing was forwarded".into(),
             Self::HeadersTooLarge => "send fewer or shorter header fields, or raise limits.header_bytes".into(),
             Self::UriTooLong => "send a shorter request target, or raise limits.uri_bytes".into(),
             Self::BodyTooLong => "send a shorter body, or raise limits.body_bytes or the route's body_bytes".into(),

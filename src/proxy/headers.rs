@@ -6,7 +6,7 @@
 use http::{
     HeaderMap, HeaderName, HeaderValue, Version,
     header::{
-        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, PROXY_AUTHENTICATE,
+        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, MAX_FORWARDS, PROXY_AUTHENTICATE,
         PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA, WWW_AUTHENTICATE,
     },
     request,
@@ -226,6 +226,19 @@ pub fn prepare(headers: &mut HeaderMap, outgoing: &Outgoing<'_>) -> Result<(), F
         headers.insert(HOST, outgoing.host.clone());
     }
     headers.insert(REQUEST_ID, outgoing.request_id.clone());
+    Ok(())
+}
+
+/// Counts this hop of a request that says how many it may take (RFC 9110 §7.6.2).
+///
+/// # Errors
+/// [`Fault::LastHop`] when it may take no more, and a number that is none.
+pub fn count_forwards(headers: &mut HeaderMap) -> Result<(), Fault> {
+    let Some(left) = headers.get(MAX_FORWARDS) else { return Ok(()) };
+    let left: Option<u32> = left.to_str().ok().and_then(|text| text.parse().ok());
+    let next =
+        left.ok_or(Fault::BadRequest(BadRequest::MaxForwards))?.checked_sub(1).ok_or(Fault::LastHop)?;
+    headers.insert(MAX_FORWARDS, HeaderValue::from(next));
     Ok(())
 }
 

@@ -139,6 +139,19 @@ async fn trailers_reach_callers_that_can_read_them_and_only_what_may_come_late()
     assert!(answer.ends_with("0\r\n\r\n") && !answer.contains("x-sum"), "{answer}");
 }
 
+#[tokio::test]
+async fn options_go_no_further_than_they_may() {
+    let up = Hostile::saying(OK).await;
+    let stage = up.stage("").await;
+    let options = |left: &str| {
+        format!("OPTIONS /v1 HTTP/1.1\r\nHost: a\r\nMax-Forwards: {left}\r\nConnection: close\r\n\r\n")
+    };
+    let answer = refused(&stage, &up, &options("0")).await.to_lowercase();
+    assert!(answer.starts_with("http/1.1 200") && answer.contains("allow: get, head"), "{answer}");
+    assert!(forwarded(&stage, &up, &options("3")).await.to_lowercase().contains("max-forwards: 2\r\n"));
+    assert_eq!(statuses(&refused(&stage, &up, &options("many")).await), ["400"]);
+}
+
 // Uploads over the replay limit: the upstream is asked before the first byte.
 
 const UPLOAD: usize = 100_000;

@@ -57,7 +57,7 @@ impl Fault {
         *response.status_mut() = facts.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if facts.status == StatusCode::METHOD_NOT_ALLOWED {
+        if matches!(self, Fault::MethodRefused | Fault::LastHop) {
             let usual = "GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS";
             headers.insert(header::ALLOW, HeaderValue::from_static(usual));
         }
