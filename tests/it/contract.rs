@@ -1,7 +1,5 @@
 //! The safety contract of `docs/security.md`: what holds unless somebody has turned it off.
 
-use std::time::Duration;
-
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream, tcp::OwnedReadHalf},
@@ -9,7 +7,7 @@ use tokio::{
 
 use crate::{
     hostile::{Hostile, OK, Step, forwarded, get, keep, read_all, refused, statuses},
-    stage::{PATIENCE, Plan, Stage, eventually},
+    stage::{PATIENCE, Plan, Stage, eventually, pause},
 };
 
 #[tokio::test]
@@ -96,7 +94,10 @@ async fn an_answer_may_be_silent_for_longer_than_a_caller_may_be_idle() {
         let (mut reader, mut writer) = accept(&upstream).await;
         head(&mut reader).await;
         writer.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n").await.unwrap();
-        tokio::time::sleep(Duration::from_millis(400)).await;
+        // Some three hundred milliseconds of silence.
+        for _ in 0..60 {
+            pause().await;
+        }
         writer.write_all(b"1\r\nb\r\n0\r\n\r\n").await.unwrap();
         head(&mut reader).await;
     };
