@@ -5,18 +5,16 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use ::http::HeaderValue;
 use aws_lc_rs::digest;
-use http::HeaderValue;
 
-use crate::{
-    clock::Moment,
-    secret::Secret,
-    source::{Source, SourceError},
-};
+use crate::{clock::Moment, secret::Secret, source::SourceError};
 
 pub mod answer;
+pub mod authentication;
 pub mod discovery;
 pub mod entra;
+pub mod http;
 pub mod oauth2;
 pub mod refusal;
 
@@ -49,20 +47,27 @@ impl Settings {
     pub const DEFAULT_TTL: Duration = Duration::from_secs(300);
     /// Default limit of one token request.
     pub const TIMEOUT: Duration = Duration::from_secs(10);
+}
 
-    /// The source of the secret, if the account is proven with one.
-    pub fn source(&self) -> Option<&Source> {
-        match &self.kind {
-            Kind::Entra(entra) => Some(&entra.client_secret),
-            Kind::OAuth2(oauth2) => oauth2.auth.source(),
+/// What an exchange gave to prove the account with.
+pub enum Credential {
+    /// A token for `Authorization: Bearer` (RFC 6750 §2.1), checked to be legal in a header.
+    Bearer(Secret),
+}
+
+impl Credential {
+    /// The token or key itself: for diagnosis, and for `keybearer token --raw`.
+    pub fn secret(&self) -> &Secret {
+        match self {
+            Credential::Bearer(token) => token,
         }
     }
 }
 
 /// What an identity provider gave for one exchange.
 pub struct Grant {
-    /// The access token, checked to be legal in a header.
-    pub access_token: Secret,
+    /// What goes on requests.
+    pub credential: Credential,
     /// Validity counted from `asked_at`; zero for a token that may be used at once and not kept.
     pub lifetime: Duration,
     /// When the provider would like to be asked again, counted from `asked_at`.
@@ -76,7 +81,8 @@ impl Grant {
     ///
     /// The scheme is always `Bearer`, whatever case the answer used: servers insist on it.
     pub fn header(&self) -> HeaderValue {
-        let text = zeroize::Zeroizing::new(format!("Bearer {}", self.access_token.expose()));
+        let Credential::Bearer(token) = &self.credential;
+        let text = zeroize::Zeroizing::new(format!("Bearer {}", token.expose()));
         let mut value =
             HeaderValue::from_str(&text).expect("`answer` refuses tokens with illegal characters");
         value.set_sensitive(true);
@@ -117,7 +123,7 @@ pub struct Profile {
 
 impl Profile {
     /// Prepares the exchange; nothing is sent yet.
-    pub fn new(settings: Settings, http: Arc<oauth2::Http>) -> Self {
+    pub fn new(settings: Settings, http: Arc<http::Http>) -> Self {
         let (request, is_entra) = match &settings.kind {
             Kind::Entra(entra) => (entra.as_oauth2(), true),
             Kind::OAuth2(oauth2) => (oauth2.clone(), false),
@@ -144,11 +150,11 @@ impl Profile {
         self.client.exchange(claims).await
     }
 
-    /// The identity that a token asked for now would have. Reads the secret's source.
+    /// The identity that a token asked for now would have. Reads the secret's source, if that is cheap.
     ///
     /// # Errors
     /// When the source cannot be read.
-    pub fn identity(&self) -> Result<Identity, SourceError> {
-        self.client.identity()
+    pub async fn identity(&self) -> Result<Identity, SourceError> {
+        self.client.identity().await
     }
 }

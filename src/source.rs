@@ -3,7 +3,14 @@
 //! A source is read again for every token request, so a rotated secret needs no restart. What is
 //! read is checked for the accidents that secret files are prone to; it is never guessed at.
 
-use std::{fmt, fs, io, io::Read, path::PathBuf};
+use std::{
+    fmt, fs, io,
+    io::Read,
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+};
+
+use zeroize::Zeroizing;
 
 use crate::secret::Secret;
 
@@ -72,7 +79,47 @@ impl Source {
     ///
     /// # Errors
     /// When the source cannot be read, is empty, or holds what no secret holds.
-    pub fn read(&self) -> Result<Secret, SourceError> {
+    pub async fn read(&self) -> Result<Secret, SourceError> {
+        self.accept(self.bytes().await?)
+    }
+
+    /// Reads a document as it is now: a key, a certificate, a token in a file of its own. It may have
+    /// several lines, and need not be text.
+    ///
+    /// # Errors
+    /// When the source cannot be read, is empty or larger than 64 KiB.
+    pub async fn read_document(&self) -> Result<Zeroizing<Vec<u8>>, SourceError> {
+        let bytes = Zeroizing::new(self.bytes().await?);
+        if bytes.is_empty() {
+            return Err(SourceError::Empty(self.clone()));
+        }
+        Ok(bytes)
+    }
+
+    /// Whether a change can be looked for every few seconds: reading it costs no more than a file.
+    pub fn is_cheap(&self) -> bool {
+        match self {
+            Source::Env(_) | Source::File(_) => true,
+        }
+    }
+
+    /// Tries whether the secret could be read, as far as that is possible at once: what
+    /// `keybearer check` tells about a machine.
+    ///
+    /// # Errors
+    /// When the source cannot be read.
+    pub fn probe(&self) -> Result<(), SourceError> {
+        self.bytes_now().map(|bytes| drop(Zeroizing::new(bytes)))
+    }
+
+    /// On a thread of its own: a file system that hangs must not hold up the other profiles.
+    async fn bytes(&self) -> Result<Vec<u8>, SourceError> {
+        let source = self.clone();
+        let read = tokio::task::spawn_blocking(move || source.bytes_now());
+        read.await.unwrap_or_else(|_| Err(SourceError::Empty(self.clone())))
+    }
+
+    fn bytes_now(&self) -> Result<Vec<u8>, SourceError> {
         let bytes = match self {
             Source::Env(name) => {
                 let value = std::env::var_os(name).ok_or_else(|| SourceError::NotSet(self.clone()))?;
@@ -86,13 +133,13 @@ impl Source {
                 bytes
             }
         };
-        self.accept(bytes)
-    }
-
-    fn accept(&self, mut bytes: Vec<u8>) -> Result<Secret, SourceError> {
         if bytes.len() as u64 > BYTES_MAX {
             return Err(SourceError::TooLarge(self.clone()));
         }
+        Ok(bytes)
+    }
+
+    fn accept(&self, mut bytes: Vec<u8>) -> Result<Secret, SourceError> {
         if [&b"\xef\xbb\xbf"[..], b"\xff\xfe", b"\xfe\xff"].iter().any(|mark| bytes.starts_with(mark)) {
             return Err(SourceError::ByteOrderMark(self.clone()));
         }
@@ -110,6 +157,34 @@ impl Source {
         }
         let text = String::from_utf8(bytes).map_err(|_| SourceError::NotText(self.clone()))?;
         Ok(Secret::new(text))
+    }
+}
+
+/// The last good value of what a source holds. A file that is half written, or gone for a moment, must
+/// not take away a value that works.
+#[derive(Debug)]
+pub struct Kept<T>(Mutex<Option<T>>);
+
+impl<T> Default for Kept<T> {
+    fn default() -> Self {
+        Self(Mutex::new(None))
+    }
+}
+
+impl<T: Clone> Kept<T> {
+    /// `read`, or the last good value with the reason why it is not the newest.
+    ///
+    /// # Errors
+    /// That of `read` when there has been no good value yet.
+    pub fn or_last<E>(&self, read: Result<T, E>) -> Result<(T, Option<E>), E> {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match read {
+            Ok(value) => Ok((last.insert(value).clone(), None)),
+            Err(error) => match last.as_ref() {
+                Some(value) => Ok((value.clone(), Some(error))),
+                None => Err(error),
+            },
+        }
     }
 }
 
@@ -155,14 +230,32 @@ mod tests {
         check(b"\n", Err("is empty"));
         check(b"", Err("is empty"));
         check(b"\xc3\x28", Err("not UTF-8"));
-        check(&vec![b'a'; 70_000], Err("larger than 64 KiB"));
+    }
+
+    #[tokio::test]
+    async fn what_is_larger_than_any_secret_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        fs::write(&path, vec![b'a'; 70_000]).unwrap();
+        let source = Source::File(path);
+        assert!(matches!(source.read().await, Err(SourceError::TooLarge(_))));
+        assert!(matches!(source.read_document().await, Err(SourceError::TooLarge(_))));
     }
 
     #[test]
-    fn what_is_missing_is_named() {
-        let error = Source::Env("KEYBEARER_NO_SUCH_VARIABLE".into()).read().unwrap_err();
+    fn a_good_value_outlives_a_broken_file() {
+        let kept = Kept::default();
+        assert_eq!(kept.or_last(Err::<u8, _>("none yet")), Err("none yet"));
+        assert_eq!(kept.or_last(Ok::<_, &str>(1)), Ok((1, None)));
+        assert_eq!(kept.or_last(Err("half written")), Ok((1, Some("half written"))));
+        assert_eq!(kept.or_last(Ok::<_, &str>(2)), Ok((2, None)));
+    }
+
+    #[tokio::test]
+    async fn what_is_missing_is_named() {
+        let error = Source::Env("KEYBEARER_NO_SUCH_VARIABLE".into()).read().await.unwrap_err();
         assert!(error.to_string().starts_with("environment variable KEYBEARER_NO_SUCH_VARIABLE is not set"));
-        let error = Source::File("/no/such/file".into()).read().unwrap_err();
+        let error = Source::File("/no/such/file".into()).read().await.unwrap_err();
         assert!(error.to_string().starts_with("file /no/such/file cannot be read: no such file"));
     }
 }

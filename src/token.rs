@@ -72,7 +72,7 @@ pub trait Exchange: Send + Sync + 'static {
     fn exchange(&self, claims: Option<&str>) -> impl Future<Output = Result<Grant, ExchangeError>> + Send;
 
     /// The identity that a token asked for now would have; `None` when it cannot be told.
-    fn identity(&self) -> Option<Identity>;
+    fn identity(&self) -> impl Future<Output = Option<Identity>> + Send;
 }
 
 impl Exchange for Profile {
@@ -80,8 +80,8 @@ impl Exchange for Profile {
         Profile::exchange(self, claims)
     }
 
-    fn identity(&self) -> Option<Identity> {
-        Profile::identity(self).ok()
+    async fn identity(&self) -> Option<Identity> {
+        Profile::identity(self).await.ok()
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use crate::{
     app::{Running, StartError, snapshot},
     config::Settings,
-    profile::{Profile, oauth2::Http},
+    profile::{Profile, http::Http},
     proxy::worker::{Gateway, Shard},
     token::{self, Turns},
     upstream::{Origin, Upstream},

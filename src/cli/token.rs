@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     cli::{Configured, Failure, print},
-    profile::{self, Grant, Kind, Profile, oauth2::Http},
+    profile::{self, Grant, Kind, Profile, http::Http},
 };
 
 pub(super) fn token(configured: &Configured, name: &str, raw: bool) -> Result<ExitCode, Failure> {
@@ -28,7 +28,7 @@ pub(super) fn token(configured: &Configured, name: &str, raw: bool) -> Result<Ex
         .map_err(|error| anyhow!(error))
         .with_context(|| format!("profile \"{name}\" got no token"))?;
     if raw {
-        return print(&format!("{}\n", grant.access_token.expose()));
+        return print(&format!("{}\n", grant.credential.secret().expose()));
     }
     print(&describe(&settings, &grant))
 }
@@ -44,7 +44,7 @@ fn describe(settings: &profile::Settings, grant: &Grant) -> String {
         seconds => format!("{seconds} s"),
     };
     let _ = writeln!(out, "lifetime   {lifetime}");
-    let Some(claims) = claims(grant.access_token.expose()) else {
+    let Some(claims) = claims(grant.credential.secret().expose()) else {
         out.push_str("content    opaque: only its issuer can read it\n");
         return out;
     };

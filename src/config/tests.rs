@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use super::*;
 use crate::{
-    profile::{Kind, oauth2},
+    profile::{Kind, authentication, oauth2},
     source::Source,
     upstream::Scheme,
 };
@@ -155,7 +155,7 @@ fn an_environment_patches_and_the_rest_stays() {
     let settings = parse(GOOD, &folder.path().join("k.yaml"), Some("staging")).unwrap().settings;
     let Kind::OAuth2(kind) = &settings.profiles[0].profile.kind else { panic!("{settings:?}") };
     assert!(matches!(kind.endpoint, oauth2::Endpoint::TokenUrl(_)), "the issuer gave way");
-    let oauth2::ClientAuth::SecretBasic { secret, .. } = &kind.auth else { panic!("{kind:?}") };
+    let authentication::ClientAuth::SecretBasic { secret, .. } = &kind.auth else { panic!("{kind:?}") };
     assert_eq!(*secret, Source::File(folder.path().join("s")));
     assert_eq!(kind.client_id, "0123");
     let route = &settings.routes[0];

@@ -26,7 +26,7 @@ pub(super) fn target(input: &[u8]) {
         body,
     };
     let secret = Secret::new(SECRET.to_owned());
-    match read(&reply, Duration::from_secs(300), Some(&secret)) {
+    match read(&reply, Duration::from_secs(300), &[secret]) {
         Ok(accepted) => {
             assert!(reply.status.is_success(), "a token in an answer of status {status}");
             let token = accepted.access_token.expose();

@@ -41,20 +41,16 @@ pub struct Accepted {
     pub refresh_in: Option<Duration>,
 }
 
-/// Reads `reply` as RFC 6749 §5.1 or §5.2. `secret` is what was sent: it is kept out of errors.
+/// Reads `reply` as RFC 6749 §5.1 or §5.2. `secrets` are what was sent: they are kept out of errors.
 ///
 /// # Errors
 /// [`ExchangeError::Rejected`] for an OAuth error, also inside a 200; [`ExchangeError::Unusable`] for
 /// an answer that holds no usable token.
-pub fn read(
-    reply: &Reply,
-    default_ttl: Duration,
-    secret: Option<&Secret>,
-) -> Result<Accepted, ExchangeError> {
+pub fn read(reply: &Reply, default_ttl: Duration, secrets: &[Secret]) -> Result<Accepted, ExchangeError> {
     let json: Option<Map<String, Value>> = serde_json::from_slice(&reply.body).ok();
     let unusable = |what| ExchangeError::Unusable { status: reply.status.as_u16(), what };
     if !reply.status.is_success() || json.as_ref().is_some_and(|m| m.contains_key("error")) {
-        return Err(ExchangeError::Rejected(Box::new(Rejection::read(reply, json.as_ref(), secret))));
+        return Err(ExchangeError::Rejected(Box::new(Rejection::read(reply, json.as_ref(), secrets))));
     }
     let Some(json) = json else {
         return Err(unusable(if reply.body.is_empty() {
@@ -133,7 +129,7 @@ mod tests {
             retry_after: None,
             body: body.as_bytes().to_vec(),
         };
-        read(&reply, TTL, Some(&Secret::new("s3cret-value".into())))
+        read(&reply, TTL, &[Secret::new("s3cret-value".into())])
     }
 
     fn lifetime_of(members: &str) -> Duration {

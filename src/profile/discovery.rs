@@ -14,7 +14,7 @@ use url::Url;
 use crate::{
     clock::{self, Moment},
     profile::{
-        oauth2::{self, Http},
+        http::{self, Http},
         refusal::ExchangeError,
     },
 };
@@ -93,7 +93,7 @@ async fn metadata(url: &Url, http: &Http) -> Result<Metadata, (String, bool)> {
     if !status.is_success() {
         return Err((format!("{url} answered HTTP {}", status.as_u16()), status.is_client_error()));
     }
-    let body = oauth2::bounded(&mut response).await.map_err(|e| (e.at(url).to_string(), false))?;
+    let body = http::bounded(&mut response).await.map_err(|e| (e.at(url).to_string(), false))?;
     serde_json::from_slice(&body).map_err(|_| (format!("{url} gave no issuer and token_endpoint"), false))
 }
 

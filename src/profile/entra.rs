@@ -6,7 +6,10 @@
 use url::Url;
 
 use crate::{
-    profile::oauth2::{self, ClientAuth, Endpoint},
+    profile::{
+        authentication::ClientAuth,
+        oauth2::{self, Endpoint},
+    },
     source::Source,
 };
 

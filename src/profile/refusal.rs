@@ -145,11 +145,11 @@ pub struct Rejection {
 }
 
 impl Rejection {
-    /// Takes what an operator needs from an error answer; `secret` never gets into it.
-    pub fn read(reply: &Reply, json: Option<&Map<String, Value>>, secret: Option<&Secret>) -> Self {
+    /// Takes what an operator needs from an error answer; `secrets` never get into it.
+    pub fn read(reply: &Reply, json: Option<&Map<String, Value>>, secrets: &[Secret]) -> Self {
         let text = |name: &str| {
             let value = json?.get(name)?.as_str()?;
-            (!reveals(value, secret)).then(|| printable(value))
+            (!reveals(value, secrets)).then(|| printable(value))
         };
         let codes = json.and_then(|m| m.get("error_codes")).and_then(Value::as_array);
         Self {
@@ -274,9 +274,9 @@ pub(super) fn innermost(error: &dyn std::error::Error) -> String {
     printable(&cause.to_string())
 }
 
-/// Whether `text` repeats the secret, plain or form-encoded.
-fn reveals(text: &str, secret: Option<&Secret>) -> bool {
-    secret.is_some_and(|secret| {
+/// Whether `text` repeats a secret, plain or form-encoded.
+fn reveals(text: &str, secrets: &[Secret]) -> bool {
+    secrets.iter().any(|secret| {
         let plain = secret.expose();
         let encoded: String = form_urlencoded::byte_serialize(plain.as_bytes()).collect();
         text.contains(plain) || text.contains(&encoded)
@@ -319,7 +319,7 @@ mod tests {
             body: body.as_bytes().to_vec(),
         };
         let secret = Secret::new("s3cret/value".into());
-        answer::read(&reply, Duration::from_secs(300), Some(&secret)).err().unwrap()
+        answer::read(&reply, Duration::from_secs(300), &[secret]).err().unwrap()
     }
 
     #[test]

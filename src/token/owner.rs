@@ -34,7 +34,7 @@ pub(super) async fn run(shared: Arc<Shared>, exchange: impl Exchange, turns: Tur
     let mut source = SourceWatch { exchange: &exchange, asked_with: None, changed_at: None };
     loop {
         let claims = shared.begin();
-        source.asked_with = exchange.identity();
+        source.asked_with = exchange.identity().await;
         let outcome = {
             let _turn = turns.0.acquire().await;
             exchange.exchange(claims.as_deref()).await.and_then(alive)
@@ -138,7 +138,7 @@ async fn wait(shared: &Shared, source: &mut SourceWatch<'_, impl Exchange>, next
             () = tokio::time::sleep(until.since(now)) => {}
             () = shared.wake.notified() => {}
             _ = check.tick() => {
-                if clock::now() >= next.change_from && source.has_changed() {
+                if clock::now() >= next.change_from && source.has_changed().await {
                     tracing::info!(profile = shared.settings.profile.name, "the secret has changed");
                     return;
                 }
@@ -155,12 +155,12 @@ struct SourceWatch<'a, E> {
 }
 
 impl<E: Exchange> SourceWatch<'_, E> {
-    fn has_changed(&mut self) -> bool {
+    async fn has_changed(&mut self) -> bool {
         let now = clock::now();
         if self.changed_at.is_some_and(|at| now.since(at) < SOURCE_SPACING) {
             return false;
         }
-        let identity = self.exchange.identity();
+        let identity = self.exchange.identity().await;
         let has_changed = identity.is_some() && identity != self.asked_with;
         if has_changed {
             self.changed_at = Some(now);

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
 use crate::{
-    profile::{Kind, answer, entra, refusal::Class},
+    profile::{Credential, Kind, answer, entra, refusal::Class},
     secret::Secret,
     source::Source,
 };
@@ -139,10 +139,10 @@ impl Exchange for Provider {
             Answer::No(class) => return Err(error(class, None)),
             Answer::Wait { class, retry_after } => return Err(error(class, Some(retry_after))),
         };
-        Ok(Grant { access_token: Secret::new("t".into()), lifetime, refresh_in, asked_at })
+        Ok(Grant { credential: Credential::Bearer(Secret::new("t".into())), lifetime, refresh_in, asked_at })
     }
 
-    fn identity(&self) -> Option<Identity> {
+    async fn identity(&self) -> Option<Identity> {
         let secret = self.with(|script| {
             if script.flaps {
                 script.secret = script.secret.map(|secret| secret + 1);
@@ -163,7 +163,7 @@ fn error(class: Class, retry_after: Option<Duration>) -> ExchangeError {
     };
     let reply =
         answer::Reply { status: StatusCode::from_u16(status).unwrap(), retry_after, body: body.into() };
-    let error = answer::read(&reply, HOUR, None).err().unwrap();
+    let error = answer::read(&reply, HOUR, &[]).err().unwrap();
     assert_eq!(error.class(), class);
     error
 }
