@@ -14,7 +14,7 @@ use axum::{
 };
 use serde_json::json;
 
-use crate::{proxy::worker::Gateway, token};
+use crate::{proxy::worker::Gateway, telemetry, token};
 
 pub mod metrics;
 
@@ -25,9 +25,9 @@ pub struct Shown {
     /// Every profile's token owner.
     pub profiles: Arc<ArcSwap<Vec<token::Handle>>>,
     /// Listeners with their open connections.
-    pub listeners: Vec<metrics::ListenerCount>,
-    /// Log lines that were dropped; `None` when somebody else logs.
-    pub dropped_lines: Option<tracing_appender::non_blocking::ErrorCounter>,
+    pub listeners: Arc<ArcSwap<Vec<metrics::ListenerCount>>>,
+    /// The log; `None` when somebody else logs.
+    pub log: Option<telemetry::log::Handle>,
 }
 
 /// One path of the admin listener. The index and the tests read this table.

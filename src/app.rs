@@ -7,37 +7,44 @@ use std::{
     collections::HashMap,
     io,
     net::SocketAddr,
-    rc::Rc,
     sync::{Arc, Mutex},
     thread::{self, JoinHandle},
-    time::Duration,
 };
 
 use tokio::{
-    runtime::{LocalOptions, Runtime},
-    sync::watch,
-    time::Instant,
+    runtime::Runtime,
+    sync::{mpsc, watch},
 };
 
 use crate::{
-    admin,
-    config::Settings,
-    listen::{self, Address, Connections, Listener, Share},
-    proxy::worker::{Gateway, Route, Snapshot, Worker},
+    config::{
+        Settings,
+        problem::{Problem, Problems},
+    },
+    listen::{self, Address},
+    proxy::worker::{Common, Gateway, Route, Snapshot},
     route::{self, Table},
     telemetry::log::Log,
     token,
     upstream::{Upstream, tls},
 };
 
+pub mod control;
+mod core;
+mod listeners;
+mod look;
+mod owners;
 mod reload;
+pub mod switches;
+mod worker;
 
-pub(crate) use reload::Kept;
+use control::{Control, Origin, Prepared};
+pub(crate) use core::Kept;
+use core::{Admin, Core};
+use listeners::Listeners;
+use owners::Owners;
 pub use reload::ReloadError;
-use reload::{Owners, handles};
-
-/// How often a stopping worker looks whether its last connection has closed.
-const DRAIN_POLL: Duration = Duration::from_millis(5);
+use worker::WorkerThread;
 
 /// Why the gateway did not start.
 #[derive(Debug, thiserror::Error)]
@@ -61,12 +68,11 @@ pub enum StartError {
 
 /// A started gateway. Dropping it stops everything at once.
 pub struct Running {
-    listeners: Vec<(String, Address)>,
-    admin: Option<SocketAddr>,
-    gateway: Arc<Gateway>,
-    owners: Owners,
-    /// The settings in force.
-    serving: Mutex<Settings>,
+    core: Arc<Core>,
+    /// `None` when it was not started from a file.
+    changes: Option<Arc<Control>>,
+    /// Ends the thread that looks after the time of switches and the file, when dropped.
+    _looking: Option<std::sync::mpsc::Sender<()>>,
     stop: watch::Sender<Stop>,
     workers: Vec<JoinHandle<Drained>>,
     control: Option<JoinHandle<()>>,
@@ -97,68 +103,67 @@ pub enum Drained {
 /// [`StartError`]; nothing is left running then.
 pub fn start(settings: Settings, log: Option<&Log>) -> Result<Running, StartError> {
     let count = settings.workers.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
-    let mut listeners = listen::bind_all(&settings.listeners, &settings.limits, count)?;
-    let admin = settings.admin.map(|address| {
-        let socket = admin::bind(address).map_err(|e| StartError::Admin(address, e))?;
-        let address = socket.local_addr()?;
-        Ok::<_, StartError>((socket, address))
-    });
-    let admin = admin.transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (senders, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
+    let listeners = Listeners::new(runtime.handle(), senders);
+    let plan = listeners.prepare(&settings)?;
+    let admin = settings.admin.map(Admin::bind).transpose()?;
     let owners = Owners::new(runtime.handle());
     let (profiles, _) = owners.prepare(&settings.profiles);
-    let snapshot = snapshot(&settings, &handles(&profiles), count, Kept::default())?;
+    let snapshot = snapshot(&settings, &owners::handles(&profiles), count, Kept::default())?;
     owners.set(profiles);
-    let gateway = Gateway::new(
-        snapshot,
-        count,
-        settings.timeouts,
-        settings.connections,
-        settings.replay.total_bytes,
-        settings.log.access,
-    );
-    let (stop, stopped) = watch::channel(Stop::No);
-    let mut running = Running {
-        listeners: listeners.iter().map(|l| (l.name().to_owned(), l.address().clone())).collect(),
-        admin: admin.as_ref().map(|(_, address)| *address),
+    let gateway = Gateway::new(snapshot, count, settings.replay.total_bytes);
+    let core = Core {
+        workers: count,
         gateway: Arc::clone(&gateway),
         owners,
-        serving: Mutex::new(settings.clone()),
+        listeners,
+        log: log.map(Log::handle),
+        admin: Mutex::default(),
+        serving: Mutex::new(settings),
+    };
+    core.listeners.apply(plan);
+    core.administer(admin, runtime.handle());
+    let (stop, stopped) = watch::channel(Stop::No);
+    let control = start_control(runtime, stopped.clone())?;
+    let mut running = Running {
+        core: Arc::new(core),
+        changes: None,
+        _looking: None,
         stop,
         workers: Vec::new(),
-        control: None,
+        control: Some(control),
     };
-    let shown = admin::Shown {
-        gateway: Arc::clone(&gateway),
-        profiles: Arc::clone(&running.owners.shown),
-        listeners: listeners.iter().map(count_of).collect(),
-        dropped_lines: log.map(Log::dropped),
-    };
-    let admin = admin.map(|(socket, _)| (socket, Arc::new(shown)));
-    let followers = listeners.iter_mut().filter_map(Listener::follower).collect();
-    running.control = Some(start_control(runtime, admin, followers, stopped.clone())?);
-    for index in 0..count {
-        let shares = listeners.iter_mut().filter_map(Listener::share).collect();
-        let worker = WorkerThread {
-            gateway: Arc::clone(&gateway),
-            index,
-            shares,
-            limits: settings.limits,
-            stopped: stopped.clone(),
-        };
+    for (index, shares) in receivers.into_iter().enumerate() {
+        let worker = WorkerThread { gateway: Arc::clone(&gateway), index, shares, stopped: stopped.clone() };
         let thread = thread::Builder::new().name(format!("worker-{index}"));
         running.workers.push(thread.spawn(move || worker.run())?);
     }
     Ok(running)
 }
 
-fn count_of(listener: &Listener) -> admin::metrics::ListenerCount {
-    admin::metrics::ListenerCount {
-        name: listener.name().to_owned(),
-        open: listener.open(),
-        shards: listener.shards(),
-        certificates: listener.certificates(),
-    }
+/// Starts the gateway of a configuration file, with what was switched before a restart. The problems of a
+/// file that has some are the outer error.
+///
+/// # Errors
+/// [`StartError`]; nothing is left running then.
+pub fn start_file(
+    origin: Origin,
+    log: Option<&Log>,
+) -> Result<(Result<Running, StartError>, Vec<Problem>), Problems> {
+    let prepared = control::prepare(&origin)?;
+    let warnings = prepared.loaded.warnings.clone();
+    Ok((start_prepared(origin, prepared, log), warnings))
+}
+
+fn start_prepared(origin: Origin, prepared: Prepared, log: Option<&Log>) -> Result<Running, StartError> {
+    let settings = prepared.loaded.settings.clone();
+    let mut running = start(settings, log)?;
+    let path = origin.path.clone();
+    let control = Arc::new(Control::new(Arc::clone(&running.core), origin, prepared));
+    running.changes = Some(Arc::clone(&control));
+    running._looking = Some(look::start(control, path)?);
+    Ok(running)
 }
 
 /// The routing table of `settings`, with the owners of its profiles' tokens.
@@ -201,121 +206,66 @@ pub(crate) fn snapshot(
         let first = conflicts.into_iter().next().expect("a table is refused with at least one conflict");
         StartError::Routes(first)
     })?;
-    Ok(Snapshot { table, routes })
+    let common = Common {
+        timeouts: settings.timeouts,
+        connections: settings.connections,
+        logs_access: settings.log.access,
+    };
+    Ok(Snapshot { table, routes, common })
 }
 
 /// The control plane's thread: token owners, certificates and the admin listener.
-fn start_control(
-    runtime: Runtime,
-    admin: Option<(std::net::TcpListener, Arc<admin::Shown>)>,
-    followers: Vec<listen::tls::Follower>,
-    mut stopped: watch::Receiver<Stop>,
-) -> io::Result<JoinHandle<()>> {
+fn start_control(runtime: Runtime, mut stopped: watch::Receiver<Stop>) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name("control".into()).spawn(move || {
-        runtime.block_on(async {
-            if let Some((socket, shown)) = admin {
-                tokio::spawn(async move {
-                    if let Err(error) = admin::serve(socket, shown).await {
-                        tracing::error!(%error, "the admin listener has ended");
-                    }
-                });
-            }
-            tokio::spawn(listen::tls::follow(followers));
-            // An error means that the `Running` is gone, which is a reason to stop as well.
-            let _ = stopped.wait_for(|stop| *stop == Stop::Now).await;
-        });
+        // An error means that the `Running` is gone, which is a reason to stop as well.
+        let _ = runtime.block_on(stopped.wait_for(|stop| *stop == Stop::Now));
         // Owners that are in the middle of an exchange are not waited for.
         runtime.shutdown_background();
     })
 }
 
-struct WorkerThread {
-    gateway: Arc<Gateway>,
-    index: usize,
-    shares: Vec<Share>,
-    limits: listen::Limits,
-    stopped: watch::Receiver<Stop>,
-}
-
-impl WorkerThread {
-    fn run(self) -> Drained {
-        let options = LocalOptions::default();
-        match tokio::runtime::Builder::new_current_thread().enable_all().build_local(options) {
-            Ok(runtime) => runtime.block_on(self.serve()),
-            Err(error) => {
-                tracing::error!(%error, worker = self.index, "a worker could not start");
-                Drained::Cut(0)
-            }
-        }
-    }
-
-    async fn serve(self) -> Drained {
-        let worker = Worker::new(&self.gateway, self.index);
-        let connections = Connections::new(self.limits);
-        let mut accepting = Vec::new();
-        let (stop_accepting, stopped_accepting) = watch::channel(false);
-        for share in self.shares {
-            let accept =
-                listen::accept(Rc::clone(&worker), share, Rc::clone(&connections), stopped_accepting.clone());
-            accepting.push(tokio::task::spawn_local(accept));
-        }
-        let watching = {
-            let (worker, connections) = (Rc::clone(&worker), Rc::clone(&connections));
-            tokio::task::spawn_local(async move { connections.watch(&worker).await })
-        };
-        let mut stopped = self.stopped;
-        let _ = stopped.wait_for(|stop| *stop >= Stop::Drain).await;
-        let deadline = Instant::now() + worker.timeouts().drain;
-        stop_accepting.send_replace(true);
-        for task in accepting {
-            if let Ok(Err(error)) = task.await {
-                tracing::error!(%error, "a listener has ended");
-            }
-        }
-        while connections.count() > 0 && Instant::now() < deadline && !is_now(&stopped) {
-            tokio::time::sleep(DRAIN_POLL).await;
-        }
-        watching.abort();
-        match connections.count() {
-            0 => Drained::Completely,
-            open => Drained::Cut(open),
-        }
-    }
-}
-
-/// Also when the `Running` is gone: nobody waits for the requests then.
-fn is_now(stopped: &watch::Receiver<Stop>) -> bool {
-    *stopped.borrow() == Stop::Now || stopped.has_changed().is_err()
-}
-
 impl Running {
     /// Where the listener `name` listens, unless that is a unix socket.
     pub fn listener(&self, name: &str) -> Option<SocketAddr> {
-        let (_, address) = self.listeners.iter().find(|(n, _)| n == name)?;
+        let (_, address) = self.listeners().into_iter().find(|(n, _)| n == name)?;
         match address {
-            Address::Ip(address) => Some(*address),
+            Address::Ip(address) => Some(address),
             Address::Unix(_) => None,
         }
     }
 
     /// All listeners with their addresses.
-    pub fn listeners(&self) -> &[(String, Address)] {
-        &self.listeners
+    pub fn listeners(&self) -> Vec<(String, Address)> {
+        self.core.listeners.addresses()
     }
 
     /// Where the admin listener listens.
     pub fn admin(&self) -> Option<SocketAddr> {
-        self.admin
+        self.core.admin_address()
     }
 
     /// The token owners.
     pub fn profiles(&self) -> Arc<Vec<token::Handle>> {
-        self.owners.shown.load_full()
+        self.core.owners.shown.load_full()
+    }
+
+    /// Serves `settings` from now on. Blocks until new and changed profiles have their tokens, so it must
+    /// not be called on an asynchronous task.
+    ///
+    /// # Errors
+    /// [`ReloadError`]; everything goes on as it was then.
+    pub fn reload(&self, settings: &Settings) -> Result<(), ReloadError> {
+        self.core.reload(settings)
+    }
+
+    /// Who changes it; `None` when it was not started from a file.
+    pub fn control(&self) -> Option<&Arc<Control>> {
+        self.changes.as_ref()
     }
 
     /// Begins to stop: readiness turns, no connection is accepted any more, requests in flight go on.
     pub fn stop(&self) {
-        self.gateway.drain();
+        self.core.gateway.drain();
         self.stop.send_if_modified(|stop| {
             let begins = *stop == Stop::No;
             if begins {
@@ -346,7 +296,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.gateway.drain();
+        self.core.gateway.drain();
         self.stop.send_replace(Stop::Now);
     }
 }

@@ -112,7 +112,7 @@ struct ConfigArgs {
     environment: Option<String>,
 }
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 struct LogArgs {
     /// The least severe level that is logged; overrides the file
     #[arg(long, value_name = "LEVEL")]

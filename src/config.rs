@@ -6,7 +6,13 @@
 //!
 //! Nothing else knows YAML. Secrets are read here only to see that they can be read, and not kept.
 
-use std::{collections::HashSet, fs, io::Read, net::SocketAddr, path::Path};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs,
+    io::Read,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use serde::Deserialize;
 
@@ -77,6 +83,10 @@ pub struct Settings {
     pub connections: pool::Settings,
     /// Memory for bodies that may be sent twice.
     pub replay: Replay,
+    /// Where switches and the admin token are kept; `None` keeps nothing.
+    pub state_dir: Option<PathBuf>,
+    /// Whether a change of the file is put in force by itself.
+    pub watch: bool,
     /// The environment that these settings are for.
     pub environment: Option<String>,
 }
@@ -99,7 +109,7 @@ pub struct Loaded {
 /// # Errors
 /// Everything that is wrong with the file, in its order.
 pub fn load(path: &Path, environment: Option<&str>) -> Result<Loaded, Problems> {
-    check(&text(path)?, path, environment, Secrets::Needed)
+    parse(&read_text(path)?, path, environment)
 }
 
 /// Like [`load`], for commands that only look: secrets may be absent.
@@ -107,7 +117,15 @@ pub fn load(path: &Path, environment: Option<&str>) -> Result<Loaded, Problems> 
 /// # Errors
 /// Everything that is wrong with the file, in its order.
 pub fn inspect(path: &Path, environment: Option<&str>) -> Result<Loaded, Problems> {
-    check(&text(path)?, path, environment, Secrets::Optional)
+    let asked = Asked { environment, secrets: Secrets::Optional, switched: &BTreeMap::new() };
+    check(&read_text(path)?, path, &asked)
+}
+
+/// Which reading of the file is wanted.
+struct Asked<'a> {
+    environment: Option<&'a str>,
+    secrets: Secrets,
+    switched: &'a BTreeMap<String, String>,
 }
 
 /// Whether the secrets of what was asked for must be readable.
@@ -117,7 +135,11 @@ enum Secrets {
     Optional,
 }
 
-fn text(path: &Path) -> Result<String, Problems> {
+/// The text of the file at `path`.
+///
+/// # Errors
+/// When it cannot be read, or is no text.
+pub fn read_text(path: &Path) -> Result<String, Problems> {
     let whole = |message: String| Problems::new(vec![Problem::whole(path, message)]);
     let bytes = read(path).map_err(whole)?;
     String::from_utf8(bytes).map_err(|error| {
@@ -132,14 +154,27 @@ fn text(path: &Path) -> Result<String, Problems> {
 /// # Errors
 /// Everything that is wrong with the text, in its order.
 pub fn parse(text: &str, path: &Path, environment: Option<&str>) -> Result<Loaded, Problems> {
-    check(text, path, environment, Secrets::Needed)
+    parse_switched(text, path, environment, &BTreeMap::new())
 }
 
-fn check(text: &str, path: &Path, environment: Option<&str>, secrets: Secrets) -> Result<Loaded, Problems> {
+/// Like [`parse`], with other profiles on some routes: `switched` has them by the route's name.
+///
+/// # Errors
+/// Everything that is wrong with the text, in its order, and what a switched profile makes wrong.
+pub fn parse_switched(
+    text: &str,
+    path: &Path,
+    environment: Option<&str>,
+    switched: &BTreeMap<String, String>,
+) -> Result<Loaded, Problems> {
+    check(text, path, &Asked { environment, secrets: Secrets::Needed, switched })
+}
+
+fn check(text: &str, path: &Path, asked: &Asked<'_>) -> Result<Loaded, Problems> {
     let findings = Findings::new(path, text);
     let reading = tree::parse(text, &findings).and_then(|root| {
         let overlays = overlay::overlays(&root, &findings);
-        let settings = variants(&root, &overlays, (environment, secrets), path, &findings)?;
+        let settings = variants(&root, &overlays, asked, path, &findings)?;
         Some((settings, overlays.iter().map(|overlay| overlay.name.to_owned()).collect()))
     });
     let (problems, warnings) = findings.finish();
@@ -175,7 +210,7 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
 fn variants(
     root: &Node,
     overlays: &[Overlay<'_>],
-    (environment, secrets): (Option<&str>, Secrets),
+    &Asked { environment, secrets, switched }: &Asked<'_>,
     path: &Path,
     findings: &Findings<'_>,
 ) -> Option<Settings> {
@@ -186,7 +221,10 @@ fn variants(
     for overlay in [None].into_iter().chain(overlays.iter().map(Some)) {
         let name = overlay.map(|overlay| overlay.name);
         let before = findings.count();
-        let tree = overlay::apply(root, overlay);
+        let mut tree = overlay::apply(root, overlay);
+        if name == environment {
+            overlay::switch(&mut tree, switched);
+        }
         let is_needed = name == environment && secrets == Secrets::Needed;
         let cx = Context { findings, folder: &folder, selected: is_needed };
         let settings = one(&tree, name, &cx, &mut used);

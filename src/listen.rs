@@ -31,9 +31,10 @@ mod transport;
 pub mod unix;
 mod watched;
 
-pub use bind::{Address, BindError, Listener, Share, UnixSocket, bind_all};
+pub use bind::{Address, BindError, Change, Listener, Share, UnixSocket};
 pub use connections::Connections;
 use door::Door;
+pub use room::Room;
 use socket::AcceptSocket;
 
 /// How long accepting pauses when the system refuses, for instance without file descriptors.
@@ -92,7 +93,7 @@ impl Default for Limits {
     }
 }
 
-/// Accepts connections of one listener for one worker until `stop` turns true.
+/// Accepts connections of one listener for one worker until `stop` turns true or the listener closes.
 ///
 /// # Errors
 /// Only when the socket cannot be registered at all; failures to accept are survived.
@@ -102,10 +103,21 @@ pub async fn accept(
     connections: Rc<Connections>,
     mut stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let socket = AcceptSocket::register(share.socket)?;
-    let door = Door::new(worker, connections, share.entry);
+    let Share { socket, entry, mut live } = share;
+    let socket = AcceptSocket::register(socket)?;
     let mut pause = Pause::default();
+    let current = live.borrow_and_update().clone();
+    let Some(mut door) = current.map(|shared| Door::new(&worker, &connections, &entry, shared)) else {
+        return Ok(());
+    };
     while !*stop.borrow() {
+        // An error means that nobody is left who could change it: the gateway is gone.
+        if live.has_changed().unwrap_or(true) {
+            match live.borrow_and_update().clone() {
+                Some(shared) => door = Door::new(&worker, &connections, &entry, shared),
+                None => break,
+            }
+        }
         if let Some((why, count)) = door.is_full() {
             pause.hold(&door, why, count).await;
             continue;
@@ -114,6 +126,10 @@ pub async fn accept(
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
             _ = stop.changed() => continue,
+            _ = live.changed() => {
+                live.mark_changed();
+                continue;
+            }
         };
         match accepted {
             Ok((transport, peer)) => {

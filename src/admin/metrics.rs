@@ -23,6 +23,7 @@ use crate::{
         recovery::OUTCOME_NAMES,
         worker::{Gateway, Shard},
     },
+    telemetry,
     telemetry::metrics::{BUCKETS_US, Count, LatencySum},
     token,
 };
@@ -113,9 +114,9 @@ impl Scrape {
         Self {
             routes: routes(&shown.gateway),
             profiles: shown.profiles.load().iter().map(token::Handle::view).collect(),
-            listeners: shown.listeners.iter().map(ListenerSum::of).collect(),
+            listeners: shown.listeners.load().iter().map(ListenerSum::of).collect(),
             replay_bytes: shown.gateway.budget().used_bytes(),
-            dropped_lines: shown.dropped_lines.as_ref().map(|lines| lines.dropped_lines()),
+            dropped_lines: shown.log.as_ref().map(telemetry::log::Handle::dropped_lines),
         }
     }
 }

@@ -1,29 +1,39 @@
 //! `keybearer run`: the gateway as a process.
 
-use std::{process::ExitCode, sync::Arc};
+use std::process::ExitCode;
 
 use anyhow::Context;
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    app::{self, Drained},
-    cli::{Configured, Failure, LogArgs},
-    config::{self, Settings},
+    app::{self, Drained, control::Origin},
+    cli::{Configured, Failure, LogArgs, complaint},
+    config::Settings,
     telemetry::log,
 };
 
 pub(super) fn run(configured: &Configured, args: &LogArgs) -> Result<ExitCode, Failure> {
     harden();
-    let settings = with(args, configured.loaded.settings.clone());
+    let mut settings = configured.loaded.settings.clone();
+    override_with(args, &mut settings);
     let log = log::start(&settings.log, args.log_filter.as_deref())
         .map_err(|error| Failure::Bad(format!("keybearer: {error}\n")))?;
     report_panics();
-    for warning in &configured.loaded.warnings {
+    let environment = configured.loaded.settings.environment.clone();
+    let overrides = args.clone();
+    let origin = Origin {
+        path: configured.path.clone(),
+        environment: environment.clone(),
+        overrides: Box::new(move |settings| override_with(&overrides, settings)),
+    };
+    // Read a second time, as the log has only begun: it may have changed in between.
+    let (running, warnings) = app::start_file(origin, Some(&log))
+        .map_err(|problems| Failure::Bad(complaint(&configured.path, &problems)))?;
+    for warning in &warnings {
         tracing::warn!("{}", warning.to_string().trim_end());
     }
-    let environment = settings.environment.clone();
-    let running = app::start(settings, Some(&log))?;
+    let running = running?;
     for (name, address) in running.listeners() {
         tracing::info!(listener = name, %address, "listening");
     }
@@ -36,8 +46,7 @@ pub(super) fn run(configured: &Configured, args: &LogArgs) -> Result<ExitCode, F
         version = env!("CARGO_PKG_VERSION"),
         "keybearer runs"
     );
-    let again = || reloaded(configured, args);
-    let drained = wait_for_stop(running, again)?;
+    let drained = wait_for_stop(running)?;
     if let Drained::Cut(connections) = drained {
         tracing::warn!(connections, "the drain time is over, connections were cut");
     }
@@ -45,42 +54,18 @@ pub(super) fn run(configured: &Configured, args: &LogArgs) -> Result<ExitCode, F
     Ok(ExitCode::SUCCESS)
 }
 
-/// `settings`, with what the command line says otherwise.
-fn with(args: &LogArgs, mut settings: Settings) -> Settings {
+/// What the command line says otherwise.
+fn override_with(args: &LogArgs, settings: &mut Settings) {
     if let Some(level) = args.log_level {
         settings.log.level = level;
     }
     if let Some(format) = args.log_format {
         settings.log.format = format.into();
     }
-    settings
-}
-
-/// The configuration as it is in its file now.
-fn reloaded(configured: &Configured, args: &LogArgs) -> Option<Settings> {
-    let environment = configured.loaded.settings.environment.as_deref();
-    match config::load(&configured.path, environment) {
-        Ok(loaded) => Some(with(args, loaded.settings)),
-        Err(problems) => {
-            tracing::error!("the configuration has problems, the old one stays in force:\n{problems}");
-            None
-        }
-    }
-}
-
-/// Puts `settings` in force, or says why not.
-async fn reload(running: &Arc<app::Running>, settings: Settings) {
-    let running = Arc::clone(running);
-    match tokio::task::spawn_blocking(move || running.reload(&settings)).await {
-        Ok(Ok(())) => tracing::info!("the configuration was reloaded"),
-        Ok(Err(error)) => tracing::error!("the configuration was not reloaded: {error}"),
-        Err(error) => tracing::error!(%error, "the configuration was not reloaded"),
-    }
 }
 
 /// The first signal begins the drain, the second ends the process. SIGHUP reloads.
-fn wait_for_stop(running: app::Running, again: impl Fn() -> Option<Settings>) -> Result<Drained, Failure> {
-    let running = Arc::new(running);
+fn wait_for_stop(running: app::Running) -> Result<Drained, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("signals cannot be received")?;
@@ -92,15 +77,15 @@ fn wait_for_stop(running: app::Running, again: impl Fn() -> Option<Settings>) ->
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 _ = hangup.recv() => {
-                    if let Some(settings) = again() {
-                        reload(&running, settings).await;
+                    // Logs what becomes of it. A stop signal does not wait for it.
+                    if let Some(control) = running.control().cloned() {
+                        drop(tokio::task::spawn_blocking(move || control.reload("SIGHUP")));
                     }
                 }
             }
         }
         tracing::info!("stopping: requests in flight are finished, a second signal ends at once");
         running.stop();
-        let running = Arc::into_inner(running).context("a reload has not ended")?;
         let stopped = tokio::task::spawn_blocking(move || running.wait());
         // The wait cannot be dropped half-way: the other branches end the process.
         tokio::select! {

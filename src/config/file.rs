@@ -37,6 +37,11 @@ pub(super) struct File {
     pub(super) timeouts: Option<Field<Timeouts>>,
     /// Memory for request bodies that may have to be sent twice.
     pub(super) replay: Option<Field<Replay>>,
+    /// A folder for what outlives the process: switches, and the token of the admin listener. Relative to the
+    /// configuration file. Absent: nothing is kept.
+    pub(super) state_dir: Option<Field<String>>,
+    /// Whether a change of this file is put in force by itself. Default false.
+    pub(super) watch: Option<Field<bool>>,
     /// How upstreams are told where a request comes from; a route may say otherwise. Default `off`.
     pub(super) forwarded: Option<Field<Forwarded>>,
 }

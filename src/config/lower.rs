@@ -126,6 +126,8 @@ pub(super) fn lower(file: &file::File, environment: Option<&str>, cx: &Context<'
         timeouts,
         connections: limits::connections(file, cx),
         replay,
+        state_dir: state_dir(file, cx),
+        watch: given(&file.watch).is_some_and(|(_, watch)| *watch),
         environment: environment.map(str::to_owned),
     }
 }
@@ -160,6 +162,14 @@ fn admin(file: &file::File, listeners: &[listen::Settings], cx: &Context<'_>) ->
         cx.findings.warn(at, format!("admin.address: {address} {text}"));
     }
     Some(address)
+}
+
+fn state_dir(file: &file::File, cx: &Context<'_>) -> Option<PathBuf> {
+    let (at, path) = given(&file.state_dir)?;
+    if path.trim().is_empty() {
+        cx.problem(at, "state_dir: the path is empty (leave the key out to keep nothing)");
+    }
+    Some(cx.path(path))
 }
 
 fn workers(file: &file::File, cx: &Context<'_>) -> Option<usize> {

@@ -3,6 +3,8 @@
 //! The merge works on trees, before anything is read, so that every value keeps the place where it
 //! was written. It knows the few keys that must be replaced as a whole.
 
+use std::collections::BTreeMap;
+
 use super::{
     problem::Findings,
     tree::{Node, Position, Value},
@@ -92,6 +94,28 @@ pub(super) fn apply(root: &Node, overlay: Option<&Overlay<'_>>) -> Node {
         }
     }
     Node { at: root.at, value: Value::Map(entries) }
+}
+
+/// Sets the profiles of some routes, by route: what was switched while the gateway runs.
+pub(super) fn switch(root: &mut Node, profiles: &BTreeMap<String, String>) {
+    let Value::Map(sections) = &mut root.value else { return };
+    let routes = sections.iter_mut().find(|(key, _)| key.text() == Some("routes"));
+    let Some((_, Node { value: Value::Map(routes), .. })) = routes else { return };
+    for (name, route) in routes {
+        let (Some(profile), Value::Map(keys)) =
+            (name.text().and_then(|name| profiles.get(name)), &mut route.value)
+        else {
+            continue;
+        };
+        let value = Value::Quoted(profile.clone());
+        match keys.iter_mut().find(|(key, _)| key.text() == Some("profile")) {
+            Some((_, node)) => node.value = value,
+            None => {
+                let key = Node { at: route.at, value: Value::Quoted("profile".into()) };
+                keys.push((key, Node { at: route.at, value }));
+            }
+        }
+    }
 }
 
 /// The map of all routes or of all profiles; only profiles may be new.

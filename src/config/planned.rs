@@ -4,9 +4,7 @@
 //! means deleting its row.
 
 /// (struct, enum or `kind`; word; what to do meanwhile)
-const PLANNED: [(&str, &str, &str); 16] = [
-    ("File", "watch", "send SIGHUP to the gateway after a change"),
-    ("File", "state_dir", "remove the key; nothing is kept"),
+const PLANNED: [(&str, &str, &str); 14] = [
     ("Mode", "forward", "use reverse"),
     ("Mode", "transparent", "use reverse"),
     ("kind", "managed_identity", "use entra or oauth2"),

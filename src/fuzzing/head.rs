@@ -19,14 +19,13 @@ use crate::{
         forwarded::Source,
         headers::{self, Outgoing},
         notable::Notable,
-        settings::{Forwarding, Timeouts},
+        settings::Forwarding,
         target::upstream_target,
         tunnel::Tunnel,
         upgrade,
         worker::{Gateway, RouteState, Worker},
     },
     route::path,
-    upstream::pool,
 };
 
 /// Routes of every kind.
@@ -59,7 +58,7 @@ fn worker() -> Rc<Worker> {
     let loaded = config::parse(ROUTES, Path::new("routes.yaml"), None).expect("the routes are sound");
     let snapshot = app::snapshot(&loaded.settings, &HashMap::new(), 1, app::Kept::default())
         .expect("the table is sound");
-    Worker::new(&Gateway::new(snapshot, 1, Timeouts::default(), pool::Settings::default(), 0, false), 0)
+    Worker::new(&Gateway::new(snapshot, 1, 0), 0)
 }
 
 /// A caller on a plain connection.

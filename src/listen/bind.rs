@@ -6,10 +6,14 @@ use std::{
     fmt, io,
     net::SocketAddr,
     path::PathBuf,
-    sync::{Arc, atomic::AtomicUsize},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::watch;
 
 use crate::{
     caller::TrustedProxies,
@@ -106,70 +110,109 @@ fn hint(address: &Address, cause: &io::Error) -> &'static str {
 
 /// A bound listener: one socket for each worker, and what all of them share.
 pub struct Listener {
-    name: Arc<str>,
+    settings: Settings,
     address: Address,
     sockets: Vec<BoundSocket>,
-    shared: Shared,
+    live: watch::Sender<Option<Shared>>,
+    open: Arc<AtomicUsize>,
+    room: Arc<Room>,
     shards: Vec<Arc<ListenerShard>>,
     certificates: Arc<Certificates>,
     follower: Option<Follower>,
 }
 
-/// What a listener's workers have in common.
+/// What a listener's workers have in common, and what a reload may change.
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) open: Arc<AtomicUsize>,
     pub(super) room: Arc<Room>,
+    pub(super) limits: Arc<Limits>,
     pub(super) addresses: Option<Arc<Addresses>>,
     pub(super) trusted: Arc<TrustedProxies>,
     pub(super) tls: Option<Arc<Live>>,
+    /// Turns true when connections accepted under this shall end.
+    pub(super) is_replaced: Arc<AtomicBool>,
 }
 
-/// Binds all `listeners`, with sockets for so many `workers`.
-///
-/// # Errors
-/// [`BindError`]; none of them listens then.
-pub fn bind_all(listeners: &[Settings], limits: &Limits, workers: usize) -> Result<Vec<Listener>, BindError> {
-    let counts: Vec<Arc<AtomicUsize>> = listeners.iter().map(|_| Arc::default()).collect();
-    let room = Arc::new(Room::of_this_process(&counts));
-    room.warn_if_below(limits.connections);
-    let each = listeners.iter().zip(counts);
-    each.map(|(settings, open)| Listener::bind(settings, limits, workers, &room, open)).collect()
+/// What a listener is about to become. Everything that could fail has been done.
+pub struct Change {
+    settings: Settings,
+    shared: Shared,
+    follower: Option<Follower>,
 }
 
 impl Listener {
-    fn bind(
+    /// Binds a listener, with sockets for so many `workers`. It `follows` one of this process on the same
+    /// address, or not.
+    ///
+    /// # Errors
+    /// [`BindError`]; it does not listen then.
+    pub fn bind(
         settings: &Settings,
         limits: &Limits,
         workers: usize,
         room: &Arc<Room>,
-        open: Arc<AtomicUsize>,
+        follows: bool,
     ) -> Result<Self, BindError> {
-        let name: Arc<str> = settings.name.as_str().into();
-        let certificates = Arc::default();
-        let following = settings.tls.as_ref().map(|tls| Follower::start(&name, tls, &certificates));
-        let following =
-            following.transpose().map_err(|e| BindError::Certificate(settings.name.clone(), e))?;
-        let (tls, follower) = following.unzip();
-        let (address, sockets) = sockets(&settings.address, workers).map_err(|cause| BindError::Socket {
-            name: settings.name.clone(),
-            address: settings.address.clone(),
-            cause,
+        let (open, certificates) = (Arc::default(), Arc::default());
+        let (shared, follower) = shared(settings, limits, room, &open, &certificates)?;
+        let (address, sockets) = sockets(&settings.address, workers, follows).map_err(|cause| {
+            BindError::Socket { name: settings.name.clone(), address: settings.address.clone(), cause }
         })?;
-        let shared = Shared {
+        Ok(Self {
+            settings: settings.clone(),
+            address,
+            sockets,
+            live: watch::Sender::new(Some(shared)),
             open,
             room: Arc::clone(room),
-            addresses: Addresses::new(limits),
-            trusted: Arc::new(settings.trusted_proxies.clone()),
-            tls,
-        };
-        let shards = (0..workers).map(|_| Arc::default()).collect();
-        Ok(Self { name, address, sockets, shared, shards, certificates, follower })
+            shards: (0..workers).map(|_| Arc::default()).collect(),
+            certificates,
+            follower,
+        })
+    }
+
+    /// Whether `settings` can be had without another socket.
+    pub fn can_become(&self, settings: &Settings) -> bool {
+        self.settings.name == settings.name && self.settings.address == settings.address
+    }
+
+    /// Makes ready to be told `settings` and `limits`, on the same socket.
+    ///
+    /// # Errors
+    /// [`BindError`] when its certificates cannot be used; nothing has changed then.
+    pub fn prepare(&self, settings: &Settings, limits: &Limits) -> Result<Change, BindError> {
+        let (shared, follower) = shared(settings, limits, &self.room, &self.open, &self.certificates)?;
+        Ok(Change { settings: settings.clone(), shared, follower })
+    }
+
+    /// From now on connections are accepted under `change`. Where it says other things about who may
+    /// connect, those there are end when they are idle.
+    pub fn apply(&mut self, change: Change) {
+        let is_same = self.settings == change.settings;
+        let before = self.live.send_replace(Some(change.shared));
+        if let Some(before) = before.filter(|_| !is_same) {
+            before.is_replaced.store(true, Ordering::Relaxed);
+        }
+        self.settings = change.settings;
+        self.follower = change.follower;
+    }
+
+    /// Accepts no connection any more; those there are end when they are idle.
+    pub fn close(&self) {
+        if let Some(shared) = self.live.send_replace(None) {
+            shared.is_replaced.store(true, Ordering::Relaxed);
+        }
     }
 
     /// The listener's name.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.settings.name
+    }
+
+    /// What it was told.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// Where it really listens.
@@ -179,7 +222,7 @@ impl Listener {
 
     /// Open connections; for metrics.
     pub fn open(&self) -> Arc<AtomicUsize> {
-        Arc::clone(&self.shared.open)
+        Arc::clone(&self.open)
     }
 
     /// What its workers count, each for itself; for metrics.
@@ -192,7 +235,8 @@ impl Listener {
         Arc::clone(&self.certificates)
     }
 
-    /// What follows its certificates' files. To be taken once, and only if it speaks TLS.
+    /// What follows its certificates' files. To be taken once after each change, and only if it
+    /// speaks TLS.
     pub fn follower(&mut self) -> Option<Follower> {
         self.follower.take()
     }
@@ -201,19 +245,42 @@ impl Listener {
     pub fn share(&mut self) -> Option<Share> {
         let socket = self.sockets.pop()?;
         let shard = Arc::clone(self.shards.get(self.sockets.len())?);
-        Some(Share {
-            socket,
-            entry: Entry { name: Arc::clone(&self.name), shard, shared: self.shared.clone() },
-        })
+        let entry = Entry { name: self.settings.name.as_str().into(), shard };
+        Some(Share { socket, entry, live: self.live.subscribe() })
     }
 }
 
-fn sockets(address: &Address, workers: usize) -> io::Result<(Address, Vec<BoundSocket>)> {
+fn shared(
+    settings: &Settings,
+    limits: &Limits,
+    room: &Arc<Room>,
+    open: &Arc<AtomicUsize>,
+    certificates: &Arc<Certificates>,
+) -> Result<(Shared, Option<Follower>), BindError> {
+    let name: Arc<str> = settings.name.as_str().into();
+    let following = settings.tls.as_ref().map(|tls| Follower::start(&name, tls, certificates));
+    let following = following.transpose().map_err(|e| BindError::Certificate(settings.name.clone(), e))?;
+    let (tls, follower) = following.unzip();
+    let shared = Shared {
+        open: Arc::clone(open),
+        room: Arc::clone(room),
+        limits: Arc::new(*limits),
+        addresses: Addresses::new(limits),
+        trusted: Arc::new(settings.trusted_proxies.clone()),
+        tls,
+        is_replaced: Arc::default(),
+    };
+    Ok((shared, follower))
+}
+
+fn sockets(address: &Address, workers: usize, follows: bool) -> io::Result<(Address, Vec<BoundSocket>)> {
     let mut sockets = Vec::new();
     match address {
         Address::Ip(address) => {
             // Another process that shares the port by `SO_REUSEPORT` would get a part of the traffic.
-            drop(tcp(*address, false)?);
+            if !follows {
+                drop(tcp(*address, false)?);
+            }
             let first = tcp(*address, true)?;
             let address = first.local_addr()?;
             sockets.push(BoundSocket::Tcp(first));
@@ -256,11 +323,13 @@ pub(super) enum BoundSocket {
 pub struct Share {
     pub(super) socket: BoundSocket,
     pub(super) entry: Entry,
+    /// `None` when the listener has closed.
+    pub(super) live: watch::Receiver<Option<Shared>>,
 }
 
-/// What a worker needs to know of a listener, its socket aside.
+/// What a worker needs to know of a listener, whatever becomes of it.
+#[derive(Clone)]
 pub(super) struct Entry {
     pub(super) name: Arc<str>,
     pub(super) shard: Arc<ListenerShard>,
-    pub(super) shared: Shared,
 }

@@ -3,17 +3,14 @@
 use std::{
     cell::RefCell,
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use tokio::time::Instant;
 
 use crate::{
-    listen::{Limits, watched::Watched},
+    listen::{Limits, bind::Shared, watched::Watched},
     proxy::worker::Worker,
 };
 
@@ -23,19 +20,15 @@ const RETURN_BYTES: usize = 4 * 1024 * 1024;
 const WATCH_PERIOD_MAX: Duration = Duration::from_secs(1);
 
 /// A worker's connections, to watch and to wait for.
+#[derive(Default)]
 pub struct Connections {
     live: RefCell<Vec<Rc<Watched>>>,
-    limits: Rc<Limits>,
 }
 
 impl Connections {
     /// No connections yet.
-    pub fn new(limits: Limits) -> Rc<Self> {
-        Rc::new(Self { live: RefCell::default(), limits: Rc::new(limits) })
-    }
-
-    pub(super) fn limits(&self) -> &Rc<Limits> {
-        &self.limits
+    pub fn new() -> Rc<Self> {
+        Rc::default()
     }
 
     /// Open connections of this worker.
@@ -47,19 +40,22 @@ impl Connections {
     ///
     /// One look for all is far cheaper than a timer that every request of every connection resets.
     pub async fn watch(&self, worker: &Worker) {
-        let timeouts = *worker.timeouts();
-        let period =
-            (timeouts.header_read.min(timeouts.idle) / 4).clamp(Duration::from_millis(20), WATCH_PERIOD_MAX);
         let mut stopping_since = None;
         loop {
-            let period = if worker.is_draining() { Duration::from_millis(20) } else { period };
+            // Read anew each time: they may have been changed.
+            let timeouts = worker.timeouts();
+            let period = match worker.is_draining() {
+                true => Duration::from_millis(20),
+                false => (timeouts.header_read.min(timeouts.idle) / 4)
+                    .clamp(Duration::from_millis(20), WATCH_PERIOD_MAX),
+            };
             tokio::time::sleep(period).await;
             let now = Instant::now();
             if worker.is_draining() {
                 stopping_since.get_or_insert(now);
             }
             for watched in self.live.borrow().iter() {
-                watched.look(now, &timeouts, stopping_since);
+                watched.look(now, &timeouts, stopping_since.or_else(|| watched.leaving_since(now)));
             }
             worker.pool().prune();
             if self.live.borrow().iter().any(|watched| watched.gave_back.take()) {
@@ -75,30 +71,33 @@ impl Connections {
 pub(super) struct Registered {
     connections: Rc<Connections>,
     watched: Rc<Watched>,
-    count: Arc<AtomicUsize>,
+    shared: Shared,
 }
 
 impl Registered {
-    /// Registers a connection, which also counts as open in `count` until this is dropped.
-    pub(super) fn new(connections: &Rc<Connections>, count: &Arc<AtomicUsize>) -> Self {
-        let watched = Watched::new();
+    /// Registers a connection, which also counts as open in its listener until this is dropped.
+    pub(super) fn new(connections: &Rc<Connections>, shared: &Shared) -> Self {
+        let watched = Watched::new(&shared.is_replaced);
         connections.live.borrow_mut().push(Rc::clone(&watched));
-        count.fetch_add(1, Ordering::Relaxed);
-        Self { connections: Rc::clone(connections), watched, count: Arc::clone(count) }
+        shared.open.fetch_add(1, Ordering::Relaxed);
+        shared.room.enter();
+        Self { connections: Rc::clone(connections), watched, shared: shared.clone() }
     }
 
     pub(super) fn watched(&self) -> &Rc<Watched> {
         &self.watched
     }
 
-    pub(super) fn limits(&self) -> &Rc<Limits> {
-        self.connections.limits()
+    /// Those that were in force when it was accepted.
+    pub(super) fn limits(&self) -> &Arc<Limits> {
+        &self.shared.limits
     }
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.count.fetch_sub(1, Ordering::Relaxed);
+        self.shared.open.fetch_sub(1, Ordering::Relaxed);
+        self.shared.room.leave();
         let mut live = self.connections.live.borrow_mut();
         if let Some(at) = live.iter().position(|watched| Rc::ptr_eq(watched, &self.watched)) {
             live.swap_remove(at);

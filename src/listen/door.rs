@@ -11,7 +11,7 @@ use crate::{
     caller::{Caller, Peer},
     listen::{
         Connections,
-        bind::Entry,
+        bind::{Entry, Shared},
         connections::Registered,
         refuse::Refusals,
         serve,
@@ -28,12 +28,19 @@ pub(super) struct Door {
     worker: Rc<Worker>,
     connections: Rc<Connections>,
     entry: Entry,
+    shared: Shared,
     refusals: Refusals,
 }
 
 impl Door {
-    pub(super) fn new(worker: Rc<Worker>, connections: Rc<Connections>, entry: Entry) -> Rc<Self> {
-        Rc::new(Self { worker, connections, entry, refusals: Refusals::default() })
+    pub(super) fn new(
+        worker: &Rc<Worker>,
+        connections: &Rc<Connections>,
+        entry: &Entry,
+        shared: Shared,
+    ) -> Rc<Self> {
+        let (worker, connections) = (Rc::clone(worker), Rc::clone(connections));
+        Rc::new(Self { worker, connections, entry: entry.clone(), shared, refusals: Refusals::default() })
     }
 
     /// The listener's name.
@@ -48,8 +55,8 @@ impl Door {
     /// Why no connection should be accepted now, and where that is counted. Workers look for themselves, so together they may
     /// go over a limit by one connection each.
     pub(super) fn is_full(&self) -> Option<(&'static str, &Count)> {
-        let Entry { shard, shared, .. } = &self.entry;
-        if shared.open.load(Ordering::Relaxed) >= self.connections.limits().connections {
+        let (shard, shared) = (&self.entry.shard, &self.shared);
+        if shared.open.load(Ordering::Relaxed) >= shared.limits.connections {
             return Some(("the limit of connections is reached", &shard.paused_limit));
         }
         shared
@@ -60,7 +67,7 @@ impl Door {
 
     /// Serves a connection on a task of its own, which the registry and the open count outlive.
     pub(super) fn open(self: &Rc<Self>, transport: Transport, peer: Peer) {
-        let Entry { shard, shared, .. } = &self.entry;
+        let (shard, shared) = (&self.entry.shard, &self.shared);
         shard.accepted.add(1);
         let place = match &shared.addresses {
             None => None,
@@ -74,7 +81,7 @@ impl Door {
                 place
             }
         };
-        let registered = Registered::new(&self.connections, &shared.open);
+        let registered = Registered::new(&self.connections, shared);
         let caller = Caller::new(peer, &shared.trusted);
         let door = Rc::clone(self);
         // Ends with the connection; the worker waits for all of them when it stops.
@@ -105,7 +112,7 @@ impl Door {
 
     /// Makes a TLS connection of it on a TLS listener. `None` when that fails.
     async fn secure(&self, transport: Transport, caller: Caller, watched: &Watched) -> Option<Accepted> {
-        let stream = match (&self.entry.shared.tls, transport) {
+        let stream = match (&self.shared.tls, transport) {
             (Some(tls), Transport::Tcp(stream)) => {
                 // In a box: its state is large, and needed for a short time only.
                 Box::pin(handshake(tls, stream, watched)).await

@@ -8,6 +8,7 @@ use std::{
     io,
     pin::Pin,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -47,7 +48,7 @@ pub(super) struct Guard<T> {
     io: T,
     /// Bytes that were read before the guard took over.
     early: Vec<u8>,
-    limits: Rc<Limits>,
+    limits: Arc<Limits>,
     watched: Rc<Watched>,
     place: Place,
     /// An incomplete head.
@@ -64,11 +65,11 @@ pub(super) struct Guard<T> {
 
 impl<T> Guard<T> {
     /// Guards `io`, of which `early` has been read already.
-    pub(super) fn new(io: T, early: Vec<u8>, limits: &Rc<Limits>, watched: &Rc<Watched>) -> Self {
+    pub(super) fn new(io: T, early: Vec<u8>, limits: &Arc<Limits>, watched: &Rc<Watched>) -> Self {
         Self {
             io,
             early,
-            limits: Rc::clone(limits),
+            limits: Arc::clone(limits),
             watched: Rc::clone(watched),
             place: Place::Head,
             held: Vec::new(),

@@ -17,22 +17,23 @@ const FILES_RESERVED: usize = 100;
 const CONNECTIONS_MIN: usize = 16;
 
 /// Room for callers' connections, over all listeners.
-pub(super) struct Room {
-    open: Vec<Arc<AtomicUsize>>,
+pub struct Room {
+    open: AtomicUsize,
     files: Option<usize>,
     connections: usize,
 }
 
 impl Room {
-    /// As the process's limit of open files leaves it. `open` has every listener's connections.
-    pub(super) fn of_this_process(open: &[Arc<AtomicUsize>]) -> Self {
+    /// As the process's limit of open files leaves it.
+    pub fn of_this_process() -> Arc<Self> {
         let files = getrlimit(Resource::Nofile).current;
         let files = files.map(|files| usize::try_from(files).unwrap_or(usize::MAX));
-        Self { open: open.to_vec(), files, connections: files.map_or(usize::MAX, connections) }
+        let connections = files.map_or(usize::MAX, connections);
+        Arc::new(Self { open: AtomicUsize::new(0), files, connections })
     }
 
     /// Says that the configured limit is not what holds.
-    pub(super) fn warn_if_below(&self, limit: usize) {
+    pub fn warn_if_below(&self, limit: usize) {
         let Some(files) = self.files.filter(|_| self.connections < limit) else { return };
         tracing::warn!(
             "there is room for {} connections of callers, fewer than limits.connections ({limit}): the process may \
@@ -43,7 +44,15 @@ impl Room {
 
     /// Whether no further connection should be taken.
     pub(super) fn is_full(&self) -> bool {
-        self.open.iter().map(|open| open.load(Ordering::Relaxed)).sum::<usize>() >= self.connections
+        self.open.load(Ordering::Relaxed) >= self.connections
+    }
+
+    pub(super) fn enter(&self) {
+        self.open.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn leave(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -64,10 +73,11 @@ mod tests {
 
     #[test]
     fn listeners_share_the_room() {
-        let open = [Arc::new(AtomicUsize::new(2)), Arc::new(AtomicUsize::new(1))];
-        let room = Room { open: open.to_vec(), files: None, connections: 4 };
+        let room = Room { open: AtomicUsize::new(3), files: None, connections: 4 };
         assert!(!room.is_full());
-        open[1].fetch_add(1, Ordering::Relaxed);
+        room.enter();
         assert!(room.is_full());
+        room.leave();
+        assert!(!room.is_full());
     }
 }

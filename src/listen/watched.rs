@@ -3,6 +3,10 @@
 use std::{
     cell::{Cell, OnceCell, RefCell},
     rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Waker},
     time::Duration,
 };
@@ -72,6 +76,9 @@ pub(super) struct Watched {
     pub(super) streams: OnceCell<Streams>,
     pub(super) end: Cell<End>,
     pub(super) waker: RefCell<Option<Waker>>,
+    /// What it was accepted under holds no more: it ends when it is idle.
+    is_replaced: Arc<AtomicBool>,
+    leaving_since: Cell<Option<Instant>>,
 }
 
 /// Why the gateway has ended a connection.
@@ -102,7 +109,7 @@ pub(super) enum End {
 }
 
 impl Watched {
-    pub(super) fn new() -> Rc<Self> {
+    pub(super) fn new(is_replaced: &Arc<AtomicBool>) -> Rc<Self> {
         Rc::new(Self {
             since: Cell::new(Instant::now()),
             has_partial_head: Cell::new(false),
@@ -127,6 +134,8 @@ impl Watched {
             streams: OnceCell::new(),
             end: Cell::new(End::No),
             waker: RefCell::new(None),
+            is_replaced: Arc::clone(is_replaced),
+            leaving_since: Cell::new(None),
         })
     }
 
@@ -152,6 +161,14 @@ impl Watched {
     pub(super) fn begin_answer(&self) {
         self.is_answering.set(true);
         self.since.set(Instant::now());
+    }
+
+    /// Since when it has been ending because its listener is gone or has other rules.
+    pub(super) fn leaving_since(&self, now: Instant) -> Option<Instant> {
+        if self.leaving_since.get().is_none() && self.is_replaced.load(Ordering::Relaxed) {
+            self.leaving_since.set(Some(now));
+        }
+        self.leaving_since.get()
     }
 
     /// Looks at the connection's clocks and ends what takes too long.

@@ -57,6 +57,19 @@ pub struct Snapshot {
     pub table: Table<usize>,
     /// In the order of the table's indices.
     pub routes: Vec<Arc<Route>>,
+    /// What holds for all of them.
+    pub common: Common,
+}
+
+/// What holds for the requests of all routes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Common {
+    /// Time limits.
+    pub timeouts: Timeouts,
+    /// Connections to upstreams.
+    pub connections: pool::Settings,
+    /// Whether every request makes a line in the log.
+    pub logs_access: bool,
 }
 
 /// What all workers share.
@@ -67,10 +80,7 @@ pub struct Gateway {
     pseudonym: String,
     /// Our entry for `Via`, for requests that came over HTTP/1.1 and HTTP/2.
     via: [HeaderValue; 2],
-    timeouts: Timeouts,
-    connections: pool::Settings,
     budget: Arc<Budget>,
-    log_access: bool,
     draining: AtomicBool,
     /// For requests that no route took, one per worker.
     unrouted: Vec<Arc<Shard>>,
@@ -78,14 +88,7 @@ pub struct Gateway {
 
 impl Gateway {
     /// A gateway of `workers` workers that serves `snapshot`.
-    pub fn new(
-        snapshot: Snapshot,
-        workers: usize,
-        timeouts: Timeouts,
-        connections: pool::Settings,
-        replay_total_bytes: usize,
-        log_access: bool,
-    ) -> Arc<Self> {
+    pub fn new(snapshot: Snapshot, workers: usize, replay_total_bytes: usize) -> Arc<Self> {
         // Random, so that it names this process and tells nothing about it (RFC 9110 §7.6.3).
         let pseudonym = format!("kb-{:012x}", fastrand::u64(..) & 0xffff_ffff_ffff);
         let via = |version| {
@@ -98,10 +101,7 @@ impl Gateway {
             version: AtomicU64::new(1),
             pseudonym,
             via,
-            timeouts,
-            connections,
             budget: Budget::new(replay_total_bytes),
-            log_access,
             draining: AtomicBool::new(false),
             unrouted: (0..workers).map(|_| Arc::default()).collect(),
         })
@@ -126,11 +126,6 @@ impl Gateway {
     /// Counters of requests that no route took.
     pub fn unrouted(&self) -> &[Arc<Shard>] {
         &self.unrouted
-    }
-
-    /// Time limits.
-    pub fn timeouts(&self) -> &Timeouts {
-        &self.timeouts
     }
 
     /// From now on every answer closes its connection.
@@ -224,7 +219,7 @@ impl Worker {
         Rc::new(Self {
             index,
             gateway: Arc::clone(gateway),
-            pool: Pool::new(gateway.connections),
+            pool: Pool::new(gateway.snapshot.load().common.connections),
             view,
             unrouted: gateway.unrouted.get(index).cloned().unwrap_or_default(),
             in_flight: Cell::new(0),
@@ -236,9 +231,9 @@ impl Worker {
         &self.pool
     }
 
-    /// Time limits.
-    pub fn timeouts(&self) -> &Timeouts {
-        &self.gateway.timeouts
+    /// Time limits in force.
+    pub fn timeouts(&self) -> Timeouts {
+        self.view().snapshot.common.timeouts
     }
 
     /// Whether the gateway is about to stop.
@@ -265,7 +260,7 @@ impl Worker {
     }
 
     pub(super) fn logs_access(&self) -> bool {
-        self.gateway.log_access
+        self.view().snapshot.common.logs_access
     }
 
     pub(super) fn unrouted(&self) -> &Shard {
@@ -293,6 +288,7 @@ impl Worker {
         let mut view = self.view.borrow_mut();
         if view.version != self.gateway.version.load(Ordering::Acquire) {
             *view = Rc::new(self::view(&self.gateway, self.index));
+            self.pool.set(view.snapshot.common.connections);
         }
         Rc::clone(&view)
     }

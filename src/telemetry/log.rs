@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal};
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{EnvFilter, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
 /// The target of access lines, for filters: `access=off` silences them.
 pub const ACCESS: &str = "access";
@@ -43,13 +43,37 @@ pub enum Format {
 /// Keeps the writer alive; the last lines are flushed when it is dropped.
 pub struct Log {
     _writer: WorkerGuard,
+    handle: Handle,
+}
+
+/// What may be asked and told of the log while it runs. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
     dropped: ErrorCounter,
+    filter: Option<reload::Handle<EnvFilter, Registry>>,
+}
+
+impl Handle {
+    /// Lines that could not be written because the reader was too slow.
+    pub fn dropped_lines(&self) -> usize {
+        self.dropped.dropped_lines()
+    }
+
+    /// Writes lines down to `level` from now on. `false` when a filter was given at the start, which
+    /// then stays.
+    pub fn set_level(&self, level: tracing::Level) -> bool {
+        self.filter.as_ref().is_some_and(|filter| filter.reload(of_level(level)).is_ok())
+    }
+}
+
+fn of_level(level: tracing::Level) -> EnvFilter {
+    EnvFilter::new(format!("warn,keybearer={level},access={level},audit=info"))
 }
 
 impl Log {
-    /// Lines that could not be written because the reader was too slow.
-    pub fn dropped(&self) -> ErrorCounter {
-        self.dropped.clone()
+    /// A hold on the log.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
     }
 }
 
@@ -58,10 +82,12 @@ impl Log {
 /// # Errors
 /// When `filter` is no `tracing` filter, or a log has been started before.
 pub fn start(settings: &Settings, filter: Option<&str>) -> Result<Log, StartError> {
+    let is_given = filter.is_some();
     let filter = match filter {
         Some(text) => EnvFilter::builder().parse(text).map_err(|e| StartError::Filter(e.to_string()))?,
-        None => EnvFilter::new(format!("warn,keybearer={0},access={0}", settings.level)),
+        None => of_level(settings.level),
     };
+    let (filter, reloading) = reload::Layer::new(filter);
     let is_terminal = io::stderr().is_terminal();
     let json = match settings.format {
         Format::Auto => !is_terminal,
@@ -81,7 +107,8 @@ pub fn start(settings: &Settings, filter: Option<&str>) -> Result<Log, StartErro
         registry.with(fmt::layer().with_writer(writer).with_ansi(is_terminal)).try_init()
     }
     .map_err(|_| StartError::Twice)?;
-    Ok(Log { _writer: guard, dropped })
+    let handle = Handle { dropped, filter: (!is_given).then_some(reloading) };
+    Ok(Log { _writer: guard, handle })
 }
 
 /// Why logging did not start.

@@ -1,7 +1,7 @@
 //! Making a connection to an upstream: name, TCP, TLS.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     io,
     rc::Rc,
     sync::{Arc, atomic::AtomicUsize},
@@ -49,7 +49,7 @@ pub(super) struct Connected {
 /// How one worker connects.
 pub(super) struct Dialer {
     /// Covers name, TCP and TLS together.
-    pub(super) limit: Duration,
+    pub(super) limit: Cell<Duration>,
     pub(super) failures: RefCell<Failures>,
     /// Open connections.
     pub(super) open: Arc<AtomicUsize>,
@@ -62,7 +62,7 @@ impl Dialer {
     /// [`ConnectError`], which tells the network's failures from TLS's.
     pub(super) async fn connect(&self, upstream: &Upstream, want: Want) -> Result<Connected, ConnectError> {
         let connecting = self.connect_slowly(upstream, want);
-        tokio::time::timeout(self.limit, connecting).await.unwrap_or(Err(ConnectError::TimedOut))
+        tokio::time::timeout(self.limit.get(), connecting).await.unwrap_or(Err(ConnectError::TimedOut))
     }
 
     async fn connect_slowly(&self, upstream: &Upstream, want: Want) -> Result<Connected, ConnectError> {

@@ -51,7 +51,7 @@ impl Default for Settings {
 /// Connections of one worker to all its upstreams.
 pub struct Pool<B> {
     shelves: RefCell<FxHashMap<u64, Shelf<B>>>,
-    settings: Settings,
+    settings: Cell<Settings>,
     dialer: Dialer,
     last_number: Cell<u64>,
 }
@@ -76,8 +76,20 @@ impl<B> Default for Shelf<B> {
 impl<B> Pool<B> {
     /// An empty pool.
     pub fn new(settings: Settings) -> Rc<Self> {
-        let dialer = Dialer { limit: settings.connect, failures: RefCell::default(), open: Arc::default() };
-        Rc::new(Self { shelves: RefCell::default(), settings, dialer, last_number: Cell::new(0) })
+        let dialer =
+            Dialer { limit: Cell::new(settings.connect), failures: RefCell::default(), open: Arc::default() };
+        Rc::new(Self {
+            shelves: RefCell::default(),
+            settings: Cell::new(settings),
+            dialer,
+            last_number: Cell::new(0),
+        })
+    }
+
+    /// These hold from now on, also for the connections there are.
+    pub fn set(&self, settings: Settings) {
+        self.settings.set(settings);
+        self.dialer.limit.set(settings.connect);
     }
 
     /// Open connections, idle or not, and those that were upgraded; for metrics.
@@ -89,7 +101,8 @@ impl<B> Pool<B> {
     /// seconds.
     pub fn prune(&self) {
         let now = Instant::now();
-        let is_recent = |since: Instant| now - since < self.settings.idle;
+        let kept = self.settings.get().idle;
+        let is_recent = |since: Instant| now - since < kept;
         self.shelves.borrow_mut().retain(|_, shelf| {
             shelf.idle.retain(|idle| is_recent(idle.since) && idle.is_fit(now));
             shelf.shared.retain(|shared| {
@@ -103,7 +116,7 @@ impl<B> Pool<B> {
     pub(super) fn keep(&self, id: u64, idle: Idle<B>) {
         let mut shelves = self.shelves.borrow_mut();
         let shelf = shelves.entry(id).or_default();
-        if shelf.idle.len() < self.settings.idle_connections && idle.is_fit(idle.since) {
+        if shelf.idle.len() < self.settings.get().idle_connections && idle.is_fit(idle.since) {
             shelf.idle.push(idle);
         }
     }
@@ -113,7 +126,8 @@ impl<B> Pool<B> {
         let mut shelves = self.shelves.borrow_mut();
         let Some(shelf) = shelves.get_mut(&shared.upstream.id) else { return };
         let at_rest = shelf.shared.iter().filter(|shared| shared.streams.get() == 0).count();
-        if at_rest + shelf.idle.len() > self.settings.idle_connections || !shared.is_fit(Instant::now()) {
+        if at_rest + shelf.idle.len() > self.settings.get().idle_connections || !shared.is_fit(Instant::now())
+        {
             shelf.forget(shared);
         }
     }

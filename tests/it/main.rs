@@ -40,6 +40,7 @@ mod refusals; // bad requests: the answer, and that nothing reaches the upstream
 mod reload; // another configuration while everything runs
 mod storms; // many requests at once
 mod streams; // answers that arrive bit by bit: events, early hints
+mod switches; // other accounts while the gateway serves
 mod tokens; // what the identity provider does, and what callers see of it
 mod uploads; // bodies, large and interrupted
 mod upstreams; // connections to upstreams: HTTP/2, TLS, sharing, ends

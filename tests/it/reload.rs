@@ -84,11 +84,13 @@ async fn a_profile_that_gets_no_token_changes_nothing() {
 async fn what_needs_a_restart_is_named_and_changes_nothing() {
     let stage = start(Plan::default()).await;
     let after = settings(&stage, |text| {
-        let more = "timeouts: {idle: 9s}\nlimits: {headers: 50}\nprofiles:";
-        text.replace("profiles:", more).replace("path: /v1", "path: /v2")
+        let more = "workers: 7\nprofiles:";
+        text.replace("workers: 2\nprofiles:", more)
+            .replace("workers: 2\n\nprofiles:", more)
+            .replace("path: /v1", "path: /v2")
     });
     let error = reload(&stage, &after).unwrap_err().to_string();
-    assert_eq!(error, "a change of limits, timeouts needs a restart; nothing was changed");
+    assert_eq!(error, "a change of workers needs a restart; nothing was changed");
     assert_eq!((stage.status("/v1/a").await, stage.status("/v2/a").await), (200, 404));
 }
 
@@ -138,6 +140,115 @@ async fn a_hangup_reloads_and_a_broken_file_changes_nothing() {
     assert_eq!((status("/v1/a").await, status("/v2/a").await), (404, 200));
     fs::write(&path, stage.yaml.replace("profile: account", "profile: nobody")).unwrap();
     process.signal("-HUP");
-    eventually("it says why not", || process.has_logged("the old one stays in force")).await;
+    eventually("it says why not", || {
+        process.has_logged("the configuration has problems, nothing was changed")
+    })
+    .await;
     assert_eq!((status("/v1/a").await, status("/v2/a").await), (404, 200));
+}
+
+/// Writes the stage's file anew and has the gateway read it.
+fn rewrite(stage: &Stage, change: impl Fn(&str) -> String) {
+    let text = change(&stage.yaml);
+    assert_ne!(text, stage.yaml, "nothing was changed");
+    fs::write(stage.folder.path().join("keybearer.yaml"), text).unwrap();
+    tokio::task::block_in_place(|| stage.gateway.control().unwrap().reload("a test")).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_listener_opens_a_gone_one_closes_and_others_keep_their_sockets() {
+    let stage = start(Plan::default()).await;
+    let first = stage.address();
+    let more = "listeners:\n  second: {address: \"127.0.0.1:0\"}\n";
+    rewrite(&stage, |text| text.replace("listeners:\n", more));
+    let second = stage.gateway.listener("second").unwrap();
+    assert_eq!(stage.address(), first, "its socket stays");
+    for address in [first, second] {
+        let answer = stage.http.get(format!("http://{address}/v1/a")).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+    }
+    rewrite(&stage, |text| text.to_owned() + "\n");
+    assert!(stage.gateway.listener("second").is_none());
+    // Also the connection that was kept alive ends, once it is idle.
+    let mut lost = false;
+    for _ in 0..100 {
+        lost = tokio::net::TcpStream::connect(second).await.is_err();
+        if lost {
+            break;
+        }
+        crate::stage::pause().await;
+    }
+    assert!(lost, "nobody listens there any more");
+    assert_eq!(stage.status("/v1/a").await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limits_and_timeouts_change_without_a_restart() {
+    let stage = start(Plan::default()).await;
+    let many = format!("GET /v1/a HTTP/1.1\r\nHost: a\r\n{}\r\n", "X-A: 1\r\n".repeat(60));
+    let closed = many.replace("Host: a", "Host: a\r\nConnection: close");
+    assert!(stage.raw(&closed).await.starts_with("HTTP/1.1 200"));
+    rewrite(&stage, |text| text.replace("profiles:\n", "limits: {headers: 50}\nprofiles:\n"));
+    assert!(stage.raw(&closed).await.starts_with("HTTP/1.1 431"));
+    // A head that does not come to its end is refused after the new time, not after the old one.
+    rewrite(&stage, |text| text.replace("profiles:\n", "timeouts: {header_read: 200ms}\nprofiles:\n"));
+    assert!(stage.raw("GET /v1/a HTTP/1.1\r\n").await.starts_with("HTTP/1.1 408"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_admin_listener_moves() {
+    let stage = start(Plan::default()).await;
+    let before = stage.gateway.admin().unwrap();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    rewrite(&stage, |text| {
+        text.replace("admin: {address: \"127.0.0.1:0\"}", &format!("admin: {{address: \"{free}\"}}"))
+    });
+    assert_eq!(stage.gateway.admin(), Some(free));
+    assert_eq!(stage.admin("/livez").await.0, 200);
+    assert!(tokio::net::TcpStream::connect(before).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watched_file_is_put_in_force_by_itself() {
+    let stage = start(Plan::default().more("watch: true")).await;
+    let path = stage.folder.path().join("keybearer.yaml");
+    fs::write(&path, stage.yaml.replace("path: /v1", "path: /v2")).unwrap();
+    let control = stage.gateway.control().unwrap();
+    eventually("it was read", || control.view().reading.done == 1).await;
+    assert_eq!((stage.status("/v1/a").await, stage.status("/v2/a").await), (404, 200));
+    fs::write(&path, "listeners: [\n").unwrap();
+    eventually("it was refused", || control.view().reading.failed == 1).await;
+    assert!(control.view().reading.refused.unwrap().contains("keybearer.yaml:"));
+    assert_eq!(stage.status("/v2/a").await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_routes_reload_under_load_without_a_failed_request() {
+    let stage = start(Plan::default()).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let callers: Vec<_> = (0..4)
+        .map(|_| {
+            let (http, url, stop) = (stage.http.clone(), stage.url("/v1/a"), Arc::clone(&stop));
+            tokio::spawn(async move {
+                let mut served = 0u64;
+                while !stop.load(Ordering::Relaxed) {
+                    assert_eq!(http.get(&url).send().await.unwrap().status(), 200);
+                    served += 1;
+                }
+                served
+            })
+        })
+        .collect();
+    let many: String = (0..10_000)
+        .map(|n| {
+            format!("  r{n}: {{match: {{path: /x/{n}}}, upstream: \"http://127.0.0.1:9\", profile: none}}\n")
+        })
+        .collect();
+    rewrite(&stage, |text| text.replace("routes:\n", &format!("routes:\n{many}")));
+    rewrite(&stage, |text| text.replace("routes:\n", &format!("routes:\n{many}\n")));
+    stop.store(true, Ordering::Relaxed);
+    for caller in callers {
+        assert!(caller.await.unwrap() > 0);
+    }
+    assert_eq!((stage.idp.issued(), stage.api.unauthorized()), (1, 0));
 }

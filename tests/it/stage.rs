@@ -1,10 +1,14 @@
 //! One gateway between one identity provider and one Web API, all real, all on loopback.
 
-use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use keybearer::{
-    app::{self, Running},
-    config,
+    app::{self, Running, control::Origin},
     demo::{
         api::{Api, Settings},
         idp::{Account, Idp, TENANT},
@@ -115,8 +119,8 @@ impl Plan {
         fs::write(folder.path().join("secret"), SECRET).unwrap();
         let text = self.yaml(&idp, &api);
         let path = folder.path().join("keybearer.yaml");
-        let loaded = config::parse(&text, &path, None).unwrap_or_else(|p| panic!("{p}\n{text}"));
-        let gateway = app::start(loaded.settings, None).unwrap();
+        fs::write(&path, &text).unwrap();
+        let gateway = start_file(&path, None);
         // Redirects and proxies are the gateway's business in these tests.
         let http = reqwest::Client::builder()
             .no_proxy()
@@ -140,6 +144,14 @@ impl Plan {
              {profile}\nroutes:\n{routes}\n"
         )
     }
+}
+
+/// Starts the gateway of the file at `path`, as the binary does.
+pub(crate) fn start_file(path: &Path, environment: Option<&str>) -> Running {
+    let environment = environment.map(str::to_owned);
+    let origin = Origin { path: path.to_owned(), environment, overrides: Box::new(|_| {}) };
+    let (running, _) = app::start_file(origin, None).unwrap_or_else(|problems| panic!("{problems}"));
+    running.unwrap()
 }
 
 fn indented(lines: &str, by: usize) -> String {

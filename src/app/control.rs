@@ -1,0 +1,461 @@
+//! Changing a running gateway from outside: reload, switch, undo. One change at a time.
+//!
+//! What is in force is the text of a configuration file, an environment of it, and the switches made since.
+//! Every change makes all three anew, so that a switch is checked by the same rules as the file.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, UNIX_EPOCH},
+};
+
+use crate::{
+    app::{
+        ReloadError,
+        core::Core,
+        switches::{Action, Store, Switch, Switches},
+    },
+    clock,
+    config::{self, Loaded, Settings, problem::Problems},
+};
+
+/// The longest that a switch for a while may last.
+pub const SWITCH_MAX: Duration = Duration::from_secs(366 * 86_400);
+
+/// Says what the command line says otherwise than the file.
+pub type Overrides = Box<dyn Fn(&mut Settings) + Send + Sync>;
+
+/// Where a gateway's configuration comes from.
+pub struct Origin {
+    /// The file.
+    pub path: PathBuf,
+    /// The environment that was asked for.
+    pub environment: Option<String>,
+    /// What is said otherwise elsewhere.
+    pub overrides: Overrides,
+}
+
+/// Why a change was not made. Nothing has changed then.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// The configuration is not valid.
+    #[error("the configuration has problems, nothing was changed:\n{0}")]
+    Problems(Problems),
+    /// The configuration cannot be put in force.
+    #[error(transparent)]
+    Reload(#[from] ReloadError),
+    /// There is no such route, profile or environment.
+    #[error("{what} \"{name}\" is not defined (defined: {defined})")]
+    Unknown {
+        /// `route`, `profile` or `environment`.
+        what: &'static str,
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        defined: String,
+    },
+    /// It is so already.
+    #[error("{0}; nothing was changed")]
+    Already(String),
+    /// The new profile has no token.
+    #[error("profile \"{0}\" gets no token ({1}); nothing was changed")]
+    NoToken(String, String),
+    /// The change could not be kept for the next start.
+    #[error("the switch cannot be kept in state_dir ({0}); nothing was changed")]
+    NotKept(std::io::Error),
+    /// A span that makes no sense.
+    #[error("a switch may last from 1 second to 366 days")]
+    Span,
+}
+
+impl ChangeError {
+    /// Whether who asked has to ask something else, rather than later.
+    pub fn is_callers(&self) -> bool {
+        matches!(self, Self::Unknown { .. } | Self::Already(_) | Self::Span)
+    }
+}
+
+/// What a switch is asked to do.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    /// The route; `None` for the whole environment.
+    pub route: Option<String>,
+    /// The profile, or the environment; `None` for no environment.
+    pub to: Option<String>,
+    /// How long; `None` until it is undone.
+    pub lasts: Option<Duration>,
+    /// Only tries whether it could be done.
+    pub is_dry_run: bool,
+}
+
+/// What became of a switch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Switched {
+    /// What was served before.
+    pub from: Option<String>,
+    /// What is served now, or would be.
+    pub to: Option<String>,
+    /// When it ends by itself, in seconds since 1970.
+    pub until: Option<u64>,
+    /// Whether a restart keeps it.
+    pub is_kept: bool,
+}
+
+/// How the last reading of the configuration went.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    /// Seconds since 1970 of the configuration in force.
+    pub loaded_at: u64,
+    /// Why a newer one is not in force.
+    pub refused: Option<String>,
+    /// Reloads that came into force.
+    pub done: u64,
+    /// Reloads that were refused.
+    pub failed: u64,
+}
+
+/// The one who changes a running gateway.
+pub struct Control {
+    core: Arc<Core>,
+    origin: Origin,
+    store: Option<Store>,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// The text in force.
+    text: String,
+    environments: Vec<String>,
+    switches: Switches,
+    reading: Reading,
+}
+
+/// What is in force, and what has been changed.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// The file.
+    pub path: PathBuf,
+    /// The environment in force.
+    pub environment: Option<String>,
+    /// Those that the file defines.
+    pub environments: Vec<String>,
+    /// The switches in force, and the history.
+    pub switches: Switches,
+    /// How the last reading went.
+    pub reading: Reading,
+}
+
+/// A configuration read for the start, with the switches that were kept.
+pub(super) struct Prepared {
+    pub(super) loaded: Loaded,
+    text: String,
+    switches: Switches,
+    store: Option<Store>,
+}
+
+/// Reads the configuration of `origin` and what was switched before the restart.
+pub(super) fn prepare(origin: &Origin) -> Result<Prepared, Problems> {
+    let text = config::read_text(&origin.path)?;
+    let mut plain = config::parse(&text, &origin.path, origin.environment.as_deref())?;
+    (origin.overrides)(&mut plain.settings);
+    let Some(folder) = plain.settings.state_dir.clone() else {
+        return Ok(Prepared { loaded: plain, text, switches: Switches::default(), store: None });
+    };
+    let (store, mut switches) = kept(&folder);
+    let before = switches.clone();
+    if switches.environment().is_some() && first_environment(&switches) != origin.environment {
+        let words =
+            "the gateway was started for another environment than before: the environment's switch ends";
+        tracing::warn!("{words}");
+        while switches.pop(None, Action::Drop, now(), "restart").is_some() {}
+    }
+    drop_ended(&mut switches);
+    let loaded = match read(origin, &text, &mut switches) {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            tracing::error!("the switches from before the restart are dropped:\n{problems}");
+            switches = Switches::default();
+            plain
+        }
+    };
+    if let Some(store) = store.as_ref().filter(|_| before != switches)
+        && let Err(error) = store.save(&switches)
+    {
+        tracing::warn!(%error, "the switches cannot be kept in state_dir");
+    }
+    Ok(Prepared { loaded, text, switches, store })
+}
+
+fn kept(folder: &Path) -> (Option<Store>, Switches) {
+    let shown = folder.display();
+    match Store::open(folder) {
+        Ok(store) => {
+            let switches = store.load().unwrap_or_else(|error| {
+                tracing::error!(%shown, "the switches from before the restart cannot be read: {error}");
+                Switches::default()
+            });
+            (Some(store), switches)
+        }
+        Err(error) => {
+            tracing::error!("state_dir {shown} cannot be used, switches will not be kept: {error}");
+            (None, Switches::default())
+        }
+    }
+}
+
+/// The environment below all switches.
+fn first_environment(switches: &Switches) -> Option<String> {
+    let mut rest = switches.clone();
+    let mut first = None;
+    while let Some(switch) = rest.pop(None, Action::Undo, 0, "") {
+        first = switch.from;
+    }
+    first
+}
+
+fn drop_ended(switches: &mut Switches) {
+    loop {
+        let ended = switches.expired(now());
+        if ended.is_empty() {
+            return;
+        }
+        for route in ended {
+            switches.pop(route.as_deref(), Action::Expire, now(), "its time was over");
+        }
+    }
+}
+
+/// The settings of `text` with `switches`; those that it knows nothing of are taken out.
+fn read(origin: &Origin, text: &str, switches: &mut Switches) -> Result<Loaded, Problems> {
+    let environment = environment(origin, switches);
+    let plain = config::parse(text, &origin.path, environment.as_deref())?;
+    let is_known = |route: &str, profile: &str| {
+        plain.settings.routes.iter().any(|r| r.name == route)
+            && plain.settings.profiles.iter().any(|p| p.profile.name == profile)
+    };
+    let lost: Vec<_> = switches.profiles().into_iter().filter(|(r, p)| !is_known(r, p)).collect();
+    for (route, profile) in lost {
+        tracing::warn!(
+            route,
+            profile,
+            "the switch is dropped: its route or profile is not configured any more"
+        );
+        while switches.pop(Some(&route), Action::Drop, now(), "configuration").is_some() {}
+    }
+    let profiles = switches.profiles();
+    let mut loaded = config::parse_switched(text, &origin.path, environment.as_deref(), &profiles)?;
+    (origin.overrides)(&mut loaded.settings);
+    Ok(loaded)
+}
+
+fn environment(origin: &Origin, switches: &Switches) -> Option<String> {
+    switches.environment().map_or_else(|| origin.environment.clone(), |switch| switch.to.clone())
+}
+
+fn now() -> u64 {
+    clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+impl Control {
+    pub(super) fn new(core: Arc<Core>, origin: Origin, prepared: Prepared) -> Self {
+        let Prepared { loaded, text, switches, store } = prepared;
+        let reading = Reading { loaded_at: now(), ..Reading::default() };
+        let state = State { text, environments: loaded.environments, switches, reading };
+        Self { core, origin, store, state: Mutex::new(state) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a change of the file is put in force by itself.
+    pub fn watches(&self) -> bool {
+        self.core.serving.lock().unwrap_or_else(PoisonError::into_inner).watch
+    }
+
+    /// What is in force.
+    pub fn view(&self) -> View {
+        let state = self.state();
+        View {
+            path: self.origin.path.clone(),
+            environment: environment(&self.origin, &state.switches),
+            environments: state.environments.clone(),
+            switches: state.switches.clone(),
+            reading: state.reading.clone(),
+        }
+    }
+
+    /// Reads the file again and serves what it says. Blocks until new and changed profiles have their
+    /// tokens. `by` says who asked.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; it is kept for [`Control::view`] and logged.
+    pub fn reload(&self, by: &str) -> Result<(), ChangeError> {
+        let mut state = self.state();
+        let mut switches = state.switches.clone();
+        let outcome = config::read_text(&self.origin.path).map_err(ChangeError::Problems).and_then(|text| {
+            let loaded = read(&self.origin, &text, &mut switches).map_err(ChangeError::Problems)?;
+            self.core.reload(&loaded.settings)?;
+            Ok((text, loaded))
+        });
+        match outcome {
+            Ok((text, loaded)) => {
+                for warning in &loaded.warnings {
+                    tracing::warn!("{}", warning.to_string().trim_end());
+                }
+                self.keep(&switches);
+                state.text = text;
+                state.environments = loaded.environments;
+                state.switches = switches;
+                state.reading.loaded_at = now();
+                state.reading.refused = None;
+                state.reading.done += 1;
+                tracing::info!(target: "audit", action = "reload", by, "the configuration was reloaded");
+                Ok(())
+            }
+            Err(error) => {
+                state.reading.refused = Some(error.to_string());
+                state.reading.failed += 1;
+                tracing::error!(by, "the configuration was not reloaded: {error}");
+                Err(error)
+            }
+        }
+    }
+
+    /// Serves a route with another profile, or everything in another environment. The new profile's token
+    /// is obtained first. Blocks meanwhile.
+    ///
+    /// # Errors
+    /// [`ChangeError`].
+    pub fn switch(&self, wish: &Wish, by: &str) -> Result<Switched, ChangeError> {
+        let mut state = self.state();
+        if wish.lasts.is_some_and(|lasts| lasts < Duration::from_secs(1) || lasts > SWITCH_MAX) {
+            return Err(ChangeError::Span);
+        }
+        let from = self.served(&state, wish)?;
+        let at = now();
+        let until = wish.lasts.map(|lasts| at + lasts.as_secs());
+        let mut switches = state.switches.clone();
+        let (to, by) = (wish.to.clone(), by.to_owned());
+        switches.push(wish.route.as_deref(), Switch { to, from: from.clone(), at, until, by });
+        let is_kept = self.store.is_some();
+        let switched = Switched { from, to: wish.to.clone(), until, is_kept };
+        let loaded = read(&self.origin, &state.text, &mut switches).map_err(ChangeError::Problems)?;
+        if let (Some(_), Some(profile)) = (&wish.route, &wish.to) {
+            self.core.owners.obtain(profile).map_err(|why| ChangeError::NoToken(profile.clone(), why))?;
+        }
+        if !wish.is_dry_run {
+            self.put_in_force(&mut state, switches, &loaded)?;
+        }
+        Ok(switched)
+    }
+
+    /// Takes back the latest switch of `route`, or of the environment.
+    ///
+    /// # Errors
+    /// [`ChangeError`].
+    pub fn undo(&self, route: Option<&str>, by: &str) -> Result<Switched, ChangeError> {
+        self.take_back(route, Action::Undo, by)
+    }
+
+    /// Takes back the switches whose time is over. To be called every second or so.
+    pub fn expire(&self) {
+        let ended = self.state().switches.expired(now());
+        for route in ended {
+            if let Err(error) = self.take_back(route.as_deref(), Action::Expire, "its time was over") {
+                tracing::error!(route, "the switch's time is over, but it cannot be undone: {error}");
+            }
+        }
+    }
+
+    fn take_back(&self, route: Option<&str>, action: Action, by: &str) -> Result<Switched, ChangeError> {
+        let mut state = self.state();
+        let mut switches = state.switches.clone();
+        let Some(gone) = switches.pop(route, action, now(), by) else {
+            let words = match route {
+                Some(route) => format!("route \"{route}\" is not switched"),
+                None => "the environment is not switched".to_owned(),
+            };
+            return Err(ChangeError::Already(words));
+        };
+        let loaded = read(&self.origin, &state.text, &mut switches).map_err(ChangeError::Problems)?;
+        self.put_in_force(&mut state, switches, &loaded)?;
+        Ok(Switched { from: gone.to, to: gone.from, until: None, is_kept: self.store.is_some() })
+    }
+
+    fn put_in_force(
+        &self,
+        state: &mut State,
+        switches: Switches,
+        loaded: &Loaded,
+    ) -> Result<(), ChangeError> {
+        // Kept first: what cannot be kept is not done.
+        if let Some(store) = &self.store {
+            store.save(&switches).map_err(ChangeError::NotKept)?;
+        }
+        if let Err(error) = self.core.reload(&loaded.settings) {
+            self.keep(&state.switches);
+            return Err(error.into());
+        }
+        let new = switches.history().next();
+        if let Some(entry) = new {
+            tracing::info!(
+                target: "audit",
+                action = entry.action.word(),
+                route = entry.route,
+                from = entry.from,
+                to = entry.to,
+                until = entry.until,
+                by = entry.by,
+                "the account was switched"
+            );
+        }
+        state.switches = switches;
+        Ok(())
+    }
+
+    fn keep(&self, switches: &Switches) {
+        if let Some(store) = &self.store
+            && let Err(error) = store.save(switches)
+        {
+            tracing::warn!(%error, "the switches cannot be kept in state_dir");
+        }
+    }
+
+    /// What is served before a switch, after a look at whether the switch makes sense.
+    fn served(&self, state: &State, wish: &Wish) -> Result<Option<String>, ChangeError> {
+        let serving = self.core.serving.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(route) = &wish.route else {
+            let from = environment(&self.origin, &state.switches);
+            if let Some(name) = wish.to.as_ref().filter(|name| !state.environments.contains(name)) {
+                return Err(unknown("environment", name, state.environments.iter().map(String::as_str)));
+            }
+            return match from == wish.to {
+                true => Err(ChangeError::Already("this environment is in force already".into())),
+                false => Ok(from),
+            };
+        };
+        let Some(entry) = serving.routes.iter().find(|entry| entry.name == *route) else {
+            return Err(unknown("route", route, serving.routes.iter().map(|entry| entry.name.as_str())));
+        };
+        let profiles = || serving.profiles.iter().map(|profile| profile.profile.name.as_str());
+        let profile = wish.to.as_deref().unwrap_or("none");
+        if !profiles().any(|name| name == profile) {
+            return Err(unknown("profile", profile, profiles()));
+        }
+        let from = entry.target.profile.clone();
+        if from.as_deref() == Some(profile) {
+            let words = format!("route \"{route}\" is served with profile \"{profile}\" already");
+            return Err(ChangeError::Already(words));
+        }
+        Ok(Some(from.unwrap_or_else(|| "none".to_owned())))
+    }
+}
+
+fn unknown<'a>(what: &'static str, name: &str, all: impl Iterator<Item = &'a str>) -> ChangeError {
+    let mut defined: Vec<_> = all.take(20).map(|name| format!("\"{name}\"")).collect();
+    if defined.is_empty() {
+        defined.push("none".into());
+    }
+    ChangeError::Unknown { what, name: name.to_owned(), defined: defined.join(", ") }
+}

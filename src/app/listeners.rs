@@ -1,0 +1,147 @@
+//! The listeners of a running gateway, and how a reload changes them.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use tokio::{runtime::Handle, sync::mpsc, task::AbortHandle};
+
+use crate::{
+    admin::metrics::ListenerCount,
+    config::Settings,
+    listen::{self, Address, BindError, Change, Limits, Listener, Room, Share},
+};
+
+/// Every listener that is open, and the workers' ends that get the next ones.
+pub(super) struct Listeners {
+    control: Handle,
+    room: Arc<Room>,
+    workers: Vec<mpsc::UnboundedSender<Share>>,
+    open: Mutex<Vec<Open>>,
+    /// For those who only look.
+    pub(super) shown: Arc<ArcSwap<Vec<ListenerCount>>>,
+}
+
+struct Open {
+    listener: Listener,
+    /// The limits it was told.
+    limits: Limits,
+    /// What follows its certificates' files.
+    follower: Option<AbortHandle>,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if let Some(follower) = &self.follower {
+            follower.abort();
+        }
+    }
+}
+
+/// What becomes of the listeners. Everything that could fail has been done.
+pub(super) struct Plan {
+    /// Name and what it becomes.
+    changed: Vec<(String, Change)>,
+    new: Vec<Listener>,
+    gone: Vec<String>,
+    limits: Limits,
+}
+
+impl Listeners {
+    /// None yet. `workers` get a share of each.
+    pub(super) fn new(control: &Handle, workers: Vec<mpsc::UnboundedSender<Share>>) -> Self {
+        Self {
+            control: control.clone(),
+            room: Room::of_this_process(),
+            workers,
+            open: Mutex::default(),
+            shown: Arc::default(),
+        }
+    }
+
+    /// Prepares what `settings` want: binds and reads what is new, and changes nothing.
+    ///
+    /// # Errors
+    /// [`BindError`]; what was bound is closed again.
+    pub(super) fn prepare(&self, settings: &Settings) -> Result<Plan, BindError> {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let limits = settings.limits;
+        if open.iter().all(|open| open.limits.connections != limits.connections) {
+            self.room.warn_if_below(limits.connections);
+        }
+        let mut plan = Plan { changed: Vec::new(), new: Vec::new(), gone: Vec::new(), limits };
+        for wanted in &settings.listeners {
+            match open.iter().find(|open| open.listener.can_become(wanted)) {
+                Some(open) if open.listener.settings() == wanted && open.limits == limits => {}
+                Some(open) => {
+                    plan.changed.push((wanted.name.clone(), open.listener.prepare(wanted, &limits)?));
+                }
+                None => {
+                    // Ours, which goes: its port may be shared for the moment in which both are there.
+                    let follows =
+                        open.iter().any(|open| open.listener.address().collides_with(&wanted.address));
+                    let workers = self.workers.len();
+                    plan.new.push(Listener::bind(wanted, &limits, workers, &self.room, follows)?);
+                }
+            }
+        }
+        let stays = |open: &Open| settings.listeners.iter().any(|wanted| open.listener.can_become(wanted));
+        plan.gone = open.iter().filter(|open| !stays(open)).map(|open| open.listener.name().into()).collect();
+        Ok(plan)
+    }
+
+    /// Puts `plan` in force.
+    pub(super) fn apply(&self, plan: Plan) {
+        let Plan { changed, new, gone, limits } = plan;
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, change) in changed {
+            if let Some(open) = open.iter_mut().find(|open| open.listener.name() == name) {
+                open.listener.apply(change);
+                open.limits = limits;
+                self.follow(open);
+            }
+        }
+        open.retain(|open| {
+            let is_gone = gone.iter().any(|name| name == open.listener.name());
+            if is_gone {
+                open.listener.close();
+            }
+            !is_gone
+        });
+        for listener in new {
+            let mut added = Open { listener, limits, follower: None };
+            for worker in &self.workers {
+                // A worker that is gone is about to stop with all the others.
+                if let Some(share) = added.listener.share() {
+                    let _ = worker.send(share);
+                }
+            }
+            self.follow(&mut added);
+            open.push(added);
+        }
+        self.shown.store(Arc::new(open.iter().map(|open| count(&open.listener)).collect()));
+    }
+
+    fn follow(&self, open: &mut Open) {
+        if let Some(before) = open.follower.take() {
+            before.abort();
+        }
+        let follower = open.listener.follower();
+        let following = follower.map(|follower| self.control.spawn(listen::tls::follow(vec![follower])));
+        open.follower = following.map(|task| task.abort_handle());
+    }
+
+    /// Names and addresses.
+    pub(super) fn addresses(&self) -> Vec<(String, Address)> {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.iter().map(|open| (open.listener.name().to_owned(), open.listener.address().clone())).collect()
+    }
+}
+
+fn count(listener: &Listener) -> ListenerCount {
+    ListenerCount {
+        name: listener.name().to_owned(),
+        open: listener.open(),
+        shards: listener.shards(),
+        certificates: listener.certificates(),
+    }
+}

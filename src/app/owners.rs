@@ -1,0 +1,111 @@
+//! The owners of all profiles' tokens, and how a reload changes them.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use arc_swap::ArcSwap;
+use tokio::runtime::Handle;
+
+use crate::{
+    app::ReloadError,
+    profile::{Profile, http::Http},
+    token::{self, Turns},
+};
+
+/// The owners of all profiles' tokens.
+pub(super) struct Owners {
+    control: Handle,
+    http: Arc<Http>,
+    /// Profiles of one identity provider take turns among themselves, so that a provider that hangs does
+    /// not hold up the others.
+    turns: Mutex<HashMap<String, Turns>>,
+    by_name: Mutex<BTreeMap<String, (token::Settings, token::Handle)>>,
+    /// The same for those who only look.
+    pub(super) shown: Arc<ArcSwap<Vec<token::Handle>>>,
+}
+
+/// Settings and owners by name.
+type ByName = BTreeMap<String, (token::Settings, token::Handle)>;
+
+impl Owners {
+    /// None yet; their tasks run on `control`.
+    pub(super) fn new(control: &Handle) -> Self {
+        Self {
+            control: control.clone(),
+            http: Arc::default(),
+            turns: Mutex::default(),
+            by_name: Mutex::default(),
+            shown: Arc::default(),
+        }
+    }
+
+    /// The runtime that they run on.
+    pub(super) fn control(&self) -> &Handle {
+        &self.control
+    }
+
+    /// The owners for `settings`: those there are, where nothing has changed, and new ones.
+    pub(super) fn prepare(&self, settings: &[token::Settings]) -> (ByName, Vec<token::Handle>) {
+        let known = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let _context = self.control.enter();
+        let (mut all, mut new) = (ByName::new(), Vec::new());
+        for settings in settings {
+            let name = settings.profile.name.clone();
+            let handle = match known.get(&name).filter(|(before, _)| before == settings) {
+                Some((_, handle)) => handle.clone(),
+                None => {
+                    let profile = Profile::new(settings.profile.clone(), Arc::clone(&self.http));
+                    let turns = turns.entry(profile.provider()).or_default().clone();
+                    let handle = token::start(settings.clone(), profile, turns);
+                    new.push(handle.clone());
+                    handle
+                }
+            };
+            all.insert(name, (settings.clone(), handle));
+        }
+        (all, new)
+    }
+
+    /// From now on these count. Owners that nobody holds any more end.
+    pub(super) fn set(&self, all: ByName) {
+        self.shown.store(Arc::new(all.values().map(|(_, handle)| handle.clone()).collect()));
+        *self.by_name.lock().unwrap_or_else(PoisonError::into_inner) = all;
+    }
+
+    pub(super) fn wait_for(&self, new: &[token::Handle]) -> Result<(), ReloadError> {
+        for handle in new.iter().filter(|handle| handle.view().required) {
+            let why = |why| ReloadError::Profile(handle.name().to_owned(), why);
+            self.acquire(handle).map_err(why)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the token of `profile`.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(super) fn obtain(&self, profile: &str) -> Result<(), String> {
+        let known = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
+        let handle = known.get(profile).map(|(_, handle)| handle.clone());
+        drop(known);
+        // One that the change brings along is waited for when it is put in force.
+        handle.map_or(Ok(()), |handle| self.acquire(&handle))
+    }
+
+    fn acquire(&self, handle: &token::Handle) -> Result<(), String> {
+        let outcome = self.control.block_on(handle.acquire(handle.patience()));
+        outcome.map(drop).map_err(|unavailable| match unavailable.reason {
+            token::Reason::Failed(error) => error.to_string(),
+            token::Reason::TimedOut => "the identity provider has not answered".to_owned(),
+            token::Reason::TooManyWaiters => "too many requests wait for it".to_owned(),
+        })
+    }
+}
+
+/// Handles by name, as a routing table wants them.
+pub(super) fn handles(all: &ByName) -> HashMap<String, token::Handle> {
+    all.iter().map(|(name, (_, handle))| (name.clone(), handle.clone())).collect()
+}

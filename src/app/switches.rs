@@ -1,0 +1,276 @@
+//! Which routes have been switched to other profiles while the gateway ran, and the file that keeps it.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fs, io,
+    io::Write as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+/// Changes that are remembered, the latest first.
+const HISTORY_MAX: usize = 100;
+/// Switches of one route that can be undone one after the other.
+const DEPTH_MAX: usize = 20;
+/// The file's name in the state folder.
+const FILE: &str = "switches.json";
+
+/// One route's other profile, or another environment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Switch {
+    /// What is served now: a profile's name, or an environment's; `None` means no environment.
+    pub to: Option<String>,
+    /// What was served before.
+    pub from: Option<String>,
+    /// Seconds since 1970.
+    pub at: u64,
+    /// When it ends by itself, in seconds since 1970.
+    pub until: Option<u64>,
+    /// Who asked.
+    pub by: String,
+}
+
+/// One line of the history.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Seconds since 1970.
+    pub at: u64,
+    /// What was done.
+    pub action: Action,
+    /// The route; `None` for the whole environment.
+    pub route: Option<String>,
+    /// What was served before.
+    pub from: Option<String>,
+    /// What is served since.
+    pub to: Option<String>,
+    /// When it ends by itself, in seconds since 1970.
+    pub until: Option<u64>,
+    /// Who asked.
+    pub by: String,
+}
+
+/// What can be done with a switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// Another profile, or another environment.
+    Switch,
+    /// Back to what was before.
+    Undo,
+    /// Its time was over.
+    Expire,
+    /// The configuration knows its route or profile no more.
+    Drop,
+}
+
+impl Action {
+    /// The word in logs.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Switch => "switch",
+            Self::Undo => "undo",
+            Self::Expire => "expire",
+            Self::Drop => "drop",
+        }
+    }
+}
+
+/// Everything that was switched and not undone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Switches {
+    /// Of each route, the latest last.
+    routes: BTreeMap<String, Vec<Switch>>,
+    /// Of the environment, the latest last.
+    environment: Vec<Switch>,
+    history: VecDeque<Entry>,
+}
+
+impl Switches {
+    /// Profiles by route, as switched.
+    pub fn profiles(&self) -> BTreeMap<String, String> {
+        let latest = self.routes.iter().filter_map(|(route, all)| Some((route, all.last()?.to.clone()?)));
+        latest.map(|(route, profile)| (route.clone(), profile)).collect()
+    }
+
+    /// Routes with their latest switch.
+    pub fn routes(&self) -> impl Iterator<Item = (&str, &Switch)> {
+        self.routes.iter().filter_map(|(route, all)| Some((route.as_str(), all.last()?)))
+    }
+
+    /// The environment's latest switch.
+    pub fn environment(&self) -> Option<&Switch> {
+        self.environment.last()
+    }
+
+    /// What was done, the latest first.
+    pub fn history(&self) -> impl Iterator<Item = &Entry> {
+        self.history.iter()
+    }
+
+    /// The latest switch of `route`, or of the environment.
+    pub fn latest(&self, route: Option<&str>) -> Option<&Switch> {
+        match route {
+            Some(route) => self.routes.get(route)?.last(),
+            None => self.environment.last(),
+        }
+    }
+
+    /// Adds a switch of `route`, or of the environment.
+    pub fn push(&mut self, route: Option<&str>, switch: Switch) {
+        self.note(Action::Switch, route, &switch, switch.from.clone(), switch.to.clone());
+        let all = match route {
+            Some(route) => self.routes.entry(route.to_owned()).or_default(),
+            None => &mut self.environment,
+        };
+        all.push(switch);
+        if all.len() > DEPTH_MAX {
+            all.remove(0);
+        }
+    }
+
+    /// Takes the latest switch away. `at` and `by` say when and who.
+    pub fn pop(&mut self, route: Option<&str>, action: Action, at: u64, by: &str) -> Option<Switch> {
+        let all = match route {
+            Some(route) => self.routes.get_mut(route)?,
+            None => &mut self.environment,
+        };
+        let switch = all.pop()?;
+        self.routes.retain(|_, all| !all.is_empty());
+        let undone = Switch { at, by: by.to_owned(), until: None, ..switch.clone() };
+        self.note(action, route, &undone, switch.to.clone(), switch.from.clone());
+        Some(switch)
+    }
+
+    /// Routes, or `None` for the environment, whose latest switch has ended by `now`.
+    pub fn expired(&self, now: u64) -> Vec<Option<String>> {
+        let is_over = |switch: &Switch| switch.until.is_some_and(|until| until <= now);
+        let routes = self.routes().filter(|(_, switch)| is_over(switch));
+        let mut all: Vec<_> = routes.map(|(route, _)| Some(route.to_owned())).collect();
+        all.extend(self.environment().filter(|switch| is_over(switch)).map(|_| None));
+        all
+    }
+
+    fn note(
+        &mut self,
+        action: Action,
+        route: Option<&str>,
+        switch: &Switch,
+        from: Option<String>,
+        to: Option<String>,
+    ) {
+        let (at, until, by) = (switch.at, switch.until, switch.by.clone());
+        let route = route.map(str::to_owned);
+        self.history.push_front(Entry { at, action, route, from, to, until, by });
+        self.history.truncate(HISTORY_MAX);
+    }
+}
+
+/// The file that keeps switches across restarts.
+#[derive(Debug)]
+pub struct Store {
+    folder: PathBuf,
+}
+
+impl Store {
+    /// Opens the state folder, and makes it if it is not there: for the gateway's user only.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn open(folder: &Path) -> io::Result<Self> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        Ok(Self { folder: folder.to_owned() })
+    }
+
+    /// What was kept. A file that cannot be understood is put aside, so that the next save does not
+    /// destroy it.
+    ///
+    /// # Errors
+    /// When the file cannot be read or understood.
+    pub fn load(&self) -> io::Result<Switches> {
+        let path = self.folder.join(FILE);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Switches::default()),
+            Err(error) => return Err(error),
+        };
+        serde_json::from_slice(&bytes).map_err(|error| {
+            let aside = self.folder.join("switches.json.broken");
+            let _ = fs::rename(&path, &aside);
+            io::Error::other(format!("{error} (the file was put aside as {})", aside.display()))
+        })
+    }
+
+    /// Keeps `switches`: after a crash at any moment the file holds the old state or the new one.
+    ///
+    /// # Errors
+    /// The system's, for instance a full disk; the old state is kept then.
+    pub fn save(&self, switches: &Switches) -> io::Result<()> {
+        let text = serde_json::to_vec_pretty(switches)?;
+        let (path, new) = (self.folder.join(FILE), self.folder.join("switches.json.new"));
+        let written = write(&new, &text).and_then(|()| fs::rename(&new, &path));
+        if written.is_err() {
+            let _ = fs::remove_file(&new);
+        }
+        written?;
+        // The new name has to reach the disk as well.
+        fs::File::open(&self.folder)?.sync_all()
+    }
+}
+
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn switch(to: &str, from: &str, until: Option<u64>) -> Switch {
+        Switch { to: Some(to.into()), from: Some(from.into()), at: 1, until, by: "test".into() }
+    }
+
+    #[test]
+    fn undo_goes_back_one_switch_at_a_time() {
+        let mut switches = Switches::default();
+        switches.push(Some("orders"), switch("b", "a", None));
+        switches.push(Some("orders"), switch("c", "b", None));
+        assert_eq!(switches.profiles()["orders"], "c");
+        switches.pop(Some("orders"), Action::Undo, 2, "test");
+        assert_eq!(switches.profiles()["orders"], "b");
+        switches.pop(Some("orders"), Action::Undo, 2, "test");
+        assert!(switches.profiles().is_empty());
+        assert!(switches.pop(Some("orders"), Action::Undo, 2, "test").is_none());
+        let told: Vec<_> = switches.history().map(|e| (e.action, e.from.clone(), e.to.clone())).collect();
+        assert_eq!(told.len(), 4);
+        assert_eq!(told[0], (Action::Undo, Some("b".into()), Some("a".into())));
+    }
+
+    #[test]
+    fn a_switch_for_a_while_ends_then() {
+        let mut switches = Switches::default();
+        switches.push(Some("orders"), switch("b", "a", Some(100)));
+        switches.push(None, switch("staging", "production", Some(50)));
+        assert!(switches.expired(49).is_empty());
+        assert_eq!(switches.expired(50), [None]);
+        assert_eq!(switches.expired(100), [Some("orders".into()), None]);
+    }
+
+    #[test]
+    fn what_was_saved_is_there_again_and_a_broken_file_is_put_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("state")).unwrap();
+        assert_eq!(store.load().unwrap(), Switches::default());
+        let mut switches = Switches::default();
+        switches.push(Some("orders"), switch("b", "a", None));
+        store.save(&switches).unwrap();
+        assert_eq!(store.load().unwrap(), switches);
+        fs::write(folder.path().join("state/switches.json"), "{\"routes\":").unwrap();
+        assert!(store.load().is_err());
+        assert!(folder.path().join("state/switches.json.broken").exists());
+        assert_eq!(store.load().unwrap(), Switches::default());
+    }
+}

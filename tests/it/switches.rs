@@ -1,0 +1,144 @@
+//! Routes and environments are switched to other accounts while the gateway serves.
+
+use std::{fs, time::Duration};
+
+use keybearer::{
+    app::control::{ChangeError, Switched, Wish},
+    demo::idp::Account,
+};
+
+use crate::stage::{CLIENT, Plan, ROLE, SECRET, Stage, eventually, start_file};
+
+const OTHER: &str = "77777777-7615-472f-8200-a81d5c87c0ca";
+
+/// A stage with a second account, and an environment in which the route has it.
+async fn start() -> Stage {
+    let plan = Plan::default().more("state_dir: state");
+    let stage = plan.start_with(|idp| idp.add_account(Account::new(OTHER, SECRET, &[ROLE]))).await;
+    // The second account, and what an environment makes of the route, as an operator would add them.
+    let second = second(&stage);
+    fs::write(stage.folder.path().join("keybearer.yaml"), second).unwrap();
+    tokio::task::block_in_place(|| stage.gateway.control().unwrap().reload("test")).unwrap();
+    stage.ready().await;
+    stage
+}
+
+/// The stage's configuration with the account `other` beside `account`.
+fn second(stage: &Stage) -> String {
+    let (before, rest) = stage.yaml.split_once("profiles:\n").unwrap();
+    let (account, routes) = rest.split_once("routes:\n").unwrap();
+    let other = account.replace("  account:", "  other:").replace(CLIENT, OTHER);
+    format!(
+        "{before}profiles:\n{account}\n{other}\nroutes:\n{routes}\n\
+         environments:\n  staging:\n    routes:\n      orders: {{profile: other}}\n"
+    )
+}
+
+/// The client that the API was last called by.
+async fn client(stage: &Stage) -> String {
+    let answer: serde_json::Value = stage.get("/v1/a").await.json().await.unwrap();
+    answer["seen"]["account"].as_str().unwrap_or_default().to_owned()
+}
+
+fn switch(stage: &Stage, to: &str, lasts: Option<Duration>) -> Result<Switched, ChangeError> {
+    let wish = Wish { route: Some("orders".into()), to: Some(to.into()), lasts, is_dry_run: false };
+    tokio::task::block_in_place(|| stage.gateway.control().unwrap().switch(&wish, "a test"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_switched_route_uses_the_other_account_and_undo_goes_back() {
+    let stage = start().await;
+    let first = client(&stage).await;
+    let switched = switch(&stage, "other", None).unwrap();
+    assert_eq!((switched.from.as_deref(), switched.is_kept), (Some("account"), true));
+    assert_eq!(client(&stage).await, OTHER);
+    let control = stage.gateway.control().unwrap();
+    tokio::task::block_in_place(|| control.undo(Some("orders"), "a test")).unwrap();
+    assert_eq!(client(&stage).await, first);
+    let error = tokio::task::block_in_place(|| control.undo(Some("orders"), "a test")).unwrap_err();
+    assert_eq!(error.to_string(), "route \"orders\" is not switched; nothing was changed");
+    let view = control.view();
+    let told: Vec<_> = view.switches.history().map(|entry| entry.by.as_str()).collect();
+    assert_eq!(told, ["a test", "a test"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_switch_outlives_a_restart_and_a_reload() {
+    let stage = start().await;
+    switch(&stage, "other", None).unwrap();
+    tokio::task::block_in_place(|| stage.gateway.control().unwrap().reload("test")).unwrap();
+    assert_eq!(client(&stage).await, OTHER);
+    let again = start_file(&stage.folder.path().join("keybearer.yaml"), None);
+    let url = format!("http://{}/v1/a", again.listener("local").unwrap());
+    let answer: serde_json::Value = stage.http.get(url).send().await.unwrap().json().await.unwrap();
+    assert_eq!(answer["seen"]["account"], OTHER);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_switch_for_a_while_ends_by_itself() {
+    let stage = start().await;
+    switch(&stage, "other", Some(Duration::from_secs(1))).unwrap();
+    assert_eq!(client(&stage).await, OTHER);
+    let control = stage.gateway.control().unwrap();
+    eventually("the switch has ended", || control.view().switches.profiles().is_empty()).await;
+    assert_ne!(client(&stage).await, OTHER);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_profile_without_a_token_is_not_switched_to() {
+    let stage = start().await;
+    stage.idp.set_secrets(OTHER, &["another"]);
+    let second = fs::read_to_string(stage.folder.path().join("keybearer.yaml")).unwrap();
+    let third = second.replace("  other:\n", "  other:\n    default_ttl: 7m\n    required: false\n");
+    fs::write(stage.folder.path().join("keybearer.yaml"), third).unwrap();
+    tokio::task::block_in_place(|| stage.gateway.control().unwrap().reload("test")).unwrap();
+    let error = switch(&stage, "other", None).unwrap_err();
+    assert!(matches!(&error, ChangeError::NoToken(profile, _) if profile == "other"), "{error}");
+    assert_ne!(client(&stage).await, OTHER);
+    assert!(stage.gateway.control().unwrap().view().switches.profiles().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_there_is_named_with_what_is() {
+    let stage = start().await;
+    let error = switch(&stage, "nobody", None).unwrap_err().to_string();
+    assert_eq!(error, "profile \"nobody\" is not defined (defined: \"account\", \"other\")");
+    let error = switch(&stage, "account", None).unwrap_err().to_string();
+    assert!(error.contains("served with profile \"account\" already"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dry_run_gets_the_token_and_changes_nothing() {
+    let stage = start().await;
+    let wish = Wish { route: Some("orders".into()), to: Some("other".into()), lasts: None, is_dry_run: true };
+    let control = stage.gateway.control().unwrap();
+    let tried = tokio::task::block_in_place(|| control.switch(&wish, "a test")).unwrap();
+    assert_eq!(tried.to.as_deref(), Some("other"));
+    assert_ne!(client(&stage).await, OTHER);
+    assert_eq!(control.view().switches.history().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_whole_environment_is_switched_and_back() {
+    let stage = start().await;
+    let control = stage.gateway.control().unwrap();
+    let wish = Wish { route: None, to: Some("staging".into()), lasts: None, is_dry_run: false };
+    tokio::task::block_in_place(|| control.switch(&wish, "a test")).unwrap();
+    assert_eq!(client(&stage).await, OTHER);
+    assert_eq!(control.view().environment.as_deref(), Some("staging"));
+    tokio::task::block_in_place(|| control.undo(None, "a test")).unwrap();
+    assert_ne!(client(&stage).await, OTHER);
+    assert_eq!(control.view().environment, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_refuses_the_switch_and_changes_nothing() {
+    let stage = start().await;
+    // The new file cannot be made: its name is taken by a folder. Root may write anywhere, so permissions
+    // would prove nothing.
+    fs::create_dir_all(stage.folder.path().join("state/switches.json.new/full")).unwrap();
+    let error = switch(&stage, "other", None).unwrap_err();
+    assert!(matches!(error, ChangeError::NotKept(_)), "{error}");
+    assert_ne!(client(&stage).await, OTHER);
+    assert!(stage.gateway.control().unwrap().view().switches.profiles().is_empty());
+}
