@@ -5,7 +5,7 @@
 
 use std::{rc::Rc, time::Duration};
 
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, header::CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, StatusCode, Uri, Version, header::CONTENT_TYPE};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
 
@@ -76,7 +76,7 @@ impl Record {
             line,
             version: request.version(),
             found,
-            is_grpc: found.has(Notable::CONTENT_TYPE) && is_grpc(request.headers()),
+            is_grpc: found.has(Notable::CONTENT_TYPE) && is_grpc(request),
             wants_trailers: found.has(Notable::TE) && headers::wants_trailers(request.headers()),
             request_id: headers::request_id(request.headers()),
             shown,
@@ -269,10 +269,14 @@ impl Record {
     }
 }
 
-/// Every kind of gRPC has its name in front: `application/grpc`, `application/grpc+proto`.
-fn is_grpc(headers: &HeaderMap) -> bool {
+/// Every kind of gRPC has its name in front: `application/grpc`, `application/grpc+proto`. It is POST over
+/// HTTP/2 and nothing else: to any other caller a fault inside of a 200 would pass for an answer.
+fn is_grpc<B>(request: &Request<B>) -> bool {
     const GRPC: &[u8] = b"application/grpc";
-    match headers.get(CONTENT_TYPE).and_then(|kind| kind.as_bytes().strip_prefix(GRPC)) {
+    if request.version() != Version::HTTP_2 || request.method() != Method::POST {
+        return false;
+    }
+    match request.headers().get(CONTENT_TYPE).and_then(|kind| kind.as_bytes().strip_prefix(GRPC)) {
         Some(rest) => matches!(rest.first(), None | Some(b'+' | b';')),
         None => false,
     }

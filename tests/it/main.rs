@@ -10,6 +10,7 @@
 )]
 
 mod attacks; // hostile callers and hostile upstreams
+mod attacks2; // the order and the bounds of connections
 mod authority; // certificates, and callers that speak TLS
 mod authorization_server; // npm's oidc-provider, a server nobody here wrote
 mod frames; // a caller that writes HTTP/2 frame by frame
