@@ -3,7 +3,8 @@
 //!
 //! The HTTP library bounds resets, header blocks and empty data. Frames that cost work and ask for no
 //! answer (PING, SETTINGS, PRIORITY, WINDOW_UPDATE, RST_STREAM, unknown ones) are bounded here by an
-//! allowance that grows with time, with requests and with the bytes that the caller is sent.
+//! allowance that grows with time, with requests, and with what the caller is sent: bytes, and pieces of
+//! answers.
 
 use std::{
     io,
@@ -31,6 +32,9 @@ const ALLOWANCE_MAX: u32 = 1000;
 const ALLOWANCE_PER_SECOND: u32 = 100;
 /// And one for so many bytes that it is sent: windows are updated as answers are read.
 const BYTES_PER_FRAME: u32 = 512;
+/// And so many for each piece that an upstream sends of an answer, however short: two windows are updated,
+/// and gRPC for Go sends a ping to measure the way.
+const ALLOWANCE_PER_PIECE: u32 = 4;
 /// And so many for each request: its windows, a ping to measure the way, an empty end, a change of mind.
 const ALLOWANCE_PER_REQUEST: u32 = 4;
 
@@ -131,6 +135,11 @@ impl Scanner {
         self.allowance = self.allowance.saturating_add(frames).min(ALLOWANCE_MAX);
     }
 
+    /// Upstreams have sent so many pieces of answers to the caller.
+    pub(crate) fn passed(&mut self, pieces: u32) {
+        self.earn(pieces.saturating_mul(ALLOWANCE_PER_PIECE));
+    }
+
     /// The caller was sent so many bytes.
     pub(crate) fn sent(&mut self, bytes: usize) {
         let bytes = self.sent_bytes.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
@@ -180,6 +189,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for Frames<T> {
             buf.put_slice(&this.early);
             this.early = rest;
         }
+        let pieces = this.streams().map_or(0, Streams::take_passed);
+        this.scanner.passed(pieces);
         if this.scanner.read(buf.filled().get(from..).unwrap_or_default()) == Err(Flood) {
             this.watched.blame(Ending::Flood);
             return Poll::Ready(Err(io::Error::other("too many control frames")));

@@ -157,8 +157,7 @@ impl Line for StreamLine {
     fn inform(&self, _: &proxy::Interim) {}
 
     fn hand_over(&self, tunnel: Tunnel) {
-        self.stream.become_tunnel();
-        tunnel.run_upgraded();
+        tunnel.run_upgraded(self.stream.become_tunnel());
     }
 }
 

@@ -38,6 +38,7 @@ pub(super) struct Stream {
     since: Cell<Instant>,
     is_cancelled: Cell<bool>,
     waker: RefCell<Option<Waker>>,
+    passed: Rc<Cell<u32>>,
 }
 
 impl Stream {
@@ -53,8 +54,15 @@ impl Stream {
         self.turn_to(Turn::Caller);
     }
 
-    pub(super) fn become_tunnel(&self) {
+    /// From now on it is a tunnel. Gives where its messages are counted.
+    pub(super) fn become_tunnel(&self) -> Rc<Cell<u32>> {
         self.turn.set(Turn::Tunnel);
+        Rc::clone(&self.passed)
+    }
+
+    /// The upstream has sent one more piece of its answer.
+    fn pass(&self) {
+        self.passed.set(self.passed.get().saturating_add(1));
     }
 
     fn cancel(&self) {
@@ -104,6 +112,8 @@ pub(super) struct Streams {
     /// No further streams are wanted.
     leaves: Cell<bool>,
     left_at: Cell<Option<Instant>>,
+    /// Pieces of answers that upstreams have sent and nobody has looked at.
+    passed: Rc<Cell<u32>>,
 }
 
 impl Streams {
@@ -116,6 +126,7 @@ impl Streams {
             blocked_since: Cell::default(),
             leaves: Cell::default(),
             left_at: Cell::default(),
+            passed: Rc::default(),
         }
     }
 
@@ -126,6 +137,7 @@ impl Streams {
             since: Cell::new(Instant::now()),
             is_cancelled: Cell::default(),
             waker: RefCell::default(),
+            passed: Rc::clone(&self.passed),
         });
         self.open.borrow_mut().push(Rc::clone(&stream));
         *self.latest.borrow_mut() = Some(Rc::clone(&stream));
@@ -142,6 +154,12 @@ impl Streams {
     /// Whether the caller is to be told that no further streams are wanted.
     pub(super) fn leaves(&self) -> bool {
         self.leaves.get()
+    }
+
+    /// Pieces of answers that have gone to the caller since the last call. How a piece is cut up by the
+    /// caller's windows makes no more of them.
+    pub(super) fn take_passed(&self) -> u32 {
+        self.passed.take()
     }
 
     /// The caller takes what is written, or does not.
@@ -197,7 +215,10 @@ impl Body for Paced {
         let this = self.get_mut();
         let frame = Pin::new(&mut this.answer).poll_frame(cx);
         match &frame {
-            Poll::Ready(_) => this.stream.turn_to(Turn::Caller),
+            Poll::Ready(_) => {
+                this.stream.pass();
+                this.stream.turn_to(Turn::Caller);
+            }
             Poll::Pending if this.stream.turn.get() != Turn::Upstream => this.stream.turn_to(Turn::Upstream),
             Poll::Pending => {}
         }

@@ -40,19 +40,21 @@ pub struct Tunnel {
     near: Option<OnUpgrade>,
     silence_max: Duration,
     record: Box<Record>,
+    /// What the upstream has sent, by pieces.
+    pieces: Rc<Cell<u32>>,
 }
 
 impl Tunnel {
     /// A tunnel to `far` that ends when nothing has moved for `silence_max`.
     pub fn new(far: Far, near: Option<OnUpgrade>, silence_max: Duration, record: Box<Record>) -> Self {
-        Self { far, near, silence_max, record }
+        Self { far, near, silence_max, record, pieces: Rc::default() }
     }
 
     /// Carries bytes between `near` and the upstream until both are done. `early` is what the caller
     /// has sent already.
     pub async fn run(self, near: impl AsyncRead + AsyncWrite + Unpin, early: Vec<u8>) {
-        let Self { far, silence_max, mut record, .. } = self;
-        let counts = Rc::new(Counts::default());
+        let Self { far, silence_max, mut record, pieces, .. } = self;
+        let counts = Rc::new(Counts { pieces, ..Counts::default() });
         let mut far = Counted { end: far, counts: Rc::clone(&counts) };
         let mut near = near;
         let carry = async {
@@ -70,8 +72,10 @@ impl Tunnel {
         }
     }
 
-    /// Runs on a task of its own once the caller's stream has been upgraded.
-    pub fn run_upgraded(mut self) {
+    /// Runs on a task of its own once the caller's stream has been upgraded. `pieces` counts how often the
+    /// upstream sends something.
+    pub fn run_upgraded(mut self, pieces: Rc<Cell<u32>>) {
+        self.pieces = pieces;
         // Ends with the tunnel; the record in it says so.
         tokio::task::spawn_local(async move {
             if let Some(near) = self.near.take()
@@ -90,6 +94,7 @@ struct Counts {
     received: Cell<u64>,
     /// From the upstream to the caller.
     sent: Cell<u64>,
+    pieces: Rc<Cell<u32>>,
 }
 
 impl Counts {
@@ -124,6 +129,9 @@ impl AsyncRead for Counted {
         };
         let read_bytes = (buf.filled().len() - from) as u64;
         this.counts.sent.set(this.counts.sent.get() + read_bytes);
+        if read_bytes > 0 {
+            this.counts.pieces.set(this.counts.pieces.get().saturating_add(1));
+        }
         read
     }
 }

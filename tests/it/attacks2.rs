@@ -20,6 +20,26 @@ use crate::{
     stage::{PATIENCE, Plan, Stage, eventually, pause},
 };
 
+/// gRPC for Go measures the way with a ping, and updates its window, at each message that it gets.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_that_acknowledges_each_small_message_is_no_flood() {
+    let (listener, stage) = played("").await;
+    let (mut reader, mut writer) = connect(stage.address(), &[]).await;
+    assert!(writer.send(&get(1, "/v1/events")).await);
+    let mut upstream = Peer::accept(&listener).await;
+    upstream.head().await;
+    upstream.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    for number in 0..4000 {
+        upstream.send("14\r\na message of 20 byte\r\n").await;
+        let got = reader.find(|f| f.kind == DATA || f.kind == GOAWAY).await;
+        assert!(got.as_ref().is_some_and(|f| f.kind == DATA), "after {number} messages: {got:?}");
+        let by = 20u32.to_be_bytes();
+        let both =
+            [frame(WINDOW_UPDATE, 0, 0, &by), frame(WINDOW_UPDATE, 0, 1, &by), frame(PING, 0, 0, &[1; 8])];
+        assert!(writer.send(&both.concat()).await, "after {number} messages");
+    }
+}
+
 #[tokio::test]
 async fn a_fault_over_http_1_is_never_a_200() {
     let stage = Stage::start().await;
