@@ -235,6 +235,10 @@ fn answer(worker: &Worker, sent: Sent, mut record: Box<Record>) -> Response<Answ
     let Sent { response, carrier, upload, .. } = sent;
     let (mut head, body) = response.into_parts();
     headers::answer(&mut head.headers, record.request_id(), record.wants_trailers());
+    // RFC 9110 §8.6. An HTTP/2 caller would wait for what it announces.
+    if head.status == StatusCode::NO_CONTENT {
+        head.headers.remove(header::CONTENT_LENGTH);
+    }
     if head.status == StatusCode::UNAUTHORIZED && record.profile_name().is_some() {
         headers::disown_challenge(&mut head.headers);
     }

@@ -307,6 +307,8 @@ impl Exchange {
                 _ if !self.informs => {}
                 _ => {
                     headers::interim(&mut interim.headers, false);
+                    // RFC 9110 §8.6: a length would be taken for the answer's.
+                    interim.headers.remove(CONTENT_LENGTH);
                     self.line.inform(&interim);
                 }
             }

@@ -40,6 +40,42 @@ async fn a_caller_that_acknowledges_each_small_message_is_no_flood() {
     }
 }
 
+/// RFC 9110 §8.6: an answer that has no content by its status says no length.
+#[tokio::test]
+async fn answers_without_content_say_no_length() {
+    for answer in [
+        "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n",
+        "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n",
+    ] {
+        let up = Hostile::saying(answer).await;
+        let stage = up.stage("").await;
+        let got = stage.raw(hostile::get("")).await.to_lowercase();
+        assert!(got.starts_with("http/1.1 204 ") && !got.contains("content-length"), "{got}");
+        let caller = reqwest::Client::builder().no_proxy().http2_prior_knowledge().build().unwrap();
+        let got = caller.get(stage.url("/v1")).send().await.unwrap();
+        assert_eq!((got.status().as_u16(), got.headers().get("content-length")), (204, None));
+    }
+}
+
+/// Neither does an informational one: its length would be taken for that of the answer.
+#[tokio::test]
+async fn informational_answers_say_no_length() {
+    let up = Hostile::saying(
+        "HTTP/1.1 103 Early Hints\r\nContent-Length: 7\r\nTransfer-Encoding: chunked\r\nLink: </a>\r\n\r\n\
+         HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    )
+    .await;
+    let stage = up.stage("").await;
+    let got = stage.raw(hostile::get("")).await.to_lowercase();
+    assert_eq!(
+        got.split("http/1.1 ").skip(1).map(|part| &part[..3]).collect::<Vec<_>>(),
+        ["103", "200"],
+        "{got}"
+    );
+    assert_eq!(got.matches("content-length").count(), 1, "{got}");
+    assert!(!got.contains("transfer-encoding"), "{got}");
+}
+
 #[tokio::test]
 async fn a_fault_over_http_1_is_never_a_200() {
     let stage = Stage::start().await;
