@@ -71,8 +71,9 @@ async fn first_bytes(transport: &mut Transport, watched: &Rc<Watched>) -> Option
     let mut early: Vec<u8> = Vec::new();
     while PREFACE.starts_with(&early) && early.len() < PREFACE.len() {
         early.extend(next_bytes(transport, watched).await?);
-        watched.has_partial_head.set(true);
-        watched.since.set(Instant::now());
+        if !watched.has_partial_head.replace(true) {
+            watched.since.set(Instant::now());
+        }
     }
     watched.has_partial_head.set(false);
     Some(early)

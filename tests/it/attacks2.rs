@@ -76,6 +76,28 @@ async fn informational_answers_say_no_length() {
     assert!(!got.contains("transfer-encoding"), "{got}");
 }
 
+/// A preface that dribbles is a head that comes too slowly.
+#[tokio::test]
+async fn a_preface_that_dribbles_ends() {
+    let stage = Plan::default().more("timeouts: {header_read: 500ms, idle: 30s}").start().await;
+    stage.ready().await;
+    let (mut reader, mut writer) = connect_raw(stage.address()).await;
+    let begun = tokio::time::Instant::now();
+    let dribbling = tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(Duration::from_millis(300));
+        for byte in PREFACE {
+            ticks.tick().await;
+            if !writer.send(&[*byte]).await {
+                return;
+            }
+        }
+    });
+    reader.end().await;
+    let elapsed = begun.elapsed();
+    dribbling.abort();
+    assert!(elapsed < Duration::from_secs(3), "{elapsed:?}");
+}
+
 #[tokio::test]
 async fn a_fault_over_http_1_is_never_a_200() {
     let stage = Stage::start().await;
