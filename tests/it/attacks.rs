@@ -32,14 +32,14 @@ async fn in_two(address: SocketAddr, request: &str, at: usize) -> String {
     read_all(&mut stream).await
 }
 
-async fn gauge(stage: &Stage, name: &str) -> u64 {
+pub(crate) async fn gauge(stage: &Stage, name: &str) -> u64 {
     let (_, metrics) = stage.admin("/metrics").await;
     let lines = metrics.lines().filter(|line| line.starts_with(name));
     lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
 }
 
 /// Waits until a caller who left has left nothing behind.
-async fn nothing_is_left(stage: &Stage, up: &Hostile, what: &str) {
+pub(crate) async fn nothing_is_left(stage: &Stage, up: &Hostile, what: &str) {
     let empty = async {
         while gauge(stage, "keybearer_in_flight{").await
             + gauge(stage, "keybearer_replay_bytes").await
