@@ -8,6 +8,7 @@ use std::fmt;
 
 use aws_lc_rs::{hmac, rand};
 use secrecy::{ExposeSecret, SecretString};
+use zeroize::Zeroize;
 
 /// A string that must never reach a log, an error, a metric or a core file.
 #[derive(Clone)]
@@ -15,8 +16,11 @@ pub struct Secret(SecretString);
 
 impl Secret {
     /// Takes ownership of `value`; the caller keeps no copy.
-    pub fn new(value: String) -> Self {
-        Self(SecretString::from(value))
+    pub fn new(mut value: String) -> Self {
+        // Copied, as the allocator may move what is shrunk to its length, and leave the old place as it was.
+        let secret = Self(SecretString::from(value.as_str()));
+        value.zeroize();
+        secret
     }
 
     /// The plain text. Call this only where the bytes leave the process.
@@ -65,7 +69,55 @@ impl fmt::Debug for Fingerprint {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs::File, hint::black_box, os::unix::fs::FileExt};
+
     use super::Secret;
+
+    /// Bytes of a secret whose place in memory is looked at. More than an allocator writes into what is
+    /// free, and less than it gives back to the system at once.
+    const LENGTH: usize = 3000;
+
+    /// How much of the canary lies at `address`, in parts of eight bytes. The system lets a process read its
+    /// own memory as a file, also what is free; what is not mapped any more holds nothing.
+    fn left_at(address: usize) -> usize {
+        // On the stack: what was just freed would be given out again, and cleared.
+        let mut bytes = [0; LENGTH];
+        let memory = File::open("/proc/self/mem").unwrap();
+        if memory.read_exact_at(&mut bytes, address as u64).is_err() {
+            return 0;
+        }
+        bytes.chunks(8).filter(|part| *part == b"canary-!").count()
+    }
+
+    fn canary(capacity: usize) -> String {
+        let mut text = String::with_capacity(capacity);
+        // Piece by piece, as a whole one would leave a copy of its own.
+        (0..LENGTH / 8).for_each(|_| text.push_str("canary-!"));
+        text
+    }
+
+    #[test]
+    fn a_secret_is_wiped_when_it_is_dropped() {
+        let secret = Secret::new(canary(LENGTH));
+        let address = secret.expose().as_ptr() as usize;
+        assert_eq!(left_at(address), LENGTH / 8, "it is seen while it is there");
+        drop(black_box(secret));
+        assert_eq!(left_at(address), 0);
+        // A clone is a copy of its own.
+        let secret = Secret::new(canary(LENGTH));
+        let clone = secret.clone();
+        let addresses = [&secret, &clone].map(|secret| secret.expose().as_ptr() as usize);
+        drop(black_box((secret, clone)));
+        assert_eq!(addresses.map(left_at), [0, 0]);
+        // The text that it is made of leaves no copy. In this test, as others would leave the same canary.
+        for capacity in [LENGTH, 4 * LENGTH] {
+            let text = canary(capacity);
+            let before = text.as_ptr() as usize;
+            let secret = black_box(Secret::new(text));
+            assert_eq!(left_at(before), 0);
+            drop(secret);
+        }
+    }
 
     #[test]
     fn no_way_of_formatting_shows_the_plain_text() {
