@@ -1,6 +1,9 @@
 //! `keybearer run`: the gateway as a process.
 
-use std::process::ExitCode;
+use std::{
+    panic::{self, PanicHookInfo},
+    process::ExitCode,
+};
 
 use anyhow::Context;
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
@@ -113,8 +116,59 @@ fn harden() {
 
 /// A panic ends one request. Its place is logged; its message may hold what a caller sent.
 fn report_panics() {
-    std::panic::set_hook(Box::new(|info| {
-        let place = info.location().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(place, "a task has panicked; please report this");
-    }));
+    panic::set_hook(Box::new(report_panic));
+}
+
+fn report_panic(info: &PanicHookInfo<'_>) {
+    let place = info.location().map(ToString::to_string).unwrap_or_default();
+    tracing::error!(place, "a task has panicked; please report this");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io,
+        sync::{Mutex, PoisonError},
+        thread,
+    };
+
+    use super::*;
+
+    /// What this test's own thread has logged.
+    static LOGGED: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+    struct Logged;
+
+    impl io::Write for Logged {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            LOGGED.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// The hook is the whole process's, so it hands on what panics in other tests meanwhile.
+    #[test]
+    fn a_panic_is_reported_by_its_place_and_never_by_its_message() {
+        let (own, others) = (thread::current().id(), panic::take_hook());
+        panic::set_hook(Box::new(move |info| {
+            if thread::current().id() == own { report_panic(info) } else { others(info) }
+        }));
+        let log = tracing_subscriber::fmt().json().with_writer(|| Logged).finish();
+        let place = tracing::subscriber::with_default(log, || {
+            let secret = "canary-7f3a";
+            let line = line!() + 1;
+            assert!(panic::catch_unwind(|| panic!("Authorization: Bearer {secret}")).is_err());
+            assert!(panic::catch_unwind(|| panic::panic_any(secret.to_owned())).is_err());
+            assert!(panic::catch_unwind(|| secret.parse::<u8>().map_err(|_| secret).unwrap()).is_err());
+            format!("{}:{line}:", file!())
+        });
+        drop(panic::take_hook());
+        let logged = String::from_utf8(LOGGED.lock().unwrap().clone()).unwrap();
+        assert_eq!(logged.matches("a task has panicked").count(), 3, "{logged}");
+        assert!(logged.contains(&place), "{place} is not in {logged}");
+        assert!(!logged.contains("canary") && !logged.contains("Bearer"), "{logged}");
+    }
 }

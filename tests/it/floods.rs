@@ -15,9 +15,9 @@ use tokio::time::Instant;
 
 use crate::{
     frames::{
-        ACK, CANCEL, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, PRIORITY,
-        REFUSED_STREAM, RST_STREAM, SETTINGS, WINDOW_UPDATE, connect, connect_raw, field, frame, get, head,
-        integer, nth, post, setting,
+        ACK, CANCEL, CONTINUATION, DATA, END_HEADERS, END_STREAM, FLOW_CONTROL_ERROR, GOAWAY, HEADERS, PING,
+        PREFACE, PRIORITY, REFUSED_STREAM, RST_STREAM, SETTINGS, WINDOW_UPDATE, connect, connect_raw, field,
+        frame, get, head, integer, nth, post, setting,
     },
     front::{Peer, played},
     process::Process,
@@ -281,6 +281,57 @@ async fn a_hundred_streams_and_no_more() {
     }
     assert!(answered <= 100, "{answered} at once");
     assert!(target.stage.api.requests() - served <= 100, "{}", target.stage.api.requests() - served);
+}
+
+/// Bytes that a caller sends while nobody reads them. A byte more than the window breaks RFC 9113 §6.9.1.
+#[tokio::test]
+async fn callers_may_send_ahead_what_the_windows_say_and_no_more() {
+    let limits = "limits: {http2_stream_window: 20KiB, http2_connection_window: 128KiB}\n\
+                  timeouts: {expect_continue: 1m}\nreplay: {limit: 1KiB}";
+    let (listener, stage) = played(limits).await;
+    // The upstream is asked first and does not answer, so bodies wait in their windows.
+    let waits = |n| {
+        let fields = [head("POST", "/v1/upload"), field("content-length", "1000000")].concat();
+        frame(HEADERS, END_HEADERS, nth(n), &fields)
+    };
+    let fill = |n, bytes: usize| {
+        let parts = [16_384.min(bytes), bytes.saturating_sub(16_384)];
+        parts
+            .iter()
+            .filter(|part| **part > 0)
+            .flat_map(|part| frame(DATA, 0, nth(n), &vec![0; *part]))
+            .collect()
+    };
+    let full = [vec![20 * 1024; 6], vec![8 * 1024, 1]].concat();
+    for streams in [vec![20 * 1024, 1], full] {
+        let is_one_streams = streams.len() == 2;
+        let (mut reader, mut writer) = connect(stage.address(), &[]).await;
+        let settings = reader.find(|f| f.kind == SETTINGS && f.flags == 0).await.unwrap().payload;
+        assert!(settings.chunks(6).any(|s| s == setting(4, 20 * 1024)), "{settings:?}");
+        let grown = reader.find(|f| f.kind == WINDOW_UPDATE && f.stream == 0).await.unwrap().payload;
+        assert_eq!(grown, (128 * 1024 - 65_535u32).to_be_bytes());
+        // The window of streams holds from here on.
+        writer.send(&frame(SETTINGS, ACK, 0, &[])).await;
+        let (over, within) = streams.split_last().unwrap();
+        let mut ups = Vec::new();
+        for (n, bytes) in (0..).zip(within) {
+            writer.send(&waits(n)).await;
+            let mut up = Peer::accept(&listener).await;
+            assert!(up.head().await.contains("100-continue"));
+            ups.push(up);
+            let bytes: Vec<u8> = fill(n, *bytes);
+            writer.send(&bytes).await;
+        }
+        writer.send(&frame(PING, 0, 0, b"all fits")).await;
+        let next = reader.find(|f| f.kind != SETTINGS).await.unwrap();
+        assert_eq!((next.kind, next.flags), (PING, ACK), "{next:?}");
+        let last = u32::try_from(within.len()).unwrap() - 1;
+        let bytes: Vec<u8> = fill(last, *over);
+        writer.send(&bytes).await;
+        let end = reader.next().await.unwrap();
+        let expected = if is_one_streams { RST_STREAM } else { GOAWAY };
+        assert_eq!((end.kind, end.error()), (expected, Some(FLOW_CONTROL_ERROR)), "{streams:?}");
+    }
 }
 
 /// A caller that asks for much and reads nothing holds what its windows allow, and not for ever.

@@ -1,6 +1,12 @@
 //! What reaches the upstream, and what comes back to the caller.
 
+use std::time::Duration;
+
 use serde_json::Value;
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    time::{Instant, timeout},
+};
 
 use crate::stage::{CLIENT, Plan, ROLE, Stage, fault};
 
@@ -218,7 +224,37 @@ async fn an_unreachable_upstream_is_a_502_with_words() {
 async fn an_upstream_that_does_not_answer_is_a_504() {
     let stage = Plan::default().more("timeouts: {response: 300ms}").start().await;
     stage.ready().await;
-    stage.api.set_delay(std::time::Duration::from_secs(20));
+    stage.api.set_delay(Duration::from_secs(20));
     let (status, code, _) = fault(stage.get("/v1/orders").await).await;
     assert_eq!((status, code.as_str()), (504, "upstream_timeout"));
+}
+
+/// The limit is for TCP and TLS together: the first upstream takes no connection, the second says nothing on it.
+#[tokio::test]
+async fn an_upstream_that_cannot_be_connected_to_in_time_is_a_504() {
+    let full = TcpSocket::new_v4().unwrap();
+    full.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let full = full.listen(1).unwrap();
+    let mut waiting = Vec::new();
+    let connect = || TcpStream::connect(full.local_addr().unwrap());
+    while let Ok(stream) = timeout(Duration::from_millis(300), connect()).await {
+        waiting.push(stream.unwrap());
+    }
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let routes = format!(
+        "full: {{match: {{path: /full}}, upstream: \"http://{}\", profile: account}}\n\
+         silent: {{match: {{path: /silent}}, upstream: \"https://{}\", profile: account}}",
+        full.local_addr().unwrap(),
+        silent.local_addr().unwrap()
+    );
+    let stage = Plan::default().routes(&routes).more("timeouts: {connect: 500ms}").start().await;
+    stage.ready().await;
+    for path in ["/full", "/silent"] {
+        let begun = Instant::now();
+        let (status, code, _) = fault(stage.get(path).await).await;
+        assert_eq!((status, code.as_str()), (504, "upstream_timeout"), "{path}");
+        // Neither before its time, nor when the system's own patience ends.
+        let took = begun.elapsed();
+        assert!(took >= Duration::from_millis(500) && took < Duration::from_secs(4), "{path}: {took:?}");
+    }
 }
