@@ -21,7 +21,7 @@ use crate::{
         Settings,
         problem::{Problem, Problems},
     },
-    listen::{self, Address},
+    listen::{self, Address, Share},
     proxy::worker::{Common, Gateway, Route, Snapshot},
     route::{self, Table},
     telemetry::log::Log,
@@ -34,15 +34,17 @@ mod core;
 mod listeners;
 mod look;
 mod owners;
+mod reading;
 mod reload;
 pub mod switches;
 mod worker;
 
-use control::{Control, Origin, Prepared};
+use control::{Control, Origin};
 pub(crate) use core::Kept;
 use core::{Admin, Core};
 use listeners::Listeners;
 use owners::Owners;
+use reading::Prepared;
 pub use reload::ReloadError;
 use worker::WorkerThread;
 
@@ -105,17 +107,46 @@ pub fn start(settings: Settings, log: Option<&Log>) -> Result<Running, StartErro
     let count = settings.workers.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (senders, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
-    let listeners = Listeners::new(runtime.handle(), senders);
+    let core = match wire(settings, log, &runtime, senders) {
+        Ok(core) => Arc::new(core),
+        Err(error) => {
+            // Just dropped, it would wait for its tasks, which an asynchronous caller must not.
+            runtime.shutdown_background();
+            return Err(error);
+        }
+    };
+    let (stop, stopped) = watch::channel(Stop::No);
+    let control = start_control(runtime, stopped.clone())?;
+    let gateway = Arc::clone(&core.gateway);
+    let mut running =
+        Running { core, changes: None, _looking: None, stop, workers: Vec::new(), control: Some(control) };
+    for (index, shares) in receivers.into_iter().enumerate() {
+        let worker = WorkerThread { gateway: Arc::clone(&gateway), index, shares, stopped: stopped.clone() };
+        let thread = thread::Builder::new().name(format!("worker-{index}"));
+        running.workers.push(thread.spawn(move || worker.run())?);
+    }
+    Ok(running)
+}
+
+/// Binds everything and makes everything ready; what remains is to start the threads.
+fn wire(
+    settings: Settings,
+    log: Option<&Log>,
+    control: &Runtime,
+    workers: Vec<mpsc::UnboundedSender<Share>>,
+) -> Result<Core, StartError> {
+    let count = workers.len();
+    let listeners = Listeners::new(control.handle(), workers);
     let plan = listeners.prepare(&settings)?;
     let admin = settings.admin.map(Admin::bind).transpose()?;
-    let owners = Owners::new(runtime.handle());
+    let owners = Owners::new(control.handle());
     let (profiles, _) = owners.prepare(&settings.profiles);
     let snapshot = snapshot(&settings, &owners::handles(&profiles), count, Kept::default())?;
     owners.set(profiles);
     let gateway = Gateway::new(snapshot, count, settings.replay.total_bytes);
     let core = Core {
         workers: count,
-        gateway: Arc::clone(&gateway),
+        gateway,
         owners,
         listeners,
         log: log.map(Log::handle),
@@ -123,23 +154,8 @@ pub fn start(settings: Settings, log: Option<&Log>) -> Result<Running, StartErro
         serving: Mutex::new(settings),
     };
     core.listeners.apply(plan);
-    core.administer(admin, runtime.handle());
-    let (stop, stopped) = watch::channel(Stop::No);
-    let control = start_control(runtime, stopped.clone())?;
-    let mut running = Running {
-        core: Arc::new(core),
-        changes: None,
-        _looking: None,
-        stop,
-        workers: Vec::new(),
-        control: Some(control),
-    };
-    for (index, shares) in receivers.into_iter().enumerate() {
-        let worker = WorkerThread { gateway: Arc::clone(&gateway), index, shares, stopped: stopped.clone() };
-        let thread = thread::Builder::new().name(format!("worker-{index}"));
-        running.workers.push(thread.spawn(move || worker.run())?);
-    }
-    Ok(running)
+    core.administer(admin, control.handle());
+    Ok(core)
 }
 
 /// Starts the gateway of a configuration file, with what was switched before a restart. The problems of a
@@ -151,7 +167,7 @@ pub fn start_file(
     origin: Origin,
     log: Option<&Log>,
 ) -> Result<(Result<Running, StartError>, Vec<Problem>), Problems> {
-    let prepared = control::prepare(&origin)?;
+    let prepared = reading::prepare(&origin)?;
     let warnings = prepared.loaded.warnings.clone();
     Ok((start_prepared(origin, prepared, log), warnings))
 }

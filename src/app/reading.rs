@@ -1,0 +1,125 @@
+//! Reading the configuration with what was switched: at the start, and for every change.
+
+use std::{path::Path, time::UNIX_EPOCH};
+
+use crate::{
+    app::{
+        control::Origin,
+        switches::{Action, Store, Switches},
+    },
+    clock,
+    config::{self, Loaded, problem::Problems},
+};
+
+/// A configuration read for the start, with the switches that were kept.
+pub(super) struct Prepared {
+    pub(super) loaded: Loaded,
+    pub(super) text: String,
+    pub(super) switches: Switches,
+    pub(super) store: Option<Store>,
+}
+
+/// Reads the configuration of `origin` and what was switched before the restart.
+pub(super) fn prepare(origin: &Origin) -> Result<Prepared, Problems> {
+    let text = config::read_text(&origin.path)?;
+    let mut plain = config::parse(&text, &origin.path, origin.environment.as_deref())?;
+    (origin.overrides)(&mut plain.settings);
+    let Some(folder) = plain.settings.state_dir.clone() else {
+        return Ok(Prepared { loaded: plain, text, switches: Switches::default(), store: None });
+    };
+    let (store, mut switches) = kept(&folder);
+    let before = switches.clone();
+    if switches.environment().is_some() && first_environment(&switches) != origin.environment {
+        let words =
+            "the gateway was started for another environment than before: the environment's switch ends";
+        tracing::warn!("{words}");
+        while switches.pop(None, Action::Drop, now(), "restart").is_some() {}
+    }
+    drop_ended(&mut switches);
+    let loaded = match read(origin, &text, &mut switches) {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            tracing::error!("the switches from before the restart are dropped:\n{problems}");
+            switches = Switches::default();
+            plain
+        }
+    };
+    if let Some(store) = store.as_ref().filter(|_| before != switches)
+        && let Err(error) = store.save(&switches)
+    {
+        tracing::warn!(%error, "the switches cannot be kept in state_dir");
+    }
+    Ok(Prepared { loaded, text, switches, store })
+}
+
+fn kept(folder: &Path) -> (Option<Store>, Switches) {
+    let shown = folder.display();
+    match Store::open(folder) {
+        Ok(store) => {
+            let switches = store.load().unwrap_or_else(|error| {
+                tracing::error!(%shown, "the switches from before the restart cannot be read: {error}");
+                Switches::default()
+            });
+            (Some(store), switches)
+        }
+        Err(error) => {
+            tracing::error!("state_dir {shown} cannot be used, switches will not be kept: {error}");
+            (None, Switches::default())
+        }
+    }
+}
+
+/// The environment below all switches.
+fn first_environment(switches: &Switches) -> Option<String> {
+    let mut rest = switches.clone();
+    let mut first = None;
+    while let Some(switch) = rest.pop(None, Action::Undo, 0, "") {
+        first = switch.from;
+    }
+    first
+}
+
+fn drop_ended(switches: &mut Switches) {
+    loop {
+        let ended = switches.expired(now());
+        if ended.is_empty() {
+            return;
+        }
+        for route in ended {
+            switches.pop(route.as_deref(), Action::Expire, now(), "its time was over");
+        }
+    }
+}
+
+/// The settings of `text` with `switches`; those that it knows nothing of are taken out.
+pub(super) fn read(origin: &Origin, text: &str, switches: &mut Switches) -> Result<Loaded, Problems> {
+    let environment = environment(origin, switches);
+    let plain = config::parse(text, &origin.path, environment.as_deref())?;
+    let is_known = |route: &str, profile: &str| {
+        plain.settings.routes.iter().any(|r| r.name == route)
+            && plain.settings.profiles.iter().any(|p| p.profile.name == profile)
+    };
+    let lost: Vec<_> = switches.profiles().into_iter().filter(|(r, p)| !is_known(r, p)).collect();
+    for (route, profile) in lost {
+        tracing::warn!(
+            route,
+            profile,
+            "the switch is dropped: its route or profile is not configured any more"
+        );
+        while switches.pop(Some(&route), Action::Drop, now(), "configuration").is_some() {}
+    }
+    let profiles = switches.profiles();
+    let mut loaded = config::parse_switched(text, &origin.path, environment.as_deref(), &profiles)?;
+    (origin.overrides)(&mut loaded.settings);
+    Ok(loaded)
+}
+
+/// The environment in force.
+pub(super) fn environment(origin: &Origin, switches: &Switches) -> Option<String> {
+    switches.environment().map_or_else(|| origin.environment.clone(), |switch| switch.to.clone())
+}
+
+/// Seconds since 1970.
+pub(super) fn now() -> u64 {
+    clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
