@@ -1,9 +1,14 @@
 //! The admin listener: is the gateway alive, is it ready, and what has it counted.
 //!
-//! It runs on the control plane, so a busy data plane does not silence it. Everything here is for
-//! reading; nothing of it is secret.
+//! It runs on the control plane, so a busy data plane does not silence it. Nothing that it shows is secret;
+//! changes need a token, or a unix socket.
 
-use std::{fmt::Write as _, io, net::SocketAddr, sync::Arc};
+use std::{
+    fmt::Write as _,
+    io,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
 
 use arc_swap::ArcSwap;
 use axum::{
@@ -14,9 +19,14 @@ use axum::{
 };
 use serde_json::json;
 
-use crate::{proxy::worker::Gateway, telemetry, token};
+use crate::{clock::Moment, proxy::worker::Gateway, telemetry, token};
 
+pub mod access;
+mod api;
+pub mod changes;
 pub mod metrics;
+pub mod socket;
+mod types;
 
 /// What the admin listener shows.
 pub struct Shown {
@@ -28,6 +38,12 @@ pub struct Shown {
     pub listeners: Arc<ArcSwap<Vec<metrics::ListenerCount>>>,
     /// The log; `None` when somebody else logs.
     pub log: Option<telemetry::log::Handle>,
+    /// Who may read and change.
+    pub access: access::Access,
+    /// Who changes the gateway; not set when it was not started from a file.
+    pub control: Arc<OnceLock<Arc<dyn changes::Control>>>,
+    /// When the gateway started.
+    pub started: Moment,
 }
 
 /// One path of the admin listener. The index and the tests read this table.
@@ -55,12 +71,14 @@ pub const ENDPOINTS: [Endpoint; 4] = [
 ///
 /// # Errors
 /// When the socket cannot be registered.
-pub async fn serve(socket: std::net::TcpListener, shown: Arc<Shown>) -> io::Result<()> {
-    let listener = tokio::net::TcpListener::from_std(socket)?;
-    axum::serve(listener, Router::new().fallback(answer).with_state(shown)).await
+pub async fn serve(socket: socket::Bound, shown: Arc<Shown>) -> io::Result<()> {
+    let listener = socket::Listener::register(socket)?;
+    let health = Router::new().fallback(answer).with_state(Arc::clone(&shown));
+    let router = api::router(shown).merge(health);
+    axum::serve(listener, router.into_make_service_with_connect_info::<socket::Peer>()).await
 }
 
-/// Binds the admin listener.
+/// Binds an address for the admin listener.
 ///
 /// # Errors
 /// The system's.
@@ -87,6 +105,7 @@ fn index(_: &Shown) -> Response<Body> {
     for endpoint in &ENDPOINTS {
         let _ = writeln!(page, "{:10}{}", endpoint.path, endpoint.help);
     }
+    let _ = writeln!(page, "{:10}the API; /api/v1/openapi.json describes it", "/api/v1");
     text(StatusCode::OK, page)
 }
 

@@ -7,6 +7,7 @@ use std::{
     collections::HashMap,
     io,
     net::SocketAddr,
+    path::PathBuf,
     sync::{Arc, Mutex},
     thread::{self, JoinHandle},
 };
@@ -17,19 +18,24 @@ use tokio::{
 };
 
 use crate::{
+    admin::changes,
+    clock,
     config::{
         Settings,
         problem::{Problem, Problems},
     },
-    listen::{self, Address, Share},
+    listen::{self, Address, Share, certificate::CertificateError},
     proxy::worker::{Common, Gateway, Route, Snapshot},
     route::{self, Table},
+    source::SourceError,
     telemetry::log::Log,
     token,
     upstream::{Upstream, tls},
 };
 
+mod administering;
 pub mod control;
+mod controlled;
 mod core;
 mod listeners;
 mod look;
@@ -39,9 +45,10 @@ mod reload;
 pub mod switches;
 mod worker;
 
+use administering::Admin;
 use control::{Control, Origin};
+use core::Core;
 pub(crate) use core::Kept;
-use core::{Admin, Core};
 use listeners::Listeners;
 use owners::Owners;
 use reading::Prepared;
@@ -56,7 +63,21 @@ pub enum StartError {
     Listen(#[from] listen::BindError),
     /// The admin listener could not be bound.
     #[error("the admin listener cannot listen on {0}: {1}")]
-    Admin(SocketAddr, io::Error),
+    Admin(Address, io::Error),
+    /// The admin listener's certificates cannot be used.
+    #[error("admin: {0}")]
+    AdminCertificate(CertificateError),
+    /// The admin listener's token could not be made.
+    #[error("the admin token {} cannot be made: {cause} (state_dir must be writable for the gateway's user)", .path.display())]
+    AdminToken {
+        /// Its file.
+        path: PathBuf,
+        /// The system's reason.
+        cause: io::Error,
+    },
+    /// The admin listener's token could not be read.
+    #[error("admin.token: {0}")]
+    AdminTokenSource(SourceError),
     /// An upstream cannot be used.
     #[error("route \"{0}\": {1}")]
     Upstream(String, tls::SetUpError),
@@ -138,7 +159,7 @@ fn wire(
     let count = workers.len();
     let listeners = Listeners::new(control.handle(), workers);
     let plan = listeners.prepare(&settings)?;
-    let admin = settings.admin.map(Admin::bind).transpose()?;
+    let admin = Admin::bind(&settings)?;
     let owners = Owners::new(control.handle());
     let (profiles, _) = owners.prepare(&settings.profiles);
     let snapshot = snapshot(&settings, &owners::handles(&profiles), count, Kept::default())?;
@@ -151,6 +172,8 @@ fn wire(
         listeners,
         log: log.map(Log::handle),
         admin: Mutex::default(),
+        control: Arc::default(),
+        started: clock::now(),
         serving: Mutex::new(settings),
     };
     core.listeners.apply(plan);
@@ -177,6 +200,9 @@ fn start_prepared(origin: Origin, prepared: Prepared, log: Option<&Log>) -> Resu
     let mut running = start(settings, log)?;
     let path = origin.path.clone();
     let control = Arc::new(Control::new(Arc::clone(&running.core), origin, prepared));
+    let shown: Arc<dyn changes::Control> = Arc::<Control>::clone(&control);
+    // Set once, here.
+    let _ = running.core.control.set(shown);
     running.changes = Some(Arc::clone(&control));
     running._looking = Some(look::start(control, path)?);
     Ok(running)

@@ -184,7 +184,10 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Status { admin, json, config } => {
             let address = match admin {
                 Some(address) => Some(address),
-                None => config.inspect()?.loaded.settings.admin,
+                None => config.inspect()?.loaded.settings.admin.and_then(|admin| match admin.address {
+                    crate::listen::Address::Ip(address) => Some(address),
+                    crate::listen::Address::Unix(_) => None,
+                }),
             };
             status::status(address, json)
         }

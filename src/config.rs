@@ -10,7 +10,6 @@ use std::{
     collections::{BTreeMap, HashSet},
     fs,
     io::Read,
-    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -20,7 +19,7 @@ use crate::{
     listen,
     proxy::settings::{Replay, RouteSettings, Timeouts},
     route,
-    source::Reason,
+    source::{Reason, Source},
     telemetry, token,
     upstream::pool,
 };
@@ -65,8 +64,8 @@ const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 pub struct Settings {
     /// Where requests come in; at least one.
     pub listeners: Vec<listen::Settings>,
-    /// Where health and metrics are served, if anywhere.
-    pub admin: Option<SocketAddr>,
+    /// Where health, metrics and the API are served, if anywhere.
+    pub admin: Option<Admin>,
     /// The service accounts.
     pub profiles: Vec<token::Settings>,
     /// The routes; at least one, none in conflict, every profile defined.
@@ -89,6 +88,19 @@ pub struct Settings {
     pub watch: bool,
     /// The environment that these settings are for.
     pub environment: Option<String>,
+}
+
+/// The admin listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// Where it listens.
+    pub address: listen::Address,
+    /// `None` for plain HTTP.
+    pub tls: Option<listen::tls::Settings>,
+    /// The token for changes; without one it is made in `state_dir`.
+    pub token: Option<Source>,
+    /// Names that a `Host` may have besides addresses and `localhost`.
+    pub hosts: Vec<String>,
 }
 
 /// A configuration without problems.

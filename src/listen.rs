@@ -36,6 +36,7 @@ pub use connections::Connections;
 use door::Door;
 pub use room::Room;
 use socket::AcceptSocket;
+pub use tls::Follower;
 
 /// How long accepting pauses when the system refuses, for instance without file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

@@ -96,6 +96,14 @@ impl Source {
         Ok(bytes)
     }
 
+    /// Like [`Source::read`], on this very thread: for the start.
+    ///
+    /// # Errors
+    /// As [`Source::read`].
+    pub fn read_now(&self) -> Result<Secret, SourceError> {
+        self.accept(self.bytes_now()?)
+    }
+
     /// Whether a change can be looked for every few seconds: reading it costs no more than a file.
     pub fn is_cheap(&self) -> bool {
         match self {

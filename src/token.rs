@@ -11,7 +11,7 @@
 use std::{
     future::Future,
     sync::{
-        Arc,
+        Arc, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -270,6 +270,17 @@ impl Handle {
         }
     }
 
+    /// Has a token fetched now, whatever there is, and waits for it: for an operator who has just changed
+    /// something at the identity provider. The limits on 401s do not hold for people.
+    ///
+    /// # Errors
+    /// [`Unavailable`]; the current token, if any, goes on to be used.
+    pub async fn renew(&self, patience: Duration) -> Result<(), Unavailable> {
+        let shared = &self.0.shared;
+        let after = shared.order();
+        self.settle(patience, after).await.map(drop)
+    }
+
     /// Whether the profile can serve requests: it has a token, or tokens that are not kept.
     pub fn is_ready(&self) -> bool {
         self.current().is_some() || self.0.shared.status.borrow().gives_tokens_for_one_use()
@@ -284,12 +295,16 @@ impl Handle {
             Phase::Idle | Phase::Fetching | Phase::Ready => None,
         };
         drop(status);
+        let now = clock::now();
+        let due = *shared.due.lock().unwrap_or_else(PoisonError::into_inner);
         View {
             name: shared.settings.profile.name.clone(),
             required: shared.settings.required,
             ready: self.is_ready(),
             generation: shared.current.load().as_ref().map_or(0, |t| t.generation),
-            expires_in: self.current().map(|t| t.token().left(clock::now())),
+            expires_in: self.current().map(|t| t.token().left(now)),
+            age: self.current().map(|t| now.since(t.token().obtained)),
+            next_in: due.map(|due| due.since(now)),
             refreshed: shared.refreshed.load(Ordering::Relaxed),
             failed: shared.failed.load(Ordering::Relaxed),
             error,
@@ -337,6 +352,10 @@ pub struct View {
     pub generation: u64,
     /// Life left in the current token.
     pub expires_in: Option<Duration>,
+    /// How long ago the current token was obtained.
+    pub age: Option<Duration>,
+    /// When the next exchange begins by itself; `None` while one is under way.
+    pub next_in: Option<Duration>,
     /// Exchanges that gave a token.
     pub refreshed: u64,
     /// Exchanges that failed.

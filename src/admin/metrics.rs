@@ -34,7 +34,7 @@ pub use listeners::ListenerCount;
 use listeners::ListenerSum;
 
 /// Index is the class of [`Shard::answers`].
-const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
+pub(super) const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
 pub(super) fn serve(shown: &Shown) -> Response<Body> {
     let mut registry = Registry::with_prefix("keybearer");
@@ -56,21 +56,21 @@ pub(super) fn serve(shown: &Shown) -> Response<Body> {
 
 /// One route's numbers, all workers together.
 #[derive(Debug)]
-struct RouteSum {
+pub(super) struct RouteSum {
     route: String,
     profile: String,
-    answers: Vec<u64>,
-    faults: Vec<u64>,
-    recoveries: Vec<u64>,
-    total: LatencySum,
-    upstream: LatencySum,
-    in_flight: i64,
+    pub(super) answers: Vec<u64>,
+    pub(super) faults: Vec<u64>,
+    pub(super) recoveries: Vec<u64>,
+    pub(super) total: LatencySum,
+    pub(super) upstream: LatencySum,
+    pub(super) in_flight: i64,
     received_bytes: u64,
     sent_bytes: u64,
 }
 
 impl RouteSum {
-    fn of(route: &str, profile: &str, shards: &[Arc<Shard>]) -> Self {
+    pub(super) fn of(route: &str, profile: &str, shards: &[Arc<Shard>]) -> Self {
         let each = |of: fn(&Shard) -> &[Count], n: usize| -> Vec<u64> {
             (0..n).map(|at| shards.iter().filter_map(|s| of(s).get(at)).map(Count::read).sum()).collect()
         };

@@ -10,11 +10,12 @@ use std::{
 };
 
 use crate::{
+    admin::changes::{Action, Reading, Switch, Switched, Wish},
     app::{
         ReloadError,
         core::Core,
         reading::{Prepared, environment, now, read},
-        switches::{Action, Store, Switch, Switches},
+        switches::{Store, Switches},
     },
     config::{self, Loaded, Settings, problem::Problems},
 };
@@ -66,52 +67,6 @@ pub enum ChangeError {
     /// A span that makes no sense.
     #[error("a switch may last from 1 second to 366 days")]
     Span,
-}
-
-impl ChangeError {
-    /// Whether who asked has to ask something else, rather than later.
-    pub fn is_callers(&self) -> bool {
-        matches!(self, Self::Unknown { .. } | Self::Already(_) | Self::Span)
-    }
-}
-
-/// What a switch is asked to do.
-#[derive(Clone, Debug)]
-pub struct Wish {
-    /// The route; `None` for the whole environment.
-    pub route: Option<String>,
-    /// The profile, or the environment; `None` for no environment.
-    pub to: Option<String>,
-    /// How long; `None` until it is undone.
-    pub lasts: Option<Duration>,
-    /// Only tries whether it could be done.
-    pub is_dry_run: bool,
-}
-
-/// What became of a switch.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Switched {
-    /// What was served before.
-    pub from: Option<String>,
-    /// What is served now, or would be.
-    pub to: Option<String>,
-    /// When it ends by itself, in seconds since 1970.
-    pub until: Option<u64>,
-    /// Whether a restart keeps it.
-    pub is_kept: bool,
-}
-
-/// How the last reading of the configuration went.
-#[derive(Clone, Debug, Default)]
-pub struct Reading {
-    /// Seconds since 1970 of the configuration in force.
-    pub loaded_at: u64,
-    /// Why a newer one is not in force.
-    pub refused: Option<String>,
-    /// Reloads that came into force.
-    pub done: u64,
-    /// Reloads that were refused.
-    pub failed: u64,
 }
 
 /// The one who changes a running gateway.

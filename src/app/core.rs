@@ -2,16 +2,13 @@
 
 use std::{
     collections::HashMap,
-    io,
-    net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, OnceLock},
 };
 
-use tokio::{runtime::Handle, task::AbortHandle};
-
 use crate::{
-    admin,
-    app::{StartError, listeners::Listeners, owners::Owners},
+    admin::changes::Control,
+    app::{administering::Administering, listeners::Listeners, owners::Owners},
+    clock::Moment,
     config::Settings,
     proxy::worker::{Gateway, Shard},
     telemetry,
@@ -27,62 +24,11 @@ pub(super) struct Core {
     pub(super) listeners: Listeners,
     pub(super) log: Option<telemetry::log::Handle>,
     pub(super) admin: Mutex<Option<Administering>>,
+    /// Set when there is a file to read again.
+    pub(super) control: Arc<OnceLock<Arc<dyn Control>>>,
+    pub(super) started: Moment,
     /// The settings in force.
     pub(super) serving: Mutex<Settings>,
-}
-
-/// An admin listener that is bound and not served yet.
-pub(super) struct Admin {
-    socket: std::net::TcpListener,
-    address: SocketAddr,
-}
-
-impl Admin {
-    pub(super) fn bind(address: SocketAddr) -> Result<Self, StartError> {
-        let refused = |error: io::Error| StartError::Admin(address, error);
-        let socket = admin::bind(address).map_err(refused)?;
-        let address = socket.local_addr().map_err(refused)?;
-        Ok(Self { socket, address })
-    }
-}
-
-/// An admin listener that is served.
-pub(super) struct Administering {
-    address: SocketAddr,
-    task: AbortHandle,
-}
-
-impl Core {
-    /// Serves `admin` from now on, in the place of the one before.
-    pub(super) fn administer(&self, admin: Option<Admin>, control: &Handle) {
-        let next = admin.map(|Admin { socket, address }| {
-            let shown = Arc::new(admin::Shown {
-                gateway: Arc::clone(&self.gateway),
-                profiles: Arc::clone(&self.owners.shown),
-                listeners: Arc::clone(&self.listeners.shown),
-                log: self.log.clone(),
-            });
-            let task = control.spawn(async move {
-                if let Err(error) = admin::serve(socket, shown).await {
-                    tracing::error!(%error, "the admin listener has ended");
-                }
-            });
-            Administering { address, task: task.abort_handle() }
-        });
-        let before = std::mem::replace(&mut *self.administering(), next);
-        if let Some(before) = before {
-            before.task.abort();
-        }
-    }
-
-    /// Where the admin listener listens.
-    pub(super) fn admin_address(&self) -> Option<SocketAddr> {
-        self.administering().as_ref().map(|admin| admin.address)
-    }
-
-    fn administering(&self) -> MutexGuard<'_, Option<Administering>> {
-        self.admin.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// What goes on to be used by the next snapshot: counters, and upstreams with their connections.

@@ -3,9 +3,10 @@
 use std::{path::Path, time::UNIX_EPOCH};
 
 use crate::{
+    admin::changes::Action,
     app::{
         control::Origin,
-        switches::{Action, Store, Switches},
+        switches::{Store, Switches},
     },
     clock,
     config::{self, Loaded, problem::Problems},

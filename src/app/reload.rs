@@ -9,7 +9,8 @@ use std::sync::PoisonError;
 use crate::{
     app::{
         StartError,
-        core::{Admin, Core, Kept},
+        administering::Admin,
+        core::{Core, Kept},
         owners, snapshot,
     },
     config::Settings,
@@ -43,7 +44,7 @@ impl Core {
         }
         let plan = self.listeners.prepare(settings)?;
         let has_moved = serving.admin != settings.admin;
-        let admin = settings.admin.filter(|_| has_moved).map(Admin::bind).transpose()?;
+        let admin = if has_moved { Admin::bind(settings)? } else { None };
         let (all, new) = self.owners.prepare(&settings.profiles);
         let snapshot = snapshot(settings, &owners::handles(&all), self.workers, Kept::of(&self.gateway))?;
         self.owners.wait_for(&new)?;

@@ -10,72 +10,14 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use crate::admin::changes::{Action, Entry, Switch};
+
 /// Changes that are remembered, the latest first.
 const HISTORY_MAX: usize = 100;
 /// Switches of one route that can be undone one after the other.
 const DEPTH_MAX: usize = 20;
 /// The file's name in the state folder.
 const FILE: &str = "switches.json";
-
-/// One route's other profile, or another environment.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Switch {
-    /// What is served now: a profile's name, or an environment's; `None` means no environment.
-    pub to: Option<String>,
-    /// What was served before.
-    pub from: Option<String>,
-    /// Seconds since 1970.
-    pub at: u64,
-    /// When it ends by itself, in seconds since 1970.
-    pub until: Option<u64>,
-    /// Who asked.
-    pub by: String,
-}
-
-/// One line of the history.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
-    /// Seconds since 1970.
-    pub at: u64,
-    /// What was done.
-    pub action: Action,
-    /// The route; `None` for the whole environment.
-    pub route: Option<String>,
-    /// What was served before.
-    pub from: Option<String>,
-    /// What is served since.
-    pub to: Option<String>,
-    /// When it ends by itself, in seconds since 1970.
-    pub until: Option<u64>,
-    /// Who asked.
-    pub by: String,
-}
-
-/// What can be done with a switch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Action {
-    /// Another profile, or another environment.
-    Switch,
-    /// Back to what was before.
-    Undo,
-    /// Its time was over.
-    Expire,
-    /// The configuration knows its route or profile no more.
-    Drop,
-}
-
-impl Action {
-    /// The word in logs.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Switch => "switch",
-            Self::Undo => "undo",
-            Self::Expire => "expire",
-            Self::Drop => "drop",
-        }
-    }
-}
 
 /// Everything that was switched and not undone.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

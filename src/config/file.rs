@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::{
     field::{Field, Named},
-    file_listeners::Listener,
+    file_listeners::{Listener, Socket, Tls},
     file_profiles::Profile,
     file_upstreams::Upstream,
 };
@@ -46,12 +46,30 @@ pub(super) struct File {
     pub(super) forwarded: Option<Field<Forwarded>>,
 }
 
-/// Health checks and metrics.
+/// Health checks, metrics, the API and the status page.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub(super) struct Admin {
-    /// IP address and port, best on loopback: whoever reaches it can read metrics.
+    /// IP address and port, best on loopback: whoever reaches it can read what the gateway does. Or
+    /// `unix:PATH`, relative to the configuration file. Elsewhere than on loopback it needs `tls` and a token.
     pub(super) address: Field<String>,
+    /// Who may connect to a unix socket, and change things there. Only with `address: unix:PATH`.
+    pub(super) socket: Option<Field<Socket>>,
+    /// Certificates, for HTTPS. Absent: plain HTTP.
+    pub(super) tls: Option<Field<Tls>>,
+    /// The token that changes need. Default a file `admin-token` in `state_dir`, made at the first start;
+    /// without `state_dir` nothing can be changed here.
+    pub(super) token: Option<Field<TokenFile>>,
+    /// Host names by which it is called, besides addresses and `localhost`. Default none.
+    pub(super) hosts: Option<Field<Vec<Field<String>>>>,
+}
+
+/// The file that holds the admin listener's token, relative to the configuration file.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub(super) struct TokenFile {
+    /// The file. One line break at its end is taken off.
+    pub(super) file: Field<String>,
 }
 
 /// Which requests go where, with which profile.

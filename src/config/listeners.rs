@@ -10,7 +10,7 @@ use super::{
     file,
     file_listeners::{ClientAuth, Listener, Pair, PemFile, Socket, Tls, TlsVersion},
     limits::SHORT,
-    lower::{Context, address},
+    lower::Context,
     tree::Position,
 };
 use crate::{
@@ -21,6 +21,7 @@ use crate::{
         tls::{self, Clients, Version},
         unix,
     },
+    source::Source,
 };
 
 /// A handshake takes milliseconds; a slow network with a slow device at its end, some seconds.
@@ -47,10 +48,12 @@ pub(super) fn lower(file: &file::File, cx: &Context<'_>) -> Vec<listen::Settings
     for (at, name, field) in listeners.iter() {
         cx.name("listener", at, name);
         let Some(listener) = &field.value else { continue };
-        let trip = Trip { cx, name };
+        let trip = Trip { cx, place: format!("listener {name:?}") };
         let tls = given(&listener.tls).map(|(_, tls)| trip.tls(tls, handshake_max));
         let trusted_proxies = trip.trusted_proxies(listener);
-        let Some((at, address)) = trip.address(listener) else { continue };
+        let Some((at, address)) = trip.address(&listener.address, &listener.socket, &listener.tls) else {
+            continue;
+        };
         if let Some(other) = out.iter().find(|other| other.address.collides_with(&address)) {
             trip.problem(at, format!("address {address} is taken by listener {:?}", other.name));
         }
@@ -59,34 +62,96 @@ pub(super) fn lower(file: &file::File, cx: &Context<'_>) -> Vec<listen::Settings
     out
 }
 
+/// The admin listener, if there is one.
+pub(super) fn admin(
+    file: &file::File,
+    listeners: &[listen::Settings],
+    cx: &Context<'_>,
+) -> Option<super::Admin> {
+    let (_, admin) = given(&file.admin)?;
+    let trip = Trip { cx, place: "admin".into() };
+    let tls = given(&admin.tls).map(|(_, tls)| trip.tls(tls, HANDSHAKE));
+    let token = given(&admin.token).and_then(|(_, token)| trip.token(token));
+    let (at, address) = trip.address(&admin.address, &admin.socket, &admin.tls)?;
+    if let Some(other) = listeners.iter().find(|other| other.address.collides_with(&address)) {
+        trip.problem(at, format!("address {address} is taken by listener {:?}", other.name));
+    }
+    if let Address::Ip(ip) = address
+        && !ip.ip().is_loopback()
+    {
+        let why = "whoever reaches it can read what the gateway does";
+        if admin.tls.is_none() {
+            trip.problem(at, format!("address {ip} is not loopback, so it needs tls: {why}"));
+        }
+        if admin.token.is_none() && file.state_dir.is_none() {
+            trip.problem(
+                at,
+                format!("address {ip} is not loopback, so it needs a token (set token, or state_dir)"),
+            );
+        }
+    }
+    let hosts = given(&admin.hosts).map(|(_, list)| trip.hosts(list)).unwrap_or_default();
+    Some(super::Admin { address, tls: tls.flatten(), token, hosts })
+}
+
 /// One listener on its way.
 struct Trip<'a> {
     cx: &'a Context<'a>,
-    name: &'a str,
+    /// How problems begin.
+    place: String,
 }
 
 impl Trip<'_> {
     fn problem(&self, at: Position, message: impl std::fmt::Display) {
-        self.cx.problem(at, format!("listener {:?}: {message}", self.name));
+        self.cx.problem(at, format!("{}: {message}", self.place));
     }
 
     fn missing(&self, at: Position, message: impl std::fmt::Display) {
-        self.cx.missing(at, format!("listener {:?}: {message}", self.name));
+        self.cx.missing(at, format!("{}: {message}", self.place));
     }
 
-    fn address(&self, listener: &Listener) -> Option<(Position, Address)> {
-        let (at, text) = listener.address.get()?;
+    fn token(&self, token: &file::TokenFile) -> Option<Source> {
+        let (at, path) = token.file.get()?;
+        if path.is_empty() {
+            self.problem(at, "token.file: the path is empty");
+            return None;
+        }
+        let source = Source::File(self.cx.path(path));
+        if let Err(error) = source.probe() {
+            self.missing(at, format!("token: {error}"));
+        }
+        Some(source)
+    }
+
+    /// Names that a `Host` may have.
+    fn hosts(&self, list: &[Field<String>]) -> Vec<String> {
+        for (at, name) in list.iter().filter_map(Field::get) {
+            let is_name = crate::route::authority::parse(name.as_bytes()).is_ok_and(|a| a.port.is_none());
+            if !is_name {
+                self.problem(at, format!("hosts: {name:?} is no host name (write it without port)"));
+            }
+        }
+        list.iter().filter_map(|field| field.value.clone()).collect()
+    }
+
+    fn address(
+        &self,
+        address: &Field<String>,
+        socket: &Option<Field<Socket>>,
+        tls: &Option<Field<Tls>>,
+    ) -> Option<(Position, Address)> {
+        let (at, text) = address.get()?;
         let Some(path) = text.strip_prefix("unix:") else {
-            if let Some(socket) = &listener.socket {
+            if let Some(socket) = socket {
                 self.problem(
                     socket.at,
                     "socket: only a unix socket has one (as in address: unix:/run/keybearer.sock)",
                 );
             }
-            let address = address(&format!("listener {:?}: address", self.name), at, text, self.cx)?;
+            let address = super::lower::address(&format!("{}: address", self.place), at, text, self.cx)?;
             return Some((at, Address::Ip(address)));
         };
-        if let Some(tls) = &listener.tls {
+        if let Some(tls) = tls {
             let why = "what goes through it does not leave this machine, and the kernel says who is at the other end";
             self.problem(tls.at, format!("tls: a unix socket needs no TLS: {why} (remove tls)"));
         }
@@ -100,7 +165,7 @@ impl Trip<'_> {
             self.problem(at, format!("address: {} {words}", path.display()));
             return None;
         }
-        Some((at, Address::Unix(self.socket(path, given(&listener.socket).map(|(_, socket)| socket)))))
+        Some((at, Address::Unix(self.socket(path, given(socket).map(|(_, socket)| socket)))))
     }
 
     fn socket(&self, path: PathBuf, socket: Option<&Socket>) -> UnixSocket {
@@ -214,8 +279,7 @@ impl Trip<'_> {
                 }
                 if tls::has_expired(&facts) {
                     let words = format!("the certificate in {} has expired", certificate.display());
-                    let words =
-                        format!("listener {:?}: {place}.certificate: {words} ({})", self.name, facts.expires);
+                    let words = format!("{}: {place}.certificate: {words} ({})", self.place, facts.expires);
                     self.cx.findings.warn(certificate_at, words);
                 }
             }

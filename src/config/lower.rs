@@ -20,7 +20,7 @@ use super::{
     tree::Position,
     units,
 };
-use crate::{listen, telemetry};
+use crate::telemetry;
 
 /// More threads than any machine's cores for this work.
 const WORKERS: RangeInclusive<usize> = 1..=1024;
@@ -105,8 +105,8 @@ pub(super) fn lower(file: &file::File, environment: Option<&str>, cx: &Context<'
     let replay = limits::replay(file, cx);
     let limits = limits::limits(file, cx);
     let timeouts = limits::timeouts(file, cx);
-    let listeners = listeners::lower(file, cx);
-    let admin = admin(file, &listeners, cx);
+    let open = listeners::lower(file, cx);
+    let admin = listeners::admin(file, &open, cx);
     let profiles = profiles::lower(file, limits::waiters(file, cx), cx);
     let defaults = routes::Defaults {
         replay,
@@ -116,7 +116,7 @@ pub(super) fn lower(file: &file::File, environment: Option<&str>, cx: &Context<'
     };
     let routes = routes::lower(file, &defaults, cx);
     Settings {
-        listeners,
+        listeners: open,
         admin,
         profiles,
         routes,
@@ -140,28 +140,6 @@ pub(super) fn address(place: &str, at: Position, text: &str, cx: &Context<'_>) -
         cx.problem(at, format!("{place}: {text:?} {words}"));
     }
     address
-}
-
-fn admin(file: &file::File, listeners: &[listen::Settings], cx: &Context<'_>) -> Option<SocketAddr> {
-    let (_, admin) = given(&file.admin)?;
-    let (at, text) = admin.address.get()?;
-    if text.starts_with("unix:") {
-        let words =
-            "the admin listener has no unix socket (write an IP address and a port, best on 127.0.0.1)";
-        cx.problem(at, format!("admin.address: {words}"));
-        return None;
-    }
-    let address = address("admin.address", at, text, cx)?;
-    let taken = listen::Address::Ip(address);
-    if let Some(other) = listeners.iter().find(|other| other.address.collides_with(&taken)) {
-        cx.problem(at, format!("admin.address: {address} is taken by listener {:?}", other.name));
-    }
-    if !address.ip().is_loopback() {
-        let text =
-            "is not loopback: anyone who reaches it can read metrics (127.0.0.1 keeps them on this machine)";
-        cx.findings.warn(at, format!("admin.address: {address} {text}"));
-    }
-    Some(address)
 }
 
 fn state_dir(file: &file::File, cx: &Context<'_>) -> Option<PathBuf> {

@@ -225,6 +225,18 @@ fn prints(settings: &Settings) -> Vec<Option<Print>> {
     pairs.chain(settings.clients.authorities()).map(print).collect()
 }
 
+/// Gives the settings in force.
+pub type Served = Arc<dyn Fn() -> Arc<ServerConfig> + Send + Sync>;
+
+/// TLS for others than callers, with what follows its files.
+///
+/// # Errors
+/// When the certificates cannot be used.
+pub fn served(name: &str, settings: &Settings) -> Result<(Served, Follower), CertificateError> {
+    let (live, follower) = Follower::start(&name.into(), settings, &Arc::default())?;
+    Ok((Arc::new(move || Arc::clone(&live.snapshot.load().config)), follower))
+}
+
 /// Follows the files of one listener's certificates.
 pub struct Follower {
     live: Arc<Live>,

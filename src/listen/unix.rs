@@ -68,6 +68,15 @@ pub(super) fn bind(settings: &UnixSocket) -> io::Result<(UnixListener, Arc<Socke
     Ok((UnixListener::from(std::os::fd::OwnedFd::from(socket)), file))
 }
 
+/// A unix socket for others than callers, with what takes its file away when dropped.
+///
+/// # Errors
+/// The system's.
+pub fn bind_file(settings: &UnixSocket) -> io::Result<(UnixListener, Box<dyn Send + Sync>)> {
+    let (listener, file) = bind(settings)?;
+    Ok((listener, Box::new(file)))
+}
+
 /// Takes a file away that a dead process has left.
 fn clear(path: &Path, address: &SockAddr) -> io::Result<()> {
     let there = match fs::symlink_metadata(path) {

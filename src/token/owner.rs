@@ -49,7 +49,9 @@ pub(super) async fn run(shared: Arc<Shared>, exchange: impl Exchange, turns: Tur
                 fail(&shared, error, failures)
             }
         };
+        shared.is_due_at(Some(next.due));
         wait(&shared, &mut source, next).await;
+        shared.is_due_at(None);
     }
 }
 

@@ -133,6 +133,8 @@ pub(super) struct Shared {
     pub(super) waiters: AtomicUsize,
     pub(super) refreshed: AtomicU64,
     pub(super) failed: AtomicU64,
+    /// When the next exchange is due by itself.
+    pub(super) due: Mutex<Option<Moment>>,
     orders: Mutex<Orders>,
 }
 
@@ -147,12 +149,18 @@ impl Shared {
             waiters: AtomicUsize::new(0),
             refreshed: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            due: Mutex::default(),
             orders: Mutex::default(),
         }
     }
 
     fn orders(&self) -> MutexGuard<'_, Orders> {
         self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For those who look: when the owner asks next by itself.
+    pub(super) fn is_due_at(&self, due: Option<Moment>) {
+        *self.due.lock().unwrap_or_else(PoisonError::into_inner) = due;
     }
 
     fn is_valid(&self) -> bool {
@@ -212,6 +220,18 @@ impl Shared {
         drop(orders);
         self.wake.notify_one();
         Report::Refreshing { after }
+    }
+
+    /// Orders an exchange, whatever there is. Gives the generation after which its token comes.
+    pub(super) fn order(&self) -> u64 {
+        let mut orders = self.orders();
+        let status = self.status.borrow().clone();
+        let after = orders.next(&status, status.generation());
+        orders.refresh = true;
+        self.fetching();
+        drop(orders);
+        self.wake.notify_one();
+        after
     }
 
     /// Asks for a token after `generation`, unless there is one or the answer is no already.

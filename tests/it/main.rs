@@ -9,6 +9,7 @@
     reason = "a test may stop at once, and say why"
 )]
 
+mod admin_api; // reading and changing a running gateway
 mod attacks; // hostile callers and hostile upstreams
 mod attacks2; // the order and the bounds of connections
 mod authority; // certificates, and callers that speak TLS

@@ -3,7 +3,8 @@
 use std::{fs, time::Duration};
 
 use keybearer::{
-    app::control::{ChangeError, Switched, Wish},
+    admin::changes::{Switched, Wish},
+    app::control::ChangeError,
     demo::idp::Account,
 };
 

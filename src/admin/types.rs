@@ -1,0 +1,208 @@
+//! What the API answers. Times are seconds since 1970; nothing here is secret.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{
+    admin::{
+        changes::Switch,
+        metrics::{CLASSES, RouteSum},
+    },
+    proxy::{fault::CODE_NAMES, recovery::OUTCOME_NAMES},
+    telemetry::metrics::{BUCKETS_US, LatencySum},
+};
+
+/// The gateway as a whole.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Status {
+    /// The program's version.
+    pub(super) version: &'static str,
+    /// Whether it should get requests: every required profile has a token.
+    pub(super) ready: bool,
+    /// Whether it is about to stop.
+    pub(super) stopping: bool,
+    /// Seconds since it started.
+    pub(super) uptime_seconds: u64,
+    /// The configuration and its changes; absent when it was not started from a file.
+    pub(super) configuration: Option<super::changes::Configuration>,
+    /// Memory of request bodies that may have to be sent twice.
+    pub(super) replay_bytes: usize,
+    /// Log lines lost because their reader was too slow.
+    pub(super) log_lines_dropped: Option<usize>,
+}
+
+/// A route and what it has counted since it was first configured.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Route {
+    /// Its name.
+    pub(super) name: String,
+    /// The path prefix that it takes.
+    pub(super) path: String,
+    /// Where it forwards to.
+    pub(super) upstream: String,
+    /// The profile that serves it; absent for `none`.
+    pub(super) profile: Option<String>,
+    /// Its switch, if it has another profile than its configuration says.
+    pub(super) switched: Option<Switch>,
+    /// Requests by class of the answer; `none` for callers who left before.
+    pub(super) requests: BTreeMap<&'static str, u64>,
+    /// Requests that the gateway itself answered, by code.
+    pub(super) faults: BTreeMap<&'static str, u64>,
+    /// 401s of the upstream to the gateway's credential, by what became of them.
+    pub(super) unauthorized: BTreeMap<&'static str, u64>,
+    /// Requests being served now.
+    pub(super) in_flight: i64,
+    /// From the request's head to the answer's last byte.
+    pub(super) duration: Distribution,
+    /// From the first attempt to the upstream's response head.
+    pub(super) upstream_duration: Distribution,
+}
+
+impl Route {
+    pub(super) fn count(&mut self, sum: &RouteSum) {
+        self.requests = named(&CLASSES, &sum.answers);
+        self.faults = named(&CODE_NAMES, &sum.faults);
+        self.unauthorized = named(&OUTCOME_NAMES, &sum.recoveries);
+        self.in_flight = sum.in_flight;
+        self.duration = Distribution::of(&sum.total);
+        self.upstream_duration = Distribution::of(&sum.upstream);
+    }
+}
+
+fn named(names: &[&'static str], numbers: &[u64]) -> BTreeMap<&'static str, u64> {
+    names.iter().copied().zip(numbers.iter().copied()).filter(|(_, n)| *n > 0).collect()
+}
+
+/// How long something took.
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub(super) struct Distribution {
+    /// Observations.
+    pub(super) count: u64,
+    /// Their sum, in seconds.
+    pub(super) sum_seconds: f64,
+    /// Half of them took no longer, in seconds; the upper end of a bucket.
+    pub(super) p50_seconds: Option<f64>,
+    /// 99 of a hundred took no longer, in seconds; the upper end of a bucket.
+    pub(super) p99_seconds: Option<f64>,
+}
+
+impl Distribution {
+    fn of(sum: &LatencySum) -> Self {
+        let count = sum.count();
+        let quantile = |part: f64| {
+            let wanted = (count as f64 * part).ceil().max(1.0) as u64;
+            let mut seen = 0;
+            let mut bounds = sum.buckets.iter().zip(BUCKETS_US.iter());
+            let found = bounds.find(|(bucket, _)| {
+                seen += **bucket;
+                seen >= wanted
+            });
+            found.filter(|_| count > 0).map(|(_, bound)| *bound as f64 / 1e6)
+        };
+        Self {
+            count,
+            sum_seconds: sum.sum_us as f64 / 1e6,
+            p50_seconds: quantile(0.5),
+            p99_seconds: quantile(0.99),
+        }
+    }
+}
+
+/// A profile and the health of its token. Never the token.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Profile {
+    /// Its name.
+    pub(super) name: String,
+    /// Whether readiness waits for it.
+    pub(super) required: bool,
+    /// Whether it can serve requests.
+    pub(super) ready: bool,
+    /// Counts its tokens from 1; 0 for none yet.
+    pub(super) generation: u64,
+    /// When the current token was obtained.
+    pub(super) obtained_at: Option<u64>,
+    /// When the next token request begins by itself; absent while one is under way.
+    pub(super) next_request_at: Option<u64>,
+    /// When the current token expires.
+    pub(super) expires_at: Option<u64>,
+    /// Token requests that gave a token.
+    pub(super) requests_ok: u64,
+    /// Token requests that failed.
+    pub(super) requests_failed: u64,
+    /// Why the last one failed, if it did.
+    pub(super) error: Option<String>,
+    /// Routes that it serves.
+    pub(super) routes: Vec<String>,
+}
+
+/// A listener.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Listener {
+    /// Its name.
+    pub(super) name: String,
+    /// Open connections.
+    pub(super) connections: usize,
+    /// Connections accepted since it opened.
+    pub(super) accepted: u64,
+}
+
+/// What serves a route from now on.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SwitchRoute {
+    /// The other profile.
+    pub(super) profile: String,
+    /// For how long, such as `30m`; until it is undone when absent.
+    #[serde(rename = "for")]
+    pub(super) lasts: Option<String>,
+    /// Only try whether it could be done; the token is obtained all the same.
+    #[serde(default)]
+    pub(super) dry_run: bool,
+}
+
+/// The environment in force from now on.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SwitchEnvironment {
+    /// The other environment; null for none.
+    pub(super) environment: Option<String>,
+    /// For how long, such as `30m`; until it is undone when absent.
+    #[serde(rename = "for")]
+    pub(super) lasts: Option<String>,
+    /// Only try whether it could be done.
+    #[serde(default)]
+    pub(super) dry_run: bool,
+}
+
+/// Nothing more to say.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Empty {}
+
+/// How much is logged.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LogLevel {
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    pub(super) level: String,
+}
+
+/// Something was done.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Done {
+    /// Always true.
+    pub(super) done: bool,
+}
+
+/// Why something was not done (RFC 9457).
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Problem {
+    /// HTTP status.
+    pub(super) status: u16,
+    /// A stable word for programs.
+    pub(super) code: String,
+    /// What is wrong, and what to do.
+    pub(super) detail: String,
+}

@@ -1,0 +1,205 @@
+//! The API of the admin listener: reading is open on loopback, changing needs the token.
+
+use std::{fs, os::unix::fs::PermissionsExt as _};
+
+use keybearer::config;
+use reqwest::{RequestBuilder, StatusCode};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::stage::{Plan, Stage, start_file};
+
+async fn start() -> Stage {
+    let stage = Plan::default().more("state_dir: state").start().await;
+    stage.ready().await;
+    stage
+}
+
+fn url(stage: &Stage, path: &str) -> String {
+    format!("http://{}/api/v1{path}", stage.gateway.admin().unwrap())
+}
+
+async fn read(stage: &Stage, path: &str) -> Value {
+    let answer = stage.http.get(url(stage, path)).send().await.unwrap();
+    assert_eq!(answer.status(), 200, "{path}");
+    answer.json().await.unwrap()
+}
+
+fn token(stage: &Stage) -> String {
+    fs::read_to_string(stage.folder.path().join("state/admin-token")).unwrap().trim().to_owned()
+}
+
+async fn send(request: RequestBuilder) -> (StatusCode, Value) {
+    let answer = request.send().await.unwrap();
+    (answer.status(), answer.json().await.unwrap())
+}
+
+/// A change by somebody who has the token.
+async fn change(stage: &Stage, path: &str, body: Value) -> (StatusCode, Value) {
+    send(stage.http.post(url(stage, path)).bearer_auth(token(stage)).json(&body)).await
+}
+
+#[tokio::test]
+async fn everybody_on_loopback_reads_and_no_token_is_ever_shown() {
+    let stage = start().await;
+    assert_eq!(stage.status("/v1/a").await, 200);
+    let status = read(&stage, "/status").await;
+    assert_eq!((&status["ready"], &status["stopping"]), (&json!(true), &json!(false)));
+    let routes = read(&stage, "/routes").await;
+    assert_eq!((&routes[0]["name"], &routes[0]["profile"]), (&json!("orders"), &json!("account")));
+    assert_eq!(routes[0]["requests"]["2xx"], 1);
+    let profiles = read(&stage, "/profiles").await;
+    assert_eq!((&profiles[0]["generation"], &profiles[0]["routes"]), (&json!(1), &json!(["orders"])));
+    assert!(profiles[0]["expires_at"].as_u64() > profiles[0]["next_request_at"].as_u64());
+    assert_eq!(read(&stage, "/listeners").await[0]["name"], "local");
+    let configuration = read(&stage, "/configuration").await;
+    assert_eq!(configuration["reading"]["refused"], Value::Null);
+    for shown in [&status, &routes, &profiles, &configuration] {
+        let text = shown.to_string();
+        assert!(!text.contains("eyJ") && !text.contains("canary"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn the_token_is_made_at_the_first_start_for_the_gateways_user_only() {
+    let stage = start().await;
+    let path = stage.folder.path().join("state/admin-token");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let first = token(&stage);
+    assert!(first.len() >= 43, "256 bits");
+    drop(start_file(&stage.folder.path().join("keybearer.yaml"), None));
+    assert_eq!(token(&stage), first, "it stays");
+}
+
+#[tokio::test]
+async fn changes_without_the_token_or_from_another_page_are_refused() {
+    let stage = start().await;
+    let post = || stage.http.post(url(&stage, "/reload"));
+    let (status, problem) = send(post().json(&json!({}))).await;
+    assert_eq!((status.as_u16(), &problem["code"]), (401, &json!("token_needed")));
+    let (status, _) = send(post().bearer_auth("guess").json(&json!({}))).await;
+    assert_eq!(status, 401);
+    let (status, problem) = send(post().bearer_auth(token(&stage)).body("{}")).await;
+    assert_eq!((status.as_u16(), &problem["code"]), (415, &json!("not_json")));
+    let foreign = post().bearer_auth(token(&stage)).header("origin", "http://evil.example");
+    assert_eq!(send(foreign.json(&json!({}))).await.0, 403);
+    let rebound = stage.http.get(url(&stage, "/routes")).header("host", "evil.example");
+    assert_eq!(send(rebound).await.0, 421);
+}
+
+#[tokio::test]
+async fn a_route_is_switched_and_undone_over_the_api() {
+    let stage = start().await;
+    let second = stage.yaml.split_once("profiles:\n").unwrap().1.split_once("routes:\n").unwrap().0;
+    let second = second.replace("  account:", "  other:");
+    let text = stage.yaml.replace("routes:\n", &format!("{second}routes:\n"));
+    fs::write(stage.folder.path().join("keybearer.yaml"), text).unwrap();
+    let (status, body) = change(&stage, "/reload", json!({})).await;
+    assert_eq!(status, 200, "{body}");
+    let (status, body) =
+        change(&stage, "/routes/orders/switch", json!({"profile": "other", "for": "1h"})).await;
+    assert_eq!(
+        (status.as_u16(), &body["from"], &body["is_kept"]),
+        (200, &json!("account"), &json!(true)),
+        "{body}"
+    );
+    let route = &read(&stage, "/routes").await[0];
+    assert_eq!((&route["profile"], &route["switched"]["from"]), (&json!("other"), &json!("account")));
+    let (status, _) = change(&stage, "/routes/orders/undo", json!({})).await;
+    assert_eq!(status, 200);
+    assert_eq!(read(&stage, "/routes").await[0]["profile"], "account");
+    let history = read(&stage, "/configuration").await["history"].clone();
+    assert_eq!((&history[0]["action"], &history[1]["action"]), (&json!("undo"), &json!("switch")));
+    assert_eq!(history[1]["by"], "admin token, 127.0.0.1");
+}
+
+#[tokio::test]
+async fn what_cannot_be_done_is_said_with_a_code() {
+    let stage = start().await;
+    let cases = [
+        ("/routes/orders/switch", json!({"profile": "nobody"}), 404, "not_defined"),
+        ("/routes/nowhere/switch", json!({"profile": "account"}), 404, "not_defined"),
+        ("/routes/orders/switch", json!({"profile": "account"}), 409, "already_so"),
+        ("/routes/orders/switch", json!({"profile": "account", "for": "soon"}), 400, "bad_span"),
+        ("/routes/orders/switch", json!({"profil": "account"}), 400, "bad_body"),
+        ("/routes/orders/undo", json!({}), 409, "already_so"),
+        ("/environment/switch", json!({"environment": "staging"}), 404, "not_defined"),
+        ("/profiles/nobody/refresh", json!({}), 404, "not_defined"),
+    ];
+    for (path, body, status, code) in cases {
+        let (got, problem) = change(&stage, path, body.clone()).await;
+        assert_eq!(
+            (got.as_u16(), problem["code"].as_str()),
+            (status, Some(code)),
+            "{path} {body}: {problem}"
+        );
+    }
+    fs::write(stage.folder.path().join("keybearer.yaml"), "listeners: 1\n").unwrap();
+    let (status, problem) = change(&stage, "/reload", json!({})).await;
+    assert_eq!((status.as_u16(), problem["code"].as_str()), (422, Some("configuration_invalid")));
+    assert!(read(&stage, "/configuration").await["reading"]["refused"].as_str().unwrap().contains(":1:12:"));
+}
+
+#[tokio::test]
+async fn an_operator_has_a_token_fetched_after_a_change_at_the_provider() {
+    let stage = start().await;
+    assert_eq!(stage.idp.issued(), 1);
+    let (status, body) = change(&stage, "/profiles/account/refresh", json!({})).await;
+    assert_eq!((status.as_u16(), &body["done"]), (200, &json!(true)), "{body}");
+    assert_eq!(stage.idp.issued(), 2);
+    stage.idp.set_secrets(crate::stage::CLIENT, &["another"]);
+    let (status, problem) = change(&stage, "/profiles/account/refresh", json!({})).await;
+    assert_eq!((status.as_u16(), problem["code"].as_str()), (502, Some("no_token")));
+    assert!(problem["detail"].as_str().unwrap().contains("AADSTS7000215"), "{problem}");
+    assert_eq!(stage.status("/v1/a").await, 200, "the token there is goes on to be used");
+}
+
+#[tokio::test]
+async fn who_may_write_to_the_unix_socket_may_change() {
+    let plan = Plan::default().more("admin: {address: \"unix:admin.sock\", socket: {mode: \"0600\"}}");
+    let stage = plan.start().await;
+    let path = stage.folder.path().join("admin.sock");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
+    let request = "POST /api/v1/reload HTTP/1.1\r\nHost: keybearer\r\nConnection: close\r\n\
+                   Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test]
+async fn the_document_describes_every_path_there_is() {
+    let stage = start().await;
+    let document = read(&stage, "/openapi.json").await;
+    let paths = document["paths"].as_object().unwrap();
+    assert_eq!(paths.len(), 13);
+    for (path, methods) in paths {
+        let path = path.replace("{route}", "orders").replace("{profile}", "account");
+        for method in methods.as_object().unwrap().keys() {
+            let method = method.to_uppercase().parse().unwrap();
+            let url = url(&stage, path.strip_prefix("/api/v1").unwrap());
+            let request = stage.http.request(method, url).bearer_auth(token(&stage)).json(&json!({}));
+            let status = request.send().await.unwrap().status();
+            assert!(status != 404 && status != 405, "{path}: {status}");
+        }
+    }
+    let (status, problem) = send(stage.http.get(url(&stage, "/nothing"))).await;
+    assert_eq!((status.as_u16(), problem["code"].as_str()), (404, Some("nothing_here")));
+    let (status, _) =
+        send(stage.http.post(url(&stage, "/routes")).bearer_auth(token(&stage)).json(&json!({}))).await;
+    assert_eq!(status, 405);
+}
+
+#[test]
+fn an_admin_listener_for_everybody_needs_tls_and_a_token() {
+    let text = "listeners: {local: {address: \"127.0.0.1:0\"}}\nadmin: {address: \"0.0.0.0:9901\"}\n\
+                routes: {a: {upstream: \"http://127.0.0.1:9\", profile: none}}\n";
+    let problems = config::parse(text, "keybearer.yaml".as_ref(), None).unwrap_err().to_string();
+    assert!(
+        problems
+            .contains("keybearer.yaml:2:18: admin: address 0.0.0.0:9901 is not loopback, so it needs tls")
+    );
+    assert!(problems.contains("needs a token (set token, or state_dir)"), "{problems}");
+}
