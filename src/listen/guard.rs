@@ -308,10 +308,6 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guard<T> {
                 this.judge_held(&[])?;
                 continue;
             }
-            if this.is_waiting && this.held.len() >= WAITING_BYTES_MAX {
-                // The library asks again when it is done with the request before.
-                return Poll::Pending;
-            }
             match this.watched.end.get() {
                 End::No => {}
                 End::Silently => return Poll::Ready(Ok(())),
@@ -320,6 +316,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guard<T> {
                     this.stand_in(Fault::CallerTimeout, false);
                     continue;
                 }
+            }
+            if this.is_waiting && this.held.len() >= WAITING_BYTES_MAX {
+                // The library does not ask again by itself when it is done with the request before.
+                this.watched.wake_by(cx);
+                return Poll::Pending;
             }
             let from = buf.filled().len();
             let read = this.read(cx, buf);

@@ -11,7 +11,7 @@ use crate::{
     attacks::{gauge, nothing_is_left},
     frames::{
         ACK, CANCEL, DATA, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, RST_STREAM, WINDOW_UPDATE, connect,
-        connect_raw, frame, get, nth, post,
+        connect_raw, frame, get, nth, post, setting,
     },
     front::{Peer, played},
     hostile::{self, Hostile, OK, Step, keep, statuses},
@@ -318,4 +318,78 @@ async fn an_expectation_of_the_callers_and_one_of_ours_cost_one_upload() {
     assert!(second.head().await.starts_with("GET /v1 "));
     second.send(OK).await;
     assert!(caller.head().await.starts_with("HTTP/1.1 200 "));
+}
+
+/// More than the guard reads ahead, with something to say before each answer.
+#[tokio::test]
+async fn a_pipeline_longer_than_what_waits_is_answered_with_all_its_hints() {
+    let up =
+        Hostile::start(|_, _| keep(format!("HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n{OK}"))).await;
+    let stage = up.stage("").await;
+    let mut stream = tokio::net::TcpStream::connect(stage.address()).await.unwrap();
+    let (mut read, mut write) = stream.split();
+    let one = format!("GET /v1 HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(300));
+    let text = one.repeat(1000) + &hostile::get("");
+    let mut answer = Vec::new();
+    let both = async { tokio::join!(write.write_all(text.as_bytes()), read.read_to_end(&mut answer)) };
+    tokio::time::timeout(PATIENCE, both).await.expect("all is answered").0.unwrap();
+    let answer = String::from_utf8(answer).unwrap();
+    let statuses = statuses(&answer);
+    assert_eq!(statuses.len(), 2002);
+    assert!(statuses.chunks(2).all(|pair| pair == ["103", "200"]));
+}
+
+/// A reader who stops loses one stream with all that belongs to it, and others do not notice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_is_not_read_ends_alone() {
+    let big = format!("HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n{}", "b".repeat(300_000));
+    let up = Hostile::start(move |_, request| keep(if request.contains("/big") { big.as_str() } else { OK }))
+        .await;
+    let stage = up.stage("timeouts: {idle: 1s}").await;
+    let (mut reader, mut writer) = connect(stage.address(), &setting(4, 10_000)).await;
+    writer.send(&get(1, "/big")).await;
+    let mut stream = 3;
+    let end = loop {
+        writer.send(&get(stream, "/small")).await;
+        let f = reader
+            .find(|f| {
+                matches!(f.kind, RST_STREAM | GOAWAY) || (f.stream == stream && f.flags & END_STREAM != 0)
+            })
+            .await
+            .unwrap();
+        if f.stream != stream {
+            break f;
+        }
+        stream += 2;
+        pause().await;
+    };
+    assert_eq!((end.kind, end.stream), (RST_STREAM, 1), "{end:?}");
+    let last = reader.find(|f| f.stream == stream && f.flags & END_STREAM != 0).await.unwrap();
+    assert_eq!((last.kind, last.payload.as_slice()), (DATA, &b"ok"[..]));
+    let empty = async {
+        while gauge(&stage, "keybearer_in_flight{").await > 0 || up.open() > 1 {
+            pause().await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(3), empty).await.is_ok(), "{} are open", up.open());
+}
+
+/// Nor does a long pipeline keep the watch from ending it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_stops_ends_also_when_much_is_pipelined() {
+    let big = format!("HTTP/1.1 200 OK\r\nContent-Length: 30000000\r\n\r\n{}", "b".repeat(30_000_000));
+    let up = Hostile::start(move |_, _| keep(&big)).await;
+    let stage = up.stage("timeouts: {idle: 1s}").await;
+    let mut caller = tokio::net::TcpStream::connect(stage.address()).await.unwrap();
+    let one = format!("GET /v1 HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(300));
+    caller.write_all(one.repeat(1000).as_bytes()).await.unwrap();
+    eventually("an answer is on its way", || up.count() == 1).await;
+    let ended = async {
+        while gauge(&stage, "keybearer_connections{").await + gauge(&stage, "keybearer_in_flight{").await > 0
+        {
+            pause().await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(10), ended).await.is_ok(), "it is still open");
+    assert_eq!(up.count(), 1);
 }
