@@ -149,19 +149,25 @@ async fn converse(
         .max_buf_size((limits.header_bytes + limits.uri_bytes + 8 * 1024).max(64 * 1024))
         .serve_connection(TokioIo::new(guard), service);
     let ended = poll_fn(|cx| {
+        // The guard would tell the library, but that does not read on while an upload waits.
+        if watched.is_given_up() {
+            return Poll::Ready(None);
+        }
+        watched.wake_by(cx);
         if watched.wants_rest.take() && watched.may_rest() {
             watched.rests.set(true);
             Pin::new(&mut connection).graceful_shutdown();
         }
-        connection.poll_without_shutdown(cx)
+        connection.poll_without_shutdown(cx).map(Some)
     })
     .await;
-    if let Err(error) = ended {
+    let Some(Ok(())) = ended else {
         // It holds the connection that holds it.
         drop(watched.take_tunnel());
-        tracing::debug!(%error, %caller, "connection ended");
+        let error = ended.and_then(Result::err);
+        tracing::debug!(?error, %caller, "connection ended");
         return None;
-    }
+    };
     let parts = connection.into_parts();
     Some((parts.io.into_inner(), parts.read_buf))
 }

@@ -237,6 +237,11 @@ impl Watched {
         self.wake();
     }
 
+    /// The watch has ended it in the middle of an answer.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.end.get() == End::Silently && self.is_busy()
+    }
+
     /// Lets the connection's task look at what has changed.
     pub(super) fn wake(&self) {
         if let Some(waker) = self.waker.borrow_mut().take() {

@@ -393,3 +393,32 @@ async fn a_reader_that_stops_ends_also_when_much_is_pipelined() {
     assert!(tokio::time::timeout(Duration::from_secs(10), ended).await.is_ok(), "it is still open");
     assert_eq!(up.count(), 1);
 }
+
+/// Nor does an upload that the upstream does not read while it answers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_stops_ends_also_in_the_middle_of_its_upload() {
+    let (listener, stage) = played("timeouts: {idle: 1s, stream: 2s}").await;
+    for answers in ["b".repeat(30_000_000), String::new()] {
+        let mut caller = Peer::connect(stage.address()).await;
+        caller.send("POST /v1 HTTP/1.1\r\nHost: a\r\nContent-Length: 50000000\r\n\r\n").await;
+        let uploading = tokio::spawn(async move { caller.try_send(&vec![b'u'; 50_000_000]).await });
+        let mut upstream = Peer::accept(&listener).await;
+        upstream.head().await;
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 30000000\r\n\r\n{answers}");
+        let answering = tokio::spawn(async move {
+            upstream.try_send(answer.as_bytes()).await;
+            std::future::pending::<()>().await;
+            drop(upstream);
+        });
+        let ended = async {
+            while gauge(&stage, "keybearer_connections{").await + gauge(&stage, "keybearer_in_flight{").await
+                > 0
+            {
+                pause().await;
+            }
+        };
+        assert!(tokio::time::timeout(Duration::from_secs(10), ended).await.is_ok(), "it is still open");
+        assert!(!uploading.await.unwrap());
+        answering.abort();
+    }
+}
