@@ -18,6 +18,7 @@ use tokio::{
 
 use crate::{
     authority::{self, Authority, Issued, TLS_1_2, TLS_1_3, shown},
+    frames::{PREFACE, SETTINGS, frame, get},
     process::Process,
     stage::{PATIENCE, Plan, Stage, eventually, pause},
 };
@@ -537,4 +538,24 @@ async fn only_trusted_proxies_are_believed_about_callers_before_them() {
         assert_eq!(told(&stage, None).await, over_tcp, "{trusted}");
         assert_eq!(told(&stage, Some(&path)).await, over_socket, "{trusted}, unix socket");
     }
+}
+
+/// What ALPN has settled is what is spoken. Anything else ends the connection, and nothing is forwarded.
+#[tokio::test]
+async fn whoever_speaks_another_http_than_was_settled_is_not_served() {
+    const GET: &[u8] = b"GET /v1/orders HTTP/1.1\r\nHost: gateway.example\r\n\r\n";
+    let secured = secured("", |_, _| {}).await;
+    let two = [PREFACE, &frame(SETTINGS, 0, 0, &[]), &get(1, "/v1/orders")].concat();
+    let cases: [(&'static [&'static str], &[u8]); 3] = [(&["h2"], GET), (&["http/1.1"], &two), (&[], &two)];
+    for (alpn, bytes) in cases {
+        let caller = secured.authority.caller().alpn(alpn);
+        let mut stream = caller.connect(secured.stage.address(), "gateway.example").await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        let mut answer = Vec::new();
+        let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
+        let _ = read.expect("the connection is closed");
+        let is_refused = alpn == ["h2"] || answer.starts_with(b"HTTP/1.1 400 ");
+        assert!(is_refused, "{alpn:?}: {}", String::from_utf8_lossy(&answer));
+    }
+    assert_eq!(secured.stage.api.requests(), 0);
 }
