@@ -8,13 +8,16 @@ use std::{fmt, sync::Arc, time::Duration};
 use ::http::HeaderValue;
 use aws_lc_rs::digest;
 
-use crate::{clock::Moment, secret::Secret, source::SourceError};
+use crate::{clock::Moment, secret::Secret};
 
 pub mod answer;
+pub mod assertion;
 pub mod authentication;
+pub mod certificate;
 pub mod discovery;
 pub mod entra;
 pub mod http;
+pub mod key;
 pub mod oauth2;
 pub mod refusal;
 
@@ -128,7 +131,8 @@ impl Profile {
             Kind::Entra(entra) => (entra.as_oauth2(), true),
             Kind::OAuth2(oauth2) => (oauth2.clone(), false),
         };
-        let client = oauth2::Client::new(request, is_entra, settings.default_ttl, settings.timeout, http);
+        let (ttl, timeout) = (settings.default_ttl, settings.timeout);
+        let client = oauth2::Client::new(&settings.name, request, is_entra, ttl, timeout, http);
         Self { settings, client }
     }
 
@@ -153,8 +157,13 @@ impl Profile {
     /// The identity that a token asked for now would have. Reads the secret's source, if that is cheap.
     ///
     /// # Errors
-    /// When the source cannot be read.
-    pub async fn identity(&self) -> Result<Identity, SourceError> {
+    /// When the source cannot be read, or holds nothing that could be asked with.
+    pub async fn identity(&self) -> Result<Identity, refusal::ExchangeError> {
         self.client.identity().await
+    }
+
+    /// The certificate that upstreams are to be shown, if tokens are bound to one.
+    pub fn presented(&self) -> Option<Arc<certificate::Presented>> {
+        self.client.presented().cloned()
     }
 }

@@ -32,15 +32,7 @@ impl Secret {
     ///
     /// The key is drawn once per process, so a fingerprint says nothing outside of it.
     pub fn fingerprint(&self) -> Fingerprint {
-        static KEY: std::sync::OnceLock<hmac::Key> = std::sync::OnceLock::new();
-        let key = KEY.get_or_init(|| {
-            hmac::Key::generate(hmac::HMAC_SHA256, &rand::SystemRandom::new())
-                .expect("the system's random source works")
-        });
-        let tag = hmac::sign(key, self.expose().as_bytes());
-        let mut bytes = [0; 32];
-        bytes.copy_from_slice(tag.as_ref());
-        Fingerprint(bytes)
+        Fingerprint::of(self.expose().as_bytes())
     }
 }
 
@@ -55,6 +47,28 @@ impl fmt::Debug for Secret {
 pub struct Fingerprint([u8; 32]);
 
 impl Fingerprint {
+    /// Of anything that must be told apart: a document, a certificate.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self::of_all([bytes])
+    }
+
+    /// Of several things together. Where one ends and the next begins counts.
+    pub fn of_all<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        static KEY: std::sync::OnceLock<hmac::Key> = std::sync::OnceLock::new();
+        let key = KEY.get_or_init(|| {
+            hmac::Key::generate(hmac::HMAC_SHA256, &rand::SystemRandom::new())
+                .expect("the system's random source works")
+        });
+        let mut context = hmac::Context::with_key(key);
+        for part in parts {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part);
+        }
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(context.sign().as_ref());
+        Self(bytes)
+    }
+
     /// The digest itself, to become part of a larger one.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0

@@ -96,11 +96,20 @@ impl Source {
         Ok(bytes)
     }
 
-    /// Like [`Source::read`], on this very thread: for the start.
+    /// [`Source::read_document`] for a source that can be read at once, which is a cheap one.
     ///
     /// # Errors
-    /// As [`Source::read`].
-    pub fn read_now(&self) -> Result<Secret, SourceError> {
+    /// When the source cannot be read, is empty or larger than 64 KiB.
+    pub fn document_now(&self) -> Result<Zeroizing<Vec<u8>>, SourceError> {
+        let bytes = Zeroizing::new(self.bytes_now()?);
+        if bytes.is_empty() { Err(SourceError::Empty(self.clone())) } else { Ok(bytes) }
+    }
+
+    /// [`Source::read`] for a source that can be read at once, which is a cheap one.
+    ///
+    /// # Errors
+    /// When the source cannot be read, is empty, or holds what no secret holds.
+    pub fn secret_now(&self) -> Result<Secret, SourceError> {
         self.accept(self.bytes_now()?)
     }
 
@@ -180,6 +189,11 @@ impl<T> Default for Kept<T> {
 }
 
 impl<T: Clone> Kept<T> {
+    /// The last good value.
+    pub fn last(&self) -> Option<T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// `read`, or the last good value with the reason why it is not the newest.
     ///
     /// # Errors

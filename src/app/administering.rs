@@ -87,7 +87,7 @@ fn token(admin: &config::Admin, settings: &Settings) -> Result<Option<Fingerprin
         }
         (None, None) => return Ok(None),
     };
-    source.read_now().map(|token| Some(token.fingerprint())).map_err(StartError::AdminTokenSource)
+    source.secret_now().map(|token| Some(token.fingerprint())).map_err(StartError::AdminTokenSource)
 }
 
 /// Makes the token's file, for the gateway's user only, unless it is there.

@@ -91,7 +91,8 @@ impl<'a> Reader<'a> {
 
     /// Whether a wrong value may hold a secret, because the right one would be near one.
     fn may_be_secret(&self) -> bool {
-        self.place.steps().iter().any(|step| step.contains("secret") || step == "extra" || step == "key")
+        let is_near = |step: &String| is_near_secret(step) || step == "extra" || step == "key";
+        self.place.steps().iter().any(is_near)
     }
 
     fn found(&self) -> String {
@@ -131,7 +132,7 @@ impl<'a> Reader<'a> {
             return;
         }
         // Nobody knows what an unknown key holds: it may be a secret.
-        if closest(word, allowed).is_none_or(|near| near.contains("secret")) {
+        if closest(word, allowed).is_none_or(is_near_secret) {
             self.findings.hide(key.at, word.chars().count() + ": ".len());
         }
         self.findings.add(key.at, self.unknown("key", word, allowed));
@@ -142,6 +143,12 @@ impl<'a> Reader<'a> {
         let near = closest(word, allowed).map(|near| format!("did you mean {near:?}? ")).unwrap_or_default();
         format!("{place}unknown {what} {} ({near}allowed: {})", shown(word), allowed.join(", "))
     }
+}
+
+/// Whether the value of such a key is a secret, or says where one is.
+fn is_near_secret(key: &str) -> bool {
+    const WORDS: [&str; 5] = ["secret", "password", "private_key", "federated_token", "client_assertion"];
+    WORDS.iter().any(|word| key.contains(word))
 }
 
 fn shown(text: &str) -> String {
@@ -286,6 +293,11 @@ impl Reader<'_> {
         match planned(name, word) {
             Some(hint) => {
                 self.findings.add(self.at(), format!("{}{word} is not built yet ({hint})", self.place))
+            }
+            None if self.may_be_secret() => {
+                self.findings.hide(self.at(), 0);
+                let allowed = variants.join(", ");
+                self.findings.add(self.at(), format!("{}expected a map, or {allowed}", self.place));
             }
             None => self.findings.add(self.at(), self.unknown("value", word, variants)),
         }

@@ -30,12 +30,24 @@ pub(super) struct Entra {
     /// Always `entra`.
     #[expect(dead_code, reason = "chose this struct already")]
     pub(super) kind: Field<EntraKind>,
-    /// Directory (tenant) id or verified domain, such as `contoso.onmicrosoft.com`.
-    pub(super) tenant: Field<String>,
-    /// Application (client) id.
-    pub(super) client_id: Field<String>,
-    /// Where the client secret is kept.
-    pub(super) client_secret: Field<Place>,
+    /// Directory (tenant) id or verified domain, such as `contoso.onmicrosoft.com`. Needed unless
+    /// `federated_token` is `environment`.
+    pub(super) tenant: Option<Field<String>>,
+    /// Application (client) id. Needed unless `federated_token` is `environment`.
+    pub(super) client_id: Option<Field<String>>,
+    /// Where the client secret is kept. Exactly one of `client_secret`, `certificate` and `federated_token`.
+    pub(super) client_secret: Option<Field<Place>>,
+    /// Where the certificate is kept: PEM with its key, or a PFX file.
+    pub(super) certificate: Option<Field<Place>>,
+    /// Where the certificate's key is kept, when it is not beside it. PEM.
+    pub(super) private_key: Option<Field<Place>>,
+    /// Where the password of the PFX file is kept. Default none.
+    pub(super) certificate_password: Option<Field<Place>>,
+    /// How the certificate's key signs: `PS256`, or `RS256` for ADFS. Default `PS256`.
+    pub(super) signing_alg: Option<Field<SigningAlg>>,
+    /// Where the workload's own token is kept, or `environment` for everything from the variables that
+    /// Azure Workload Identity sets.
+    pub(super) federated_token: Option<Field<Federated>>,
     /// `<App ID URI>/.default`.
     pub(super) scope: Field<String>,
     /// Base URL of the cloud. Default `https://login.microsoftonline.com`.
@@ -78,8 +90,25 @@ pub(super) struct OAuth2 {
     pub(super) basic_encoding: Option<Field<BasicEncoding>>,
     /// Client id.
     pub(super) client_id: Field<String>,
-    /// Where the client secret is kept. Required unless `auth` is `none`.
+    /// Where the client secret is kept. Needed for the methods that are named after it.
     pub(super) client_secret: Option<Field<Place>>,
+    /// Where the private key is kept, PEM: the one that signs for `private_key_jwt`, otherwise the
+    /// certificate's when that is not beside it.
+    pub(super) private_key: Option<Field<Place>>,
+    /// The name by which the server knows the key (`kid`). Default none.
+    pub(super) key_id: Option<Field<String>>,
+    /// How the key signs: `RS256`, `PS256` or `ES256`. Default `RS256`.
+    pub(super) signing_alg: Option<Field<SigningAlg>>,
+    /// For whom assertions are made: `token_endpoint`, `issuer`, or any text. Default the issuer when there
+    /// is one, else the token endpoint.
+    pub(super) assertion_audience: Option<Field<String>>,
+    /// Where the certificate for TLS is kept: PEM with its key, or a PFX file. Needed for `tls_client_auth`
+    /// and `self_signed_tls_client_auth`; beside another method it is what tokens are bound to.
+    pub(super) certificate: Option<Field<Place>>,
+    /// Where the password of the PFX file is kept. Default none.
+    pub(super) certificate_password: Option<Field<Place>>,
+    /// Where an assertion that others make and renew is kept, for `client_assertion`.
+    pub(super) client_assertion: Option<Field<Place>>,
     /// Scopes, separated by spaces. Default none.
     pub(super) scope: Option<Field<String>>,
     /// The `audience` parameter that some servers want. Default none.
@@ -116,8 +145,49 @@ pub(super) enum Auth {
     ClientSecretBasic,
     /// Id and secret in the body.
     ClientSecretPost,
+    /// An assertion under HS256, made with the secret.
+    ClientSecretJwt,
+    /// An assertion signed with a private key.
+    PrivateKeyJwt,
+    /// A certificate of a known authority in the TLS handshake.
+    TlsClientAuth,
+    /// A certificate that the server knows itself in the TLS handshake.
+    SelfSignedTlsClientAuth,
+    /// An assertion that others make, such as a workload's identity token.
+    ClientAssertion,
     /// The id alone.
     None,
+}
+
+/// How assertions are signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "UPPERCASE")]
+pub(super) enum SigningAlg {
+    /// RSA, the older way.
+    Rs256,
+    /// RSA, the newer way.
+    Ps256,
+    /// P-256.
+    Es256,
+}
+
+/// Where the workload's token comes from.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename = "$shape")]
+#[schemars(rename = "FederatedToken", untagged)]
+pub(super) enum Federated {
+    #[serde(rename = "text")]
+    Word(Everything),
+    #[serde(rename = "map")]
+    Kept(SecretPlace),
+}
+
+/// Everything from variables.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Everything {
+    /// From `AZURE_FEDERATED_TOKEN_FILE`, `AZURE_CLIENT_ID`, `AZURE_TENANT_ID` and `AZURE_AUTHORITY_HOST`.
+    Environment,
 }
 
 /// How id and secret are written into a Basic header.
@@ -164,6 +234,16 @@ pub(super) struct SecretPlace {
 }
 
 impl JsonSchema for Place {
+    fn schema_name() -> Cow<'static, str> {
+        "SecretPlace".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        SecretPlace::json_schema(generator)
+    }
+}
+
+impl JsonSchema for SecretPlace {
     fn schema_name() -> Cow<'static, str> {
         "SecretPlace".into()
     }

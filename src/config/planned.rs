@@ -4,17 +4,11 @@
 //! means deleting its row.
 
 /// (struct, enum or `kind`; word; what to do meanwhile)
-const PLANNED: [(&str, &str, &str); 14] = [
+const PLANNED: &[(&str, &str, &str)] = &[
     ("Mode", "forward", "use reverse"),
     ("Mode", "transparent", "use reverse"),
     ("kind", "managed_identity", "use entra or oauth2"),
     ("kind", "static", "use entra or oauth2"),
-    ("Entra", "certificate", "use client_secret"),
-    ("Entra", "federated_token", "use client_secret"),
-    ("OAuth2", "certificate", "use client_secret"),
-    ("Auth", "private_key_jwt", "use client_secret_basic or client_secret_post"),
-    ("Auth", "client_secret_jwt", "use client_secret_basic or client_secret_post"),
-    ("Auth", "tls_client_auth", "use client_secret_basic or client_secret_post"),
     ("Route", "callers", "remove the key; whoever reaches the listener may use the route"),
     ("SecretPlace", "credential", "use {file: PATH}, with the path that systemd shows"),
     ("SecretPlace", "exec", "use {env: NAME} or {file: PATH}"),

@@ -16,8 +16,8 @@ use super::tree::Position;
 const LINE_CHARS_MAX: usize = 160;
 
 /// Words in a key after which no value is shown.
-const SECRET_WORDS: [&str; 7] =
-    ["secret", "password", "passwd", "api-key", "api_key", "apikey", "authorization"];
+const SECRET_WORDS: [&str; 8] =
+    ["secret", "password", "passwd", "api-key", "api_key", "apikey", "authorization", "private_key"];
 
 /// One thing that is wrong with a configuration file.
 #[derive(Clone, Debug, PartialEq, Eq)]

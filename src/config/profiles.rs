@@ -16,6 +16,7 @@ use crate::{profile, token};
 
 mod entra;
 mod oauth2;
+mod proofs;
 mod secrets;
 
 /// Tokens live minutes to hours; a default beyond a day would outlive any server's mind.

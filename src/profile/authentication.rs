@@ -1,16 +1,29 @@
 //! How a client proves who it is at the token endpoint (RFC 6749 §2.3).
 //!
 //! One method is used, the configured one: trying another after a failure would double the failed
-//! logins that the provider counts.
+//! logins that the provider counts. What is kept in sources is read for each proof, so a rotated
+//! secret, key or certificate needs no restart.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use reqwest::header::HeaderValue;
+use serde_json::Map;
 use url::{Url, form_urlencoded};
 
 use crate::{
-    profile::refusal::ExchangeError,
+    clock,
+    profile::{
+        assertion::{Audience, JWT_BEARER, Signer, Statement, unverified_claims},
+        certificate::{self, Certificate, CertificateError, Holder, Presented},
+        key::{Algorithm, KeyError, PrivateKey},
+        refusal::ExchangeError,
+    },
     secret::{Fingerprint, Secret},
-    source::{Source, SourceError},
+    source::{Kept, Source},
 };
 
 /// Client authentication at the token endpoint (RFC 6749 §2.3).
@@ -25,25 +38,54 @@ pub enum ClientAuth {
     },
     /// `client_secret_post`: secret in the form.
     SecretPost(Source),
+    /// `client_secret_jwt`: an assertion under HS256, made with the secret.
+    SecretJwt {
+        /// The client secret.
+        secret: Source,
+        /// For whom the assertion is made.
+        audience: Audience,
+    },
+    /// `private_key_jwt`: an assertion signed with a key whose public half the server knows.
+    KeyJwt {
+        /// The private key, in PEM form.
+        key: Source,
+        /// How it signs.
+        algorithm: Algorithm,
+        /// The name by which the server knows the key.
+        key_id: Option<String>,
+        /// For whom the assertion is made.
+        audience: Audience,
+    },
+    /// Entra's certificate credentials: an assertion that names the certificate by its thumbprint.
+    CertificateJwt {
+        /// The certificate and its key.
+        place: certificate::Place,
+        /// PS256 with `x5t#S256`, or RS256 with `x5t` for ADFS.
+        algorithm: Algorithm,
+    },
+    /// An assertion that somebody else has made: a workload's identity token, read for every request.
+    Assertion(Source),
+    /// `tls_client_auth`: the certificate of the TLS handshake, issued by an authority (RFC 8705 §2.1).
+    TlsClientAuth,
+    /// `self_signed_tls_client_auth`: the same with a certificate that the server knows itself.
+    SelfSignedTls,
     /// `none`: a public client.
     None,
 }
 
 impl ClientAuth {
-    /// The source of the secret, if there is one.
-    pub fn source(&self) -> Option<&Source> {
-        match self {
-            ClientAuth::SecretBasic { secret, .. } | ClientAuth::SecretPost(secret) => Some(secret),
-            ClientAuth::None => None,
-        }
-    }
-
     /// The name of the method (IANA "OAuth Token Endpoint Authentication Methods").
-    pub(super) fn name(&self) -> &'static str {
+    pub fn name(&self) -> &'static str {
         match self {
             ClientAuth::SecretBasic { encoding: BasicEncoding::Form, .. } => "client_secret_basic",
             ClientAuth::SecretBasic { encoding: BasicEncoding::Raw, .. } => "client_secret_basic_raw",
             ClientAuth::SecretPost(_) => "client_secret_post",
+            ClientAuth::SecretJwt { .. } => "client_secret_jwt",
+            ClientAuth::KeyJwt { .. } => "private_key_jwt",
+            ClientAuth::CertificateJwt { .. } => "certificate",
+            ClientAuth::Assertion(_) => "client_assertion",
+            ClientAuth::TlsClientAuth => "tls_client_auth",
+            ClientAuth::SelfSignedTls => "self_signed_tls_client_auth",
             ClientAuth::None => "none",
         }
     }
@@ -59,6 +101,41 @@ pub enum BasicEncoding {
     Raw,
 }
 
+/// Why a client cannot prove itself, before anybody was asked.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ProofError {
+    /// The private key cannot be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// The certificate is past its end.
+    #[error(
+        "the certificate in {place} has expired on {at} (put a new one there and make it known to the provider)"
+    )]
+    CertificateExpired {
+        /// Where it is.
+        place: Source,
+        /// When it expired.
+        at: String,
+    },
+    /// A file that should hold a token holds something else.
+    #[error("{0} holds no token (expected one JWT and nothing else)")]
+    NoToken(Source),
+    /// A token that others should have renewed.
+    #[error("the federated token in {place} has expired at {at}; is the projection running?")]
+    TokenExpired {
+        /// Where it is.
+        place: Source,
+        /// When it expired.
+        at: String,
+    },
+}
+
+/// A value, and what is wrong with a newer one that was passed over.
+type Read<T> = Result<(T, Option<ExchangeError>), ExchangeError>;
+
 /// What proves the client in one token request.
 pub(super) struct Proof {
     /// Parameters of the form.
@@ -67,26 +144,87 @@ pub(super) struct Proof {
     pub(super) authorization: Option<HeaderValue>,
     /// What is sent and must not come back in an error.
     pub(super) secrets: Vec<Secret>,
+    /// What the TLS handshake shows.
+    pub(super) certificate: Option<Arc<Certificate>>,
+}
+
+impl Proof {
+    /// Whether `later` says something else: only then is a refused request worth repeating.
+    pub(super) fn differs_from(&self, later: &Proof) -> bool {
+        let texts = |proof: &Proof| -> Vec<_> {
+            proof.parameters.iter().map(|(name, value)| (*name, value.fingerprint())).collect()
+        };
+        self.authorization != later.authorization || texts(self) != texts(later)
+    }
 }
 
 /// A client that can prove itself again and again.
 pub(super) struct Authentication {
+    profile: String,
     client_id: String,
     method: ClientAuth,
+    /// The key of `private_key_jwt`, with the bytes that it was made of.
+    key: Kept<(Fingerprint, PrivateKey)>,
+    /// The certificate that signs assertions.
+    signing: Option<Holder>,
+    /// The certificate that is shown in TLS handshakes.
+    shown: Option<Holder>,
+    presented: Arc<Presented>,
+    /// The last token that somebody else has made.
+    foreign: Kept<Secret>,
 }
 
 impl Authentication {
-    pub(super) fn new(client_id: String, method: ClientAuth) -> Self {
-        Self { client_id, method }
+    /// `shown` is the certificate for TLS handshakes, with whatever `method`.
+    pub(super) fn new(
+        profile: &str,
+        client_id: String,
+        method: ClientAuth,
+        shown: Option<certificate::Place>,
+    ) -> Self {
+        let signing = match &method {
+            ClientAuth::CertificateJwt { place, .. } => Some(Holder::new(place.clone())),
+            _ => None,
+        };
+        Self {
+            profile: profile.to_owned(),
+            client_id,
+            method,
+            key: Kept::default(),
+            signing,
+            shown: shown.map(Holder::new),
+            presented: Arc::default(),
+            foreign: Kept::default(),
+        }
+    }
+
+    /// Whether a certificate is shown in TLS handshakes.
+    pub(super) fn shows_certificate(&self) -> bool {
+        self.shown.is_some()
+    }
+
+    /// What upstreams are to be shown, if tokens are bound to a certificate.
+    pub(super) fn presented(&self) -> Option<&Arc<Presented>> {
+        self.shown.as_ref().map(|_| &self.presented)
+    }
+
+    /// A token was given for `proof`: from now on upstreams are shown the certificate it is bound to.
+    pub(super) fn bound_to(&self, proof: &Proof) {
+        self.presented.set(proof.certificate.clone());
     }
 
     /// The proof for a request to `token_url`, made now: secrets are read from their sources.
     ///
     /// # Errors
-    /// When a source cannot be read.
-    pub(super) async fn prove(&self, _token_url: &Url) -> Result<Proof, ExchangeError> {
+    /// When a source cannot be read, or holds nothing that proves anything.
+    pub(super) async fn prove(&self, token_url: &Url) -> Result<Proof, ExchangeError> {
         let id = || ("client_id", Secret::new(self.client_id.clone()));
-        let mut proof = Proof { parameters: Vec::new(), authorization: None, secrets: Vec::new() };
+        let certificate = match &self.shown {
+            Some(holder) => Some(self.settled(holder.read().await.map_err(ProofError::from)?)),
+            None => None,
+        };
+        let mut proof =
+            Proof { parameters: Vec::new(), authorization: None, secrets: Vec::new(), certificate };
         match &self.method {
             // Some servers refuse a client_id beside Basic: RFC 6749 §2.3 wants one method only.
             ClientAuth::SecretBasic { secret, encoding } => {
@@ -99,20 +237,160 @@ impl Authentication {
                 proof.parameters = vec![id(), ("client_secret", secret.clone())];
                 proof.secrets.push(secret);
             }
-            ClientAuth::None => proof.parameters.push(id()),
+            // RFC 8705 §2: the certificate is in the handshake, and only the id says whose it is.
+            ClientAuth::TlsClientAuth | ClientAuth::SelfSignedTls | ClientAuth::None => {
+                proof.parameters.push(id());
+            }
+            ClientAuth::SecretJwt { .. }
+            | ClientAuth::KeyJwt { .. }
+            | ClientAuth::CertificateJwt { .. }
+            | ClientAuth::Assertion(_) => {
+                let assertion = self.assertion(token_url).await?;
+                let kind = Secret::new(JWT_BEARER.to_owned());
+                proof.parameters =
+                    vec![id(), ("client_assertion_type", kind), ("client_assertion", assertion.clone())];
+                proof.secrets.push(assertion);
+            }
         }
         Ok(proof)
     }
 
-    /// What tells that the next proof would be made with another secret.
+    /// A fresh assertion, or the one that somebody else has made.
+    async fn assertion(&self, token_url: &Url) -> Result<Secret, ExchangeError> {
+        let assertion = match &self.method {
+            ClientAuth::SecretJwt { secret, audience } => {
+                let secret = secret.read().await?;
+                self.statement(audience, token_url).sign(&Signer::Secret(&secret), clock::wall())
+            }
+            ClientAuth::KeyJwt { key, algorithm, key_id, audience } => {
+                let private = self.settled(self.private_key(key, *algorithm).await?);
+                let mut statement = self.statement(audience, token_url);
+                statement.key_id = key_id.as_deref();
+                statement.sign(&Signer::Key(&private, *algorithm), clock::wall())
+            }
+            ClientAuth::CertificateJwt { place, algorithm } => {
+                return self.certificate_assertion(place, *algorithm, token_url).await;
+            }
+            ClientAuth::Assertion(source) => return Ok(self.settled(self.foreign_token(source).await?)),
+            _ => None,
+        };
+        Ok(assertion.expect("the method is one of assertions, and the key was found to fit the algorithm"))
+    }
+
+    fn statement<'a>(&'a self, audience: &'a Audience, token_url: &'a Url) -> Statement<'a> {
+        let audience = match audience {
+            Audience::TokenEndpoint => token_url.as_str(),
+            Audience::Literal(text) => text,
+        };
+        Statement {
+            issuer: &self.client_id,
+            subject: Some(&self.client_id),
+            audience,
+            key_id: None,
+            thumbprint: None,
+            claims: Map::new(),
+        }
+    }
+
+    async fn certificate_assertion(
+        &self,
+        place: &certificate::Place,
+        algorithm: Algorithm,
+        token_url: &Url,
+    ) -> Result<Secret, ExchangeError> {
+        let holder = self.signing.as_ref().expect("`new` made it for this method");
+        let certificate = self.settled(holder.read().await.map_err(ProofError::from)?);
+        let now = clock::wall();
+        if certificate.expires() <= now {
+            let at = certificate.expires_text().to_owned();
+            return Err(ProofError::CertificateExpired { place: place.certificate.clone(), at }.into());
+        }
+        let source = place.private_key.as_ref().unwrap_or(&place.certificate);
+        let key = certificate.signing_key(algorithm, source).map_err(ProofError::from)?;
+        let (name, print) = match algorithm {
+            Algorithm::Rs256 => ("x5t", certificate.thumbprint_sha1()),
+            Algorithm::Ps256 | Algorithm::Es256 => ("x5t#S256", certificate.thumbprint_sha256()),
+        };
+        let mut statement = self.statement(&Audience::TokenEndpoint, token_url);
+        statement.thumbprint = Some((name, &print));
+        let signed = statement.sign(&Signer::Key(key, algorithm), now);
+        Ok(signed.expect("the key was found to fit the algorithm"))
+    }
+
+    async fn private_key(&self, source: &Source, algorithm: Algorithm) -> Read<PrivateKey> {
+        let read = async {
+            let pem = source.read_document().await?;
+            let bytes = Fingerprint::of(&pem);
+            if let Some(known) = self.key.last().filter(|(of, _)| *of == bytes) {
+                return Ok(known);
+            }
+            let key = PrivateKey::from_pem(&pem, source).map_err(ProofError::from)?;
+            key.fits(algorithm, source).map_err(ProofError::from)?;
+            Ok::<_, ExchangeError>((bytes, key))
+        };
+        let ((_, key), flaw) = self.key.or_last(read.await)?;
+        Ok((key, flaw))
+    }
+
+    /// A token that is renewed by others, as it is now.
+    async fn foreign_token(&self, source: &Source) -> Read<Secret> {
+        let read = source.read_document().await.map_err(ExchangeError::from);
+        let read = read.and_then(|bytes| Ok(token_in(&bytes, source)?));
+        let (token, flaw) = self.foreign.or_last(read)?;
+        match expiry(&token).filter(|at| *at <= clock::wall()) {
+            Some(at) => {
+                let at = httpdate::fmt_http_date(at);
+                Err(ProofError::TokenExpired { place: source.clone(), at }.into())
+            }
+            None => Ok((token, flaw)),
+        }
+    }
+
+    /// The value that counts, with a warning when it is not the newest.
+    fn settled<T, E: std::fmt::Display>(&self, (value, flaw): (T, Option<E>)) -> T {
+        if let Some(flaw) = flaw {
+            tracing::warn!(profile = self.profile, "the last good credential stays in use: {flaw}");
+        }
+        value
+    }
+
+    /// What tells that the next proof would be made with another secret, as far as that costs little.
+    ///
+    /// A token of somebody else's is not part of it: it is renewed all the time and proves the same.
+    /// But while there is none that is valid, there is no answer, so that the next valid one is noticed.
     ///
     /// # Errors
     /// When a source cannot be read.
-    pub(super) async fn fingerprint(&self) -> Result<Option<Fingerprint>, SourceError> {
-        match self.method.source().filter(|source| source.is_cheap()) {
-            Some(source) => Ok(Some(source.read().await?.fingerprint())),
-            None => Ok(None),
+    pub(super) async fn fingerprint(&self) -> Result<Option<Fingerprint>, ExchangeError> {
+        let mut prints = Vec::new();
+        match &self.method {
+            ClientAuth::SecretBasic { secret, .. }
+            | ClientAuth::SecretPost(secret)
+            | ClientAuth::SecretJwt { secret, .. } => {
+                if secret.is_cheap() {
+                    prints.push(secret.read().await?.fingerprint());
+                }
+            }
+            ClientAuth::KeyJwt { key, algorithm, .. } => {
+                if key.is_cheap() {
+                    prints.push(self.private_key(key, *algorithm).await?.0.fingerprint());
+                }
+            }
+            ClientAuth::Assertion(source) => {
+                if source.is_cheap() {
+                    self.foreign_token(source).await?;
+                }
+            }
+            ClientAuth::CertificateJwt { .. }
+            | ClientAuth::TlsClientAuth
+            | ClientAuth::SelfSignedTls
+            | ClientAuth::None => {}
         }
+        for holder in [&self.signing, &self.shown].into_iter().flatten().filter(|holder| holder.is_cheap()) {
+            prints.push(holder.read().await.map_err(ProofError::from)?.0.fingerprint());
+        }
+        let parts: Vec<&[u8]> = prints.iter().map(Fingerprint::as_bytes).collect();
+        Ok((!parts.is_empty()).then(|| Fingerprint::of_all(parts)))
     }
 }
 
@@ -127,6 +405,30 @@ fn basic(client_id: &str, secret: &Secret, encoding: BasicEncoding) -> HeaderVal
         .expect("base64 is legal in a header");
     value.set_sensitive(true);
     value
+}
+
+/// Whether a file holds one token, as `keybearer check` tells it.
+///
+/// # Errors
+/// [`ProofError::NoToken`].
+pub fn probe_token(bytes: &[u8], source: &Source) -> Result<(), ProofError> {
+    token_in(bytes, source).map(drop)
+}
+
+/// The one token that a file holds, without the line break at its end.
+fn token_in(bytes: &[u8], source: &Source) -> Result<Secret, ProofError> {
+    let text = std::str::from_utf8(bytes).map_or("", str::trim);
+    let is_jwt = text.matches('.').count() == 2 && !text.starts_with('.');
+    if !is_jwt || !text.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(ProofError::NoToken(source.clone()));
+    }
+    Ok(Secret::new(text.to_owned()))
+}
+
+/// The `exp` of a JWT, unverified.
+fn expiry(token: &Secret) -> Option<SystemTime> {
+    let seconds = unverified_claims(token.expose())?.get("exp")?.as_f64()?;
+    UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?)
 }
 
 #[cfg(test)]

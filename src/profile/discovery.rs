@@ -25,43 +25,63 @@ const KEPT: Duration = Duration::from_secs(86_400);
 /// What one profile knows of its issuer.
 #[derive(Default)]
 pub(super) struct Discovery {
-    found: Mutex<Option<(Url, Moment)>>,
+    found: Mutex<Option<(Endpoints, Moment)>>,
+}
+
+/// What an issuer's metadata say about asking for tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Endpoints {
+    /// The token endpoint.
+    pub(super) token: Url,
+    /// The same for clients that show a certificate (RFC 8705 §5), where it is another one.
+    pub(super) token_with_certificate: Option<Url>,
+    /// Whether tokens for them are bound to the certificate.
+    pub(super) binds: bool,
 }
 
 #[derive(Deserialize)]
 struct Metadata {
     issuer: String,
     token_endpoint: String,
+    #[serde(default)]
+    mtls_endpoint_aliases: Aliases,
+    #[serde(default)]
+    tls_client_certificate_bound_access_tokens: bool,
+}
+
+#[derive(Default, Deserialize)]
+struct Aliases {
+    token_endpoint: Option<String>,
 }
 
 impl Discovery {
-    /// The token endpoint of `issuer`; one network round when it is not known yet.
+    /// The endpoints of `issuer`; one network round when it is not known yet.
     ///
     /// # Errors
     /// [`ExchangeError::Discovery`], unless an older answer can stand in.
-    pub(super) async fn token_endpoint(&self, issuer: &str, http: &Http) -> Result<Url, ExchangeError> {
+    pub(super) async fn endpoints(&self, issuer: &str, http: &Http) -> Result<Endpoints, ExchangeError> {
         let known = self.found.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some((url, at)) = &known
+        if let Some((endpoints, at)) = &known
             && clock::now().since(*at) < KEPT
         {
-            return Ok(url.clone());
+            return Ok(endpoints.clone());
         }
         match fetch(issuer, http).await {
-            Ok(url) => {
+            Ok(endpoints) => {
                 *self.found.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Some((url.clone(), clock::now()));
-                Ok(url)
+                    Some((endpoints.clone(), clock::now()));
+                Ok(endpoints)
             }
-            Err(error) => known.map(|(url, _)| url).ok_or(error),
+            Err(error) => known.map(|(endpoints, _)| endpoints).ok_or(error),
         }
     }
 }
 
-async fn fetch(issuer: &str, http: &Http) -> Result<Url, ExchangeError> {
+async fn fetch(issuer: &str, http: &Http) -> Result<Endpoints, ExchangeError> {
     let mut failure = None;
     for url in well_known(issuer)? {
         match metadata(&url, http).await {
-            Ok(metadata) => return endpoint(issuer, &metadata),
+            Ok(metadata) => return endpoints(issuer, &metadata),
             Err(error) => failure = failure.or(Some(error)),
         }
     }
@@ -98,19 +118,34 @@ async fn metadata(url: &Url, http: &Http) -> Result<Metadata, (String, bool)> {
 }
 
 /// RFC 8414 §3.3: the metadata must name the very issuer that was asked for.
-fn endpoint(issuer: &str, metadata: &Metadata) -> Result<Url, ExchangeError> {
-    let refuse = |what: String| ExchangeError::Discovery { issuer: issuer.to_owned(), what, permanent: true };
+fn endpoints(issuer: &str, metadata: &Metadata) -> Result<Endpoints, ExchangeError> {
     if metadata.issuer != issuer {
-        return Err(refuse("its metadata names another issuer (a trailing slash counts)".into()));
+        let what = "its metadata names another issuer (a trailing slash counts)".to_owned();
+        return Err(ExchangeError::Discovery { issuer: issuer.to_owned(), what, permanent: true });
     }
-    let url =
-        Url::parse(&metadata.token_endpoint).map_err(|_| refuse("its token_endpoint is no URL".into()))?;
+    let alias = metadata.mtls_endpoint_aliases.token_endpoint.as_deref();
+    Ok(Endpoints {
+        token: endpoint(issuer, "token_endpoint", &metadata.token_endpoint)?,
+        token_with_certificate: alias
+            .map(|url| endpoint(issuer, "mtls_endpoint_aliases.token_endpoint", url))
+            .transpose()?,
+        binds: metadata.tls_client_certificate_bound_access_tokens,
+    })
+}
+
+fn endpoint(issuer: &str, member: &str, text: &str) -> Result<Url, ExchangeError> {
+    let refuse = |what: &str| ExchangeError::Discovery {
+        issuer: issuer.to_owned(),
+        what: format!("its {member} is {what}"),
+        permanent: true,
+    };
+    let url = Url::parse(text).map_err(|_| refuse("no URL"))?;
     let loopback_issuer = Url::parse(issuer).is_ok_and(|issuer| issuer.scheme() == "http");
     if url.scheme() != "https" && !(url.scheme() == "http" && loopback_issuer) {
-        return Err(refuse("its token_endpoint is not https".into()));
+        return Err(refuse("not https"));
     }
     if url.scheme() == "http" && Url::parse(issuer).is_ok_and(|issuer| issuer.host() != url.host()) {
-        return Err(refuse("its token_endpoint is plain http on another host".into()));
+        return Err(refuse("plain http on another host"));
     }
     Ok(url)
 }
@@ -135,8 +170,13 @@ mod tests {
     #[test]
     fn metadata_of_another_issuer_or_of_a_plain_endpoint_is_refused() {
         let check = |issuer: &str, named: &str, url: &str| {
-            let metadata = Metadata { issuer: named.into(), token_endpoint: url.into() };
-            endpoint(issuer, &metadata).is_ok()
+            let metadata = Metadata {
+                issuer: named.into(),
+                token_endpoint: url.into(),
+                mtls_endpoint_aliases: Aliases::default(),
+                tls_client_certificate_bound_access_tokens: false,
+            };
+            endpoints(issuer, &metadata).is_ok()
         };
         let id = "https://id.example.com";
         assert!(check(id, id, "https://tokens.example.com/t"));

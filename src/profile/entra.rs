@@ -5,12 +5,9 @@
 
 use url::Url;
 
-use crate::{
-    profile::{
-        authentication::ClientAuth,
-        oauth2::{self, Endpoint},
-    },
-    source::Source,
+use crate::profile::{
+    authentication::ClientAuth,
+    oauth2::{self, Endpoint},
 };
 
 /// The global cloud's authority.
@@ -25,21 +22,22 @@ pub struct Settings {
     pub tenant: String,
     /// Application (client) id.
     pub client_id: String,
-    /// The client secret's value.
-    pub client_secret: Source,
+    /// How the account proves itself: a secret in the body, a certificate, or a token of the workload's.
+    pub auth: ClientAuth,
     /// `<App ID URI>/.default`.
     pub scope: String,
 }
 
 impl Settings {
-    /// The same account in the words of RFC 6749: v2 endpoint, secret in the body.
+    /// The same account in the words of RFC 6749: v2 endpoint.
     pub fn as_oauth2(&self) -> oauth2::Settings {
         let mut token_url = self.authority.clone();
         token_url.set_path(&format!("/{}/oauth2/v2.0/token", self.tenant));
         oauth2::Settings {
             endpoint: Endpoint::TokenUrl(token_url),
             client_id: self.client_id.clone(),
-            auth: ClientAuth::SecretPost(self.client_secret.clone()),
+            auth: self.auth.clone(),
+            certificate: None,
             scope: Some(self.scope.clone()),
             audience: None,
             resource: Vec::new(),

@@ -1,11 +1,20 @@
 //! The HTTP clients that talk to identity providers.
 
-use std::{sync::OnceLock, time::Duration};
+use std::{
+    sync::{Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
 
 use reqwest::StatusCode;
 use url::Url;
 
-use crate::profile::refusal::{ExchangeError, innermost};
+use crate::{
+    profile::{
+        certificate::Certificate,
+        refusal::{ExchangeError, innermost},
+    },
+    secret::Fingerprint,
+};
 
 /// The largest answer that is read from an identity provider.
 pub const ANSWER_BYTES_MAX: usize = 1024 * 1024;
@@ -32,24 +41,65 @@ impl Http {
     /// # Errors
     /// [`ExchangeError::SetUp`] when TLS cannot be set up, for instance without any root certificate.
     pub fn client(&self, url: &Url) -> Result<&reqwest::Client, ExchangeError> {
-        let (slot, builder) = if url.scheme() == "http" {
-            (&self.plain, reqwest::Client::builder().no_proxy().tls_certs_only([]))
-        } else if is_loopback(url) {
-            (&self.near, reqwest::Client::builder().no_proxy())
-        } else {
-            (&self.outbound, reqwest::Client::builder())
+        let slot = match () {
+            () if url.scheme() == "http" => &self.plain,
+            () if is_loopback(url) => &self.near,
+            () => &self.outbound,
         };
-        let made = slot.get_or_init(|| {
-            builder
-                .redirect(reqwest::redirect::Policy::none())
-                .connect_timeout(CONNECT_TIMEOUT)
-                .pool_idle_timeout(IDLE_CONNECTION)
-                .user_agent(concat!("keybearer/", env!("CARGO_PKG_VERSION")))
-                .build()
-                .map_err(|error| innermost(&error))
-        });
+        let made = slot.get_or_init(|| built(builder(url)));
         made.as_ref().map_err(|what| ExchangeError::SetUp { what: what.clone() })
     }
+}
+
+/// The client of a profile that shows a certificate in TLS handshakes. It is made anew for another
+/// certificate, so that no connection and no session of the old one is used again.
+#[derive(Default)]
+pub(super) struct Showing(Mutex<Option<(Fingerprint, reqwest::Client)>>);
+
+impl Showing {
+    /// The client for `url`, always of the same host.
+    ///
+    /// # Errors
+    /// [`ExchangeError::SetUp`] when TLS cannot be set up.
+    pub(super) fn client(
+        &self,
+        url: &Url,
+        certificate: &Certificate,
+    ) -> Result<reqwest::Client, ExchangeError> {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let print = certificate.fingerprint();
+        if let Some((_, client)) = last.as_ref().filter(|(of, _)| *of == print) {
+            return Ok(client.clone());
+        }
+        let identity = reqwest::Identity::from_pem(certificate.pem().expose().as_bytes());
+        let made = identity
+            .map_err(|error| innermost(&error))
+            .and_then(|identity| built(builder(url).identity(identity)));
+        let client = made.map_err(|what| ExchangeError::SetUp { what })?;
+        *last = Some((print, client.clone()));
+        Ok(client)
+    }
+}
+
+fn builder(url: &Url) -> reqwest::ClientBuilder {
+    let builder = reqwest::Client::builder();
+    if url.scheme() == "http" {
+        builder.no_proxy().tls_certs_only([])
+    } else if is_loopback(url) {
+        builder.no_proxy()
+    } else {
+        builder
+    }
+}
+
+fn built(builder: reqwest::ClientBuilder) -> Result<reqwest::Client, String> {
+    builder
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(CONNECT_TIMEOUT)
+        .pool_idle_timeout(IDLE_CONNECTION)
+        .user_agent(concat!("keybearer/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .map_err(|error| innermost(&error))
 }
 
 fn is_loopback(url: &Url) -> bool {

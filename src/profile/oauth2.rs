@@ -14,14 +14,18 @@ use crate::{
     profile::{
         Credential, Grant, Identity,
         answer::{self, Reply},
+        assertion,
         authentication::{Authentication, ClientAuth, Proof},
+        certificate::{self, Presented},
         discovery::Discovery,
-        http::{self, Http},
+        http::{self, Http, Showing},
         refusal::ExchangeError,
     },
     secret::Fingerprint,
-    source::SourceError,
 };
+
+/// AADSTS700024: the assertion is not within its validity.
+const ASSERTION_EXPIRED: u64 = 700024;
 
 /// A client of an OAuth 2.0 server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +36,8 @@ pub struct Settings {
     pub client_id: String,
     /// How the client proves itself.
     pub auth: ClientAuth,
+    /// What is shown in TLS handshakes: the proof itself, or what tokens are bound to beside another.
+    pub certificate: Option<certificate::Place>,
     /// Space-separated scope (RFC 6749 §3.3).
     pub scope: Option<String>,
     /// `audience` parameter (Auth0, Ory Hydra).
@@ -60,19 +66,23 @@ pub(super) struct Client {
     http: Arc<Http>,
     authentication: Authentication,
     discovery: Discovery,
+    showing: Showing,
 }
 
 impl Client {
     pub(super) fn new(
+        profile: &str,
         settings: Settings,
         is_entra: bool,
         default_ttl: Duration,
         timeout: Duration,
         http: Arc<Http>,
     ) -> Self {
-        let authentication = Authentication::new(settings.client_id.clone(), settings.auth.clone());
-        let discovery = Discovery::default();
-        Self { settings, is_entra, default_ttl, timeout, http, authentication, discovery }
+        let (id, auth, shown) =
+            (settings.client_id.clone(), settings.auth.clone(), settings.certificate.clone());
+        let authentication = Authentication::new(profile, id, auth, shown);
+        let (discovery, showing) = (Discovery::default(), Showing::default());
+        Self { settings, is_entra, default_ttl, timeout, http, authentication, discovery, showing }
     }
 
     pub(super) async fn exchange(&self, claims: Option<&str>) -> Result<Grant, ExchangeError> {
@@ -83,14 +93,38 @@ impl Client {
     }
 
     async fn ask(&self, claims: Option<&str>) -> Result<Grant, ExchangeError> {
-        let url = match &self.settings.endpoint {
-            Endpoint::TokenUrl(url) => url.clone(),
-            Endpoint::Issuer(issuer) => self.discovery.token_endpoint(issuer, &self.http).await?,
-        };
+        let url = self.token_url().await?;
         let proof = self.authentication.prove(&url).await?;
+        let outcome = self.ask_with(&url, &proof, claims).await;
+        match outcome {
+            // The assertion's time was over: it may have been renewed since it was read.
+            Err(ExchangeError::Rejected(rejection)) if rejection.code() == Some(ASSERTION_EXPIRED) => {
+                let later = self.authentication.prove(&url).await?;
+                if !proof.differs_from(&later) {
+                    return Err(ExchangeError::Rejected(rejection));
+                }
+                self.ask_with(&url, &later, claims).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn token_url(&self) -> Result<Url, ExchangeError> {
+        match &self.settings.endpoint {
+            Endpoint::TokenUrl(url) => Ok(url.clone()),
+            Endpoint::Issuer(issuer) => {
+                let found = self.discovery.endpoints(issuer, &self.http).await?;
+                let alias = found.token_with_certificate.filter(|_| self.authentication.shows_certificate());
+                Ok(alias.unwrap_or(found.token))
+            }
+        }
+    }
+
+    async fn ask_with(&self, url: &Url, proof: &Proof, claims: Option<&str>) -> Result<Grant, ExchangeError> {
         let asked_at = clock::now();
-        let reply = self.send(&url, &proof, claims).await?;
+        let reply = self.send(url, proof, claims).await?;
         let accepted = answer::read(&reply, self.default_ttl, &proof.secrets)?;
+        self.authentication.bound_to(proof);
         Ok(Grant {
             credential: Credential::Bearer(accepted.access_token),
             lifetime: accepted.lifetime,
@@ -100,9 +134,11 @@ impl Client {
     }
 
     async fn send(&self, url: &Url, proof: &Proof, claims: Option<&str>) -> Result<Reply, ExchangeError> {
-        let mut request = self
-            .http
-            .client(url)?
+        let client = match &proof.certificate {
+            Some(certificate) => &self.showing.client(url, certificate)?,
+            None => self.http.client(url)?,
+        };
+        let mut request = client
             .post(url.clone())
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
             .header(ACCEPT, "application/json")
@@ -113,7 +149,7 @@ impl Client {
         if self.is_entra {
             // Declares that 429 with Retry-After is understood, and gives support staff an id to look for.
             request = request
-                .header("client-request-id", request_id())
+                .header("client-request-id", assertion::uuid())
                 .header("x-ms-lib-capability", "retry-after, h429");
         }
         let mut response = request.send().await.map_err(|e| ExchangeError::unreachable(url, &e))?;
@@ -157,8 +193,13 @@ impl Client {
         }
     }
 
+    /// What upstreams are to be shown, if tokens are bound to a certificate.
+    pub(super) fn presented(&self) -> Option<&Arc<Presented>> {
+        self.authentication.presented()
+    }
+
     /// The identity of a token asked for now, as far as it can be told without asking anyone.
-    pub(super) async fn identity(&self) -> Result<Identity, SourceError> {
+    pub(super) async fn identity(&self) -> Result<Identity, ExchangeError> {
         let fingerprint = self.authentication.fingerprint().await?;
         Ok(self.identity_with(fingerprint.as_ref(), None))
     }
@@ -184,14 +225,6 @@ impl Client {
     }
 }
 
-/// A random id in the form of a GUID, as Entra wants it.
-fn request_id() -> String {
-    let r = fastrand::u128(..);
-    let (a, b, c) = ((r >> 96) as u32, (r >> 80) as u16, (r >> 64) as u16 & 0x0fff);
-    let (d, e) = ((r >> 48) as u16 & 0x3fff | 0x8000, r as u64 & 0xffff_ffff_ffff);
-    format!("{a:08x}-{b:04x}-4{c:03x}-{d:04x}-{e:012x}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,13 +235,14 @@ mod tests {
             endpoint: Endpoint::TokenUrl("https://id.example.com/token".parse().unwrap()),
             client_id: "svc post:1".into(),
             auth,
+            certificate: None,
             scope: Some("b a".into()),
             audience: None,
             resource: vec!["urn:x".into(), "urn:y".into()],
             extra: vec![("organization".into(), "o&1".into())],
         };
         let http = Arc::new(Http::default());
-        Client::new(settings, false, Duration::from_secs(300), Duration::from_secs(10), http)
+        Client::new("account", settings, false, Duration::from_secs(300), Duration::from_secs(10), http)
     }
 
     fn kept(folder: &tempfile::TempDir) -> Source {

@@ -9,7 +9,11 @@ use reqwest::StatusCode;
 use serde_json::{Map, Value};
 use url::{Url, form_urlencoded};
 
-use crate::{profile::answer::Reply, secret::Secret, source::SourceError};
+use crate::{
+    profile::{answer::Reply, authentication::ProofError},
+    secret::Secret,
+    source::SourceError,
+};
 
 /// How a failure is likely to go away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +36,9 @@ pub enum ExchangeError {
     /// The secret could not be read.
     #[error("the secret cannot be read: {0}")]
     Source(#[from] SourceError),
+    /// The client cannot prove itself with what it has.
+    #[error("{0}")]
+    Proof(#[from] ProofError),
     /// No answer: DNS, TCP, TLS or a broken connection.
     #[error("{endpoint} cannot be reached: {reason}")]
     Unreachable {
@@ -91,7 +98,7 @@ impl ExchangeError {
     /// How the failure is likely to go away.
     pub fn class(&self) -> Class {
         match self {
-            Self::Source(_) => Class::Credential,
+            Self::Source(_) | Self::Proof(_) => Class::Credential,
             Self::SetUp { .. } => Class::Permanent,
             Self::Unreachable { .. } | Self::TimedOut { .. } => Class::Transient,
             Self::Rejected(rejection) => rejection.class(),
@@ -119,6 +126,7 @@ impl ExchangeError {
     pub fn public_words(&self) -> &'static str {
         match self {
             Self::Source(_) => "the gateway cannot read the service account's secret",
+            Self::Proof(_) => "the service account's key, certificate or token cannot be used",
             Self::Unreachable { .. } | Self::SetUp { .. } => "the identity provider cannot be reached",
             Self::TimedOut { .. } => "the identity provider did not answer in time",
             Self::Rejected(rejection) => match rejection.class() {

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
 use crate::{
-    profile::{Credential, Kind, answer, entra, refusal::Class},
+    profile::{Credential, Kind, answer, authentication::ClientAuth, entra, refusal::Class},
     secret::Secret,
     source::Source,
 };
@@ -173,7 +173,7 @@ fn settings(recovery: Recovery) -> Settings {
         authority: entra::AUTHORITY.parse().unwrap(),
         tenant: "contoso.onmicrosoft.com".into(),
         client_id: "daemon".into(),
-        client_secret: Source::Env("NEVER_READ".into()),
+        auth: ClientAuth::SecretPost(Source::Env("NEVER_READ".into())),
         scope: "api://orders/.default".into(),
     };
     let profile = profile::Settings {

@@ -3,25 +3,86 @@
 use url::Url;
 
 use super::{
-    super::{field::Field, file_profiles::Entra, tree::Position, urls},
+    super::{
+        field::{Field, given},
+        file_profiles::{Entra, Everything, Federated},
+        tree::Position,
+        urls,
+    },
     Account,
+    proofs::{CertificateKeys, Workload, place},
 };
-use crate::profile::{self, entra};
+use crate::profile::{self, authentication::ClientAuth, entra};
 
 impl Account<'_> {
     pub(super) fn entra(&self, file: &Entra) -> Option<profile::Kind> {
-        let authority = self.authority(&file.authority);
-        let tenant = file.tenant.get().and_then(|(at, tenant)| self.tenant(at, tenant));
-        let client_id = self.visible("client_id", file.client_id.get());
-        let client_secret = self.secret("client_secret", &file.client_secret);
+        let (auth, workload) = self.entra_auth(file).unzip();
+        let workload = workload.flatten();
+        let told = |field: &Option<Field<String>>, key, from: fn(&Workload) -> Option<String>| match field {
+            Some(field) => field.get().map(|(at, text)| (at, text.clone())),
+            None => {
+                // What the environment does not say was told already.
+                if !is_from_environment(file) {
+                    self.problem(self.at, format_args!("the key {key:?} is missing"));
+                }
+                let text = from(workload.as_ref()?)?;
+                Some((self.at, text))
+            }
+        };
+        let authority = match (&file.authority, workload.as_ref().and_then(|w| w.authority.clone())) {
+            (None, Some(authority)) => Some(authority),
+            (field, _) => self.authority(field),
+        };
+        let tenant = told(&file.tenant, "tenant", |w| w.tenant.clone());
+        let tenant = tenant.and_then(|(at, tenant)| self.tenant(at, &tenant));
+        let client_id = told(&file.client_id, "client_id", |w| w.client_id.clone());
+        let client_id = self.visible("client_id", client_id.as_ref().map(|(at, id)| (*at, id)));
         let scope = file.scope.get().and_then(|(at, scope)| self.default_scope(at, scope));
         Some(profile::Kind::Entra(entra::Settings {
             authority: authority?,
             tenant: tenant?,
             client_id: client_id?,
-            client_secret: client_secret?,
+            auth: auth?,
             scope: scope?,
         }))
+    }
+
+    /// How the account proves itself, with what the environment says of it.
+    fn entra_auth(&self, file: &Entra) -> Option<(ClientAuth, Option<Workload>)> {
+        let given = [place(&file.client_secret), place(&file.certificate), place(&file.federated_token)];
+        let mut given = given.into_iter().flatten();
+        let Some(_) = given.next() else {
+            self.problem(self.at, "one of client_secret, certificate and federated_token is needed");
+            return None;
+        };
+        if let Some(second) = given.next() {
+            let words = "client_secret, certificate and federated_token exclude each other (keep one)";
+            self.problem(second, words);
+            return None;
+        }
+        if file.certificate.is_none() {
+            let stray = [
+                ("private_key", place(&file.private_key)),
+                ("certificate_password", place(&file.certificate_password)),
+                ("signing_alg", place(&file.signing_alg)),
+            ];
+            self.refuse_stray(&stray, "certificate");
+        }
+        if let Some(secret) = &file.client_secret {
+            return Some((ClientAuth::SecretPost(self.secret("client_secret", secret)?), None));
+        }
+        if let Some(field) = &file.federated_token {
+            let workload = self.federated(field)?;
+            return Some((ClientAuth::Assertion(workload.token.clone()), Some(workload)));
+        }
+        let at = place(&file.certificate)?;
+        let (place, probed) = self.certificate(&CertificateKeys {
+            certificate: &file.certificate,
+            private_key: &file.private_key,
+            password: &file.certificate_password,
+        })?;
+        let algorithm = self.certificate_algorithm(&file.signing_alg, &place, (at, probed.as_ref()));
+        Some((ClientAuth::CertificateJwt { place, algorithm }, None))
     }
 
     fn authority(&self, field: &Option<Field<String>>) -> Option<Url> {
@@ -66,6 +127,10 @@ impl Account<'_> {
         self.problem(at, format_args!("scope: {words}"));
         None
     }
+}
+
+fn is_from_environment(file: &Entra) -> bool {
+    matches!(given(&file.federated_token), Some((_, Federated::Word(Everything::Environment))))
 }
 
 fn is_guid(text: &str) -> bool {

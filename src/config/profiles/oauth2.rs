@@ -9,11 +9,16 @@ use super::{
         tree::Position,
     },
     Account,
+    proofs::{CertificateKeys, place},
 };
-use crate::profile::{
-    self,
-    authentication::{self, ClientAuth},
-    oauth2,
+use crate::{
+    profile::{
+        self,
+        assertion::Audience,
+        authentication::{self, ClientAuth},
+        certificate, oauth2,
+    },
+    source::Source,
 };
 
 /// Parameters that have their own key, or that only the gateway may set.
@@ -25,6 +30,7 @@ impl Account<'_> {
         let endpoint = self.endpoint(file);
         let client_id = self.visible("client_id", file.client_id.get());
         let auth = self.auth(file);
+        let certificate = self.shown_certificate(file);
         let scope = self.line("scope", &file.scope);
         let audience = self.line("audience", &file.audience);
         let resource =
@@ -34,6 +40,7 @@ impl Account<'_> {
             endpoint: endpoint?,
             client_id: client_id?,
             auth: auth?,
+            certificate,
             scope,
             audience,
             resource,
@@ -72,35 +79,121 @@ impl Account<'_> {
             Some(auth) => *auth.get()?.1,
             None => Auth::ClientSecretBasic,
         };
+        self.refuse_keys_of_other_methods(file, auth);
+        match auth {
+            Auth::ClientSecretBasic => {
+                let encoding = match given(&file.basic_encoding) {
+                    Some((_, BasicEncoding::Raw)) => authentication::BasicEncoding::Raw,
+                    _ => authentication::BasicEncoding::Form,
+                };
+                Some(ClientAuth::SecretBasic { secret: self.client_secret(file)?, encoding })
+            }
+            Auth::ClientSecretPost => Some(ClientAuth::SecretPost(self.client_secret(file)?)),
+            Auth::ClientSecretJwt => {
+                let secret = self.client_secret(file);
+                Some(ClientAuth::SecretJwt { audience: self.assertion_audience(file)?, secret: secret? })
+            }
+            Auth::PrivateKeyJwt => {
+                let field = self.needed("private_key", &file.private_key, "private_key_jwt")?;
+                let key = self.signing_key(field, &file.signing_alg);
+                let key_id = self.line("key_id", &file.key_id);
+                let audience = self.assertion_audience(file)?;
+                let (key, algorithm) = key?;
+                Some(ClientAuth::KeyJwt { key, algorithm, key_id, audience })
+            }
+            Auth::ClientAssertion => {
+                let field = self.needed("client_assertion", &file.client_assertion, "client_assertion")?;
+                let source = self.secret("client_assertion", field)?;
+                self.try_token("client_assertion", field.at, &source);
+                Some(ClientAuth::Assertion(source))
+            }
+            Auth::TlsClientAuth => {
+                self.needed("certificate", &file.certificate, "tls_client_auth")?;
+                Some(ClientAuth::TlsClientAuth)
+            }
+            Auth::SelfSignedTlsClientAuth => {
+                self.needed("certificate", &file.certificate, "self_signed_tls_client_auth")?;
+                Some(ClientAuth::SelfSignedTls)
+            }
+            Auth::None => Some(ClientAuth::None),
+        }
+    }
+
+    fn client_secret(&self, file: &OAuth2) -> Option<Source> {
+        let Some(secret) = &file.client_secret else {
+            let words = "the key \"client_secret\" is missing (or auth: none, for a client without one)";
+            self.problem(self.at, words);
+            return None;
+        };
+        self.secret("client_secret", secret)
+    }
+
+    fn needed<'f, T>(&self, key: &str, field: &'f Option<Field<T>>, auth: &str) -> Option<&'f Field<T>> {
+        if field.is_none() {
+            self.problem(self.at, format_args!("the key {key:?} is missing (auth {auth} needs it)"));
+        }
+        field.as_ref()
+    }
+
+    fn refuse_keys_of_other_methods(&self, file: &OAuth2, auth: Auth) {
         if let Some(encoding) = file.basic_encoding.as_ref().filter(|_| auth != Auth::ClientSecretBasic) {
             self.problem(encoding.at, "basic_encoding is only for auth client_secret_basic (remove it)");
         }
-        let secret = match (&file.client_secret, auth) {
-            (Some(secret), Auth::None) => {
-                self.problem(
-                    secret.at,
-                    "auth none sends no secret (remove client_secret, or choose another auth)",
-                );
-                return None;
+        let with_secret =
+            matches!(auth, Auth::ClientSecretBasic | Auth::ClientSecretPost | Auth::ClientSecretJwt);
+        if let Some(secret) = file.client_secret.as_ref().filter(|_| !with_secret) {
+            let this = if auth == Auth::None { "auth none" } else { "this auth" };
+            let words = "sends no secret (remove client_secret, or choose another auth)";
+            self.problem(secret.at, format_args!("{this} {words}"));
+        }
+        if auth != Auth::PrivateKeyJwt {
+            let own = [("key_id", place(&file.key_id)), ("signing_alg", place(&file.signing_alg))];
+            self.refuse_stray(&own, "auth private_key_jwt");
+            if file.certificate.is_none() {
+                let key = [("private_key", place(&file.private_key))];
+                self.refuse_stray(&key, "auth private_key_jwt, and beside certificate");
             }
-            (None, Auth::None) => return Some(ClientAuth::None),
-            (None, _) => {
-                self.problem(
-                    self.at,
-                    "the key \"client_secret\" is missing (or auth: none, for a client without one)",
-                );
-                return None;
+        }
+        if !matches!(auth, Auth::PrivateKeyJwt | Auth::ClientSecretJwt) {
+            let audience = [("assertion_audience", place(&file.assertion_audience))];
+            self.refuse_stray(&audience, "auth private_key_jwt and client_secret_jwt");
+        }
+        if auth != Auth::ClientAssertion {
+            let assertion = [("client_assertion", place(&file.client_assertion))];
+            self.refuse_stray(&assertion, "auth client_assertion");
+        }
+        if file.certificate.is_none() {
+            let password = [("certificate_password", place(&file.certificate_password))];
+            self.refuse_stray(&password, "certificate");
+        }
+    }
+
+    /// The certificate of TLS handshakes. With `private_key_jwt`, `private_key` is another key.
+    fn shown_certificate(&self, file: &OAuth2) -> Option<certificate::Place> {
+        let is_key_of_assertions = matches!(given(&file.auth), Some((_, Auth::PrivateKeyJwt)));
+        let private_key = if is_key_of_assertions { &None } else { &file.private_key };
+        let keys = CertificateKeys {
+            certificate: &file.certificate,
+            private_key,
+            password: &file.certificate_password,
+        };
+        self.certificate(&keys).map(|(place, _)| place)
+    }
+
+    fn assertion_audience(&self, file: &OAuth2) -> Option<Audience> {
+        let issuer = given(&file.issuer).map(|(_, issuer)| Audience::Literal(issuer.clone()));
+        match given(&file.assertion_audience) {
+            None => Some(issuer.unwrap_or(Audience::TokenEndpoint)),
+            Some((_, text)) if text == "token_endpoint" => Some(Audience::TokenEndpoint),
+            Some((at, text)) if text == "issuer" => {
+                if issuer.is_none() {
+                    let words = "there is no issuer (write issuer: URL, or its text here)";
+                    self.problem(at, format_args!("assertion_audience: {words}"));
+                }
+                issuer
             }
-            (Some(secret), _) => self.secret("client_secret", secret)?,
-        };
-        let encoding = match given(&file.basic_encoding) {
-            Some((_, BasicEncoding::Raw)) => authentication::BasicEncoding::Raw,
-            _ => authentication::BasicEncoding::Form,
-        };
-        Some(match auth {
-            Auth::ClientSecretPost => ClientAuth::SecretPost(secret),
-            _ => ClientAuth::SecretBasic { secret, encoding },
-        })
+            Some(field) => self.visible("assertion_audience", Some(field)).map(Audience::Literal),
+        }
     }
 
     fn resource(&self, at: Position, resource: &Resource) -> Vec<String> {

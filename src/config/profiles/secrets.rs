@@ -27,6 +27,11 @@ impl Account<'_> {
                 return None;
             }
         };
+        self.kept(key, at, place)
+    }
+
+    /// The same for a place that is there for certain.
+    pub(super) fn kept(&self, key: &str, at: Position, place: &SecretPlace) -> Option<Source> {
         let (at, source) = self.source(key, at, place)?;
         if let Err(error) = source.probe() {
             self.cx.missing(at, format!("profile {:?}: {key}: {error}", self.name));
