@@ -222,10 +222,12 @@ pub(crate) fn snapshot(
         let origin = &entry.target.upstream;
         // Connections of different accounts never mix.
         let key = (origin.clone(), entry.target.profile.clone());
-        let upstream = match upstreams.get(&key) {
+        let profile = entry.target.profile.as_ref().and_then(|name| profiles.get(name));
+        let presented = profile.and_then(token::Handle::presented);
+        let upstream = match upstreams.get(&key).filter(|upstream| upstream.shows(presented)) {
             Some(upstream) => Arc::clone(upstream),
             None => {
-                let upstream = Upstream::new(origin.clone(), &trust)
+                let upstream = Upstream::new(origin.clone(), &trust, presented.cloned())
                     .map_err(|e| StartError::Upstream(entry.name.clone(), e))?;
                 upstreams.insert(key, Arc::clone(&upstream));
                 upstream
@@ -235,7 +237,7 @@ pub(crate) fn snapshot(
         routes.push(Arc::new(Route {
             name: entry.name.clone(),
             prefix: rule.path.as_str().to_owned(),
-            profile: entry.target.profile.as_ref().and_then(|name| profiles.get(name)).cloned(),
+            profile: profile.cloned(),
             settings: entry.target.clone(),
             upstream,
             shards: shards

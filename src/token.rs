@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 
 use crate::{
     clock::{self, Moment},
-    profile::{self, Grant, Identity, Profile, refusal::ExchangeError},
+    profile::{self, Grant, Identity, Profile, certificate::Presented, refusal::ExchangeError},
     token::state::{Phase, Report, Shared},
 };
 
@@ -73,6 +73,11 @@ pub trait Exchange: Send + Sync + 'static {
 
     /// The identity that a token asked for now would have; `None` when it cannot be told.
     fn identity(&self) -> impl Future<Output = Option<Identity>> + Send;
+
+    /// The certificate that upstreams are to be shown, if tokens are bound to one.
+    fn presented(&self) -> Option<Arc<Presented>> {
+        None
+    }
 }
 
 impl Exchange for Profile {
@@ -82,6 +87,10 @@ impl Exchange for Profile {
 
     async fn identity(&self) -> Option<Identity> {
         Profile::identity(self).await.ok()
+    }
+
+    fn presented(&self) -> Option<Arc<Presented>> {
+        Profile::presented(self)
     }
 }
 
@@ -176,13 +185,15 @@ impl Default for Turns {
 /// The owner ends when the last handle is dropped.
 pub fn start(settings: Settings, exchange: impl Exchange, turns: Turns) -> Handle {
     let shared = Arc::new(Shared::new(settings));
+    let presented = exchange.presented();
     let owner = tokio::spawn(owner::run(Arc::clone(&shared), exchange, turns));
-    Handle(Arc::new(Inner { shared, owner: owner.abort_handle() }))
+    Handle(Arc::new(Inner { shared, owner: owner.abort_handle(), presented }))
 }
 
 struct Inner {
     shared: Arc<Shared>,
     owner: tokio::task::AbortHandle,
+    presented: Option<Arc<Presented>>,
 }
 
 impl Drop for Inner {
@@ -199,6 +210,11 @@ impl Handle {
     /// The profile's name.
     pub fn name(&self) -> &str {
         &self.0.shared.settings.profile.name
+    }
+
+    /// The certificate that upstreams are to be shown, if tokens are bound to one.
+    pub fn presented(&self) -> Option<&Arc<Presented>> {
+        self.0.presented.as_ref()
     }
 
     /// How long a request waits for a token: one token request, and some for its turn.

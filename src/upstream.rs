@@ -16,7 +16,10 @@ use std::{
 
 use http::{HeaderValue, uri};
 
+use crate::profile::certificate::Presented;
+
 mod addresses;
+mod bound;
 pub mod connect;
 pub mod connection;
 pub mod gather;
@@ -143,6 +146,11 @@ impl Origin {
         self.ca.is_some() || self.identity.is_some()
     }
 
+    /// Whether a profile's certificate may be shown.
+    fn shows_nothing_else(&self) -> bool {
+        self.scheme == Scheme::Https && self.identity.is_none()
+    }
+
     /// Whether the origin is this machine, whatever the network does.
     pub fn is_loopback(&self) -> bool {
         match self.host.parse::<IpAddr>() {
@@ -171,7 +179,9 @@ pub struct Upstream {
     id: u64,
     host: HeaderValue,
     authority: uri::Authority,
-    tls: Option<tls::Tls>,
+    tls: Option<Arc<tls::Tls>>,
+    /// The profile's certificate is shown, unless the origin names one of its own.
+    bound: Option<bound::Bound>,
     /// What the last handshake agreed on: one of the constants below.
     spoken: AtomicU8,
     /// Counts connections, so that addresses are used in turn.
@@ -183,11 +193,16 @@ const HTTP1: u8 = 1;
 const HTTP2: u8 = 2;
 
 impl Upstream {
-    /// Prepares TLS for an https origin.
+    /// Prepares TLS for an https origin. `presented` is the certificate that the tokens on its requests
+    /// are bound to; one that the origin names itself goes before it.
     ///
     /// # Errors
     /// When the host is no legal name or the PEM files cannot be used.
-    pub fn new(origin: Origin, trust: &tls::Trust) -> Result<Arc<Self>, tls::SetUpError> {
+    pub fn new(
+        origin: Origin,
+        trust: &tls::Trust,
+        presented: Option<Arc<Presented>>,
+    ) -> Result<Arc<Self>, tls::SetUpError> {
         static IDS: AtomicU64 = AtomicU64::new(0);
         let bad_host = || tls::SetUpError::BadHost(origin.host.clone());
         let authority = uri::Authority::try_from(origin.authority()).map_err(|_| bad_host())?;
@@ -195,12 +210,34 @@ impl Upstream {
         let (tls, spoken) = match (origin.scheme, origin.http2) {
             (Scheme::Http, Http2::PriorKnowledge) => (None, HTTP2),
             (Scheme::Http, _) => (None, HTTP1),
-            (Scheme::Https, Http2::Off) => (Some(trust.tls(&origin)?), HTTP1),
-            (Scheme::Https, _) => (Some(trust.tls(&origin)?), UNKNOWN),
+            (Scheme::Https, Http2::Off) => (Some(Arc::new(trust.tls(&origin)?)), HTTP1),
+            (Scheme::Https, _) => (Some(Arc::new(trust.tls(&origin)?)), UNKNOWN),
         };
         let id = IDS.fetch_add(1, Ordering::Relaxed);
         let (spoken, turn) = (AtomicU8::new(spoken), AtomicUsize::new(fastrand::usize(..)));
-        Ok(Arc::new(Self { origin, id, host, authority, tls, spoken, turn }))
+        let bound = presented.filter(|_| origin.shows_nothing_else()).map(bound::Bound::new);
+        Ok(Arc::new(Self { origin, id, host, authority, tls, bound, spoken, turn }))
+    }
+
+    /// Whether it shows this profile's certificate, or rightly none.
+    pub fn shows(&self, presented: Option<&Arc<Presented>>) -> bool {
+        match (&self.bound, presented.filter(|_| self.origin.shows_nothing_else())) {
+            (None, None) => true,
+            (Some(bound), Some(presented)) => bound.is_of(presented),
+            _ => false,
+        }
+    }
+
+    /// How to do TLS now, and with which certificate, if it is a profile's.
+    fn tls_now(&self) -> Option<(Arc<tls::Tls>, Option<bound::Era>)> {
+        let plain = self.tls.as_ref()?;
+        Some(match &self.bound {
+            None => (Arc::clone(plain), None),
+            Some(bound) => {
+                let (tls, era) = bound.tls(plain);
+                (tls, Some(era))
+            }
+        })
     }
 
     /// The configured origin.

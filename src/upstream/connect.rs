@@ -74,15 +74,15 @@ impl Dialer {
         };
         let tcp = race(ordered, &self.failures, TcpStream::connect).await.map_err(unreachable)?;
         tcp.set_nodelay(true).map_err(unreachable)?;
-        let (transport, is_http2) = match &upstream.tls {
-            None => (Transport::Plain(tcp), origin.http2 == Http2::PriorKnowledge),
-            Some(tls) => {
+        let (transport, is_http2, era) = match upstream.tls_now() {
+            None => (Transport::Plain(tcp), origin.http2 == Http2::PriorKnowledge, None),
+            Some((tls, era)) => {
                 let connecting = tls.connector(want).connect(tls.name.clone(), tcp);
                 let stream = connecting.await.map_err(|error| ConnectError::Tls(Rc::new(error)))?;
                 let is_http2 = tls::is_http2(&stream);
-                (Transport::Tls(Box::new(stream)), is_http2)
+                (Transport::Tls(Box::new(stream)), is_http2, era)
             }
         };
-        Ok(Connected { stream: Stream::new(transport, &self.open), is_http2 })
+        Ok(Connected { stream: Stream::new(transport, era, &self.open), is_http2 })
     }
 }

@@ -33,7 +33,7 @@ pub(super) struct Idle<B> {
 impl<B> Idle<B> {
     /// Whether it may carry another request.
     pub(super) fn is_fit(&self, now: Instant) -> bool {
-        now < self.expires && !self.sender.is_closed() && !self.wire.is_deaf()
+        now < self.expires && !self.sender.is_closed() && !self.wire.is_unfit()
     }
 }
 

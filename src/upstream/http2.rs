@@ -100,7 +100,7 @@ pub(super) struct Shared<B> {
 impl<B> Shared<B> {
     /// Whether it may carry further requests, now or later.
     pub(super) fn is_fit(&self, now: Instant) -> bool {
-        now < self.expires && !self.sender.is_closed() && !self.wire.is_deaf()
+        now < self.expires && !self.sender.is_closed() && !self.wire.is_unfit()
     }
 
     /// Whether it may carry one more now.

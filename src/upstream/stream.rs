@@ -20,7 +20,7 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
-use crate::upstream::gather;
+use crate::upstream::{bound::Era, gather};
 
 /// A connection to an upstream.
 ///
@@ -48,6 +48,8 @@ pub type Upgraded = (Stream, Bytes);
 #[derive(Default)]
 pub(super) struct Wire {
     is_deaf: Cell<bool>,
+    /// The certificate it was made with, if that is a profile's.
+    era: Option<Era>,
     sent_bytes: Cell<u64>,
     received_bytes: Cell<u64>,
     /// Nothing more will come.
@@ -64,6 +66,12 @@ impl Wire {
     /// Whether the upstream has stopped listening; such a connection is never used again.
     pub(super) fn is_deaf(&self) -> bool {
         self.is_deaf.get()
+    }
+
+    /// Whether it may not carry further requests: nobody listens, or it was made with a certificate that
+    /// tokens are no longer bound to.
+    pub(super) fn is_unfit(&self) -> bool {
+        self.is_deaf() || self.era.as_ref().is_some_and(Era::is_over)
     }
 
     /// Bytes that the system has taken so far. Unchanged means that nothing of a request has left.
@@ -108,8 +116,9 @@ impl Wire {
 
 impl Stream {
     /// Puts a connection together; `open` counts it while it lives.
-    pub(super) fn new(transport: Transport, open: &Arc<AtomicUsize>) -> Self {
-        Self { transport, wire: Rc::default(), _open: Open::count(open) }
+    pub(super) fn new(transport: Transport, era: Option<Era>, open: &Arc<AtomicUsize>) -> Self {
+        let wire = Wire { era, ..Wire::default() };
+        Self { transport, wire: Rc::new(wire), _open: Open::count(open) }
     }
 
     /// What is known of it, also later.

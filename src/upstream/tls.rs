@@ -1,6 +1,7 @@
 //! TLS towards upstreams: whom to trust, who we are, and which versions and protocols to offer.
 //!
-//! Files are read once, when the configuration is taken over. A renewed certificate needs a reload.
+//! Files are read once, when the configuration is taken over. A renewed certificate needs a reload, unless
+//! it is a profile's (`bound`).
 
 use std::{
     collections::HashMap,
@@ -10,15 +11,17 @@ use std::{
 
 use rustls::{
     ClientConfig, RootCertStore, SupportedProtocolVersion,
+    client::Resumption,
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem, pem::PemObject},
-    sign::CertifiedKey,
+    sign::{CertifiedKey, SingleCertAndKey},
     version::{TLS12, TLS13},
 };
 use rustls_platform_verifier::BuilderVerifierExt;
 use tokio_rustls::TlsConnector;
 
 use crate::{
+    profile::certificate::Certificate,
     source::Reason,
     upstream::{Http2, Identity, MinTls, Origin, Want},
 };
@@ -215,7 +218,7 @@ fn client_config(client: &Client) -> Result<ClientConfig, SetUpError> {
         None => builder.with_no_client_auth(),
         Some(files) => {
             let identity = Arc::new(identity(files)?);
-            builder.with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(identity)))
+            builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity)))
         }
     })
 }
@@ -229,6 +232,20 @@ pub(super) struct Tls {
 }
 
 impl Tls {
+    /// The same with a certificate to show, and with sessions of its own: one that was begun without the
+    /// certificate must not be resumed.
+    pub(super) fn showing(&self, certificate: &Certificate) -> Self {
+        let resolver = Arc::new(SingleCertAndKey::from(Arc::clone(certificate.certified())));
+        let sessions = Resumption::default();
+        let changed = |connector: &TlsConnector| {
+            let mut config = ClientConfig::clone(connector.config());
+            config.client_auth_cert_resolver = resolver.clone();
+            config.resumption = sessions.clone();
+            TlsConnector::from(Arc::new(config))
+        };
+        Self { any: changed(&self.any), http1: changed(&self.http1), name: self.name.clone() }
+    }
+
     /// The connector that offers what is wanted.
     pub(super) fn connector(&self, want: Want) -> &TlsConnector {
         match want {
