@@ -4,9 +4,11 @@
 //! their metadata and keys, and can be told to misbehave. It does not speak TLS, knows no users, and
 //! keeps accounts' secrets in plain sight: it must never be given a real one.
 
+pub mod assertion;
 mod door;
 pub mod issue;
 pub(in crate::demo) mod loopback;
+pub mod recorded;
 mod refusal;
 
 use std::{
@@ -20,6 +22,7 @@ use tokio::{net::TcpListener, sync::watch};
 
 use issue::{Claims, Grant, Reason, Register};
 use loopback::{Loopback, lock};
+use recorded::Recorded;
 
 /// The tenant that every provider knows, by its domain name.
 pub const TENANT: &str = "contoso.onmicrosoft.com";
@@ -37,13 +40,18 @@ pub struct Account {
     pub secrets: Vec<String>,
     /// The app roles that its tokens carry.
     pub roles: Vec<String>,
+    /// Certificates (DER) that are registered for it.
+    pub certificates: Vec<Vec<u8>>,
+    /// Whose workload tokens prove it as well.
+    pub trusts: Vec<assertion::Trust>,
 }
 
 impl Account {
     /// An account with one secret.
     pub fn new(client_id: &str, secret: &str, roles: &[&str]) -> Account {
         let roles = roles.iter().map(|role| (*role).to_owned()).collect();
-        Account { client_id: client_id.to_owned(), secrets: vec![secret.to_owned()], roles }
+        let (client_id, secrets) = (client_id.to_owned(), vec![secret.to_owned()]);
+        Account { client_id, secrets, roles, certificates: Vec::new(), trusts: Vec::new() }
     }
 }
 
@@ -89,44 +97,6 @@ pub enum Behaviour {
     /// Do not answer until the standing behaviour is another one. The connection stays open until
     /// then, or until the client or [`Idp::go_down`] closes it.
     Hang,
-}
-
-/// A token request as it arrived, credentials included: for assertions, never for a log.
-#[derive(Clone)]
-pub struct Recorded {
-    /// The path.
-    pub path: String,
-    /// The decoded parameters in the order sent.
-    pub form: Vec<(String, String)>,
-    /// The headers, names in lower case.
-    pub headers: Vec<(String, String)>,
-    /// Client id and secret of HTTP Basic, form-decoded, when it was used.
-    pub basic: Option<(String, String)>,
-}
-
-impl Recorded {
-    /// The value of a parameter.
-    pub fn field(&self, name: &str) -> Option<&str> {
-        self.form.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
-    }
-
-    /// The value of a header, named in lower case.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
-    }
-
-    /// The scheme of `Authorization`, when there was one.
-    pub fn authorization_scheme(&self) -> Option<&str> {
-        self.header("authorization")?.split(' ').next()
-    }
-}
-
-impl fmt::Debug for Recorded {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<&str> = self.form.iter().map(|(name, _)| name.as_str()).collect();
-        let scheme = self.authorization_scheme().unwrap_or("none");
-        write!(f, "Recorded({} with {names:?}, authorization {scheme})", self.path)
-    }
 }
 
 /// A running identity provider and its knobs, which take effect at once. Dropping it stops it.
@@ -201,6 +171,12 @@ impl Idp {
     /// what the plain door issues for when no resource is named.
     pub fn add_api(&self, app_id_uri: &str, audience: &str) {
         lock(&self.inner.knobs).apis.push((app_id_uri.to_owned(), audience.to_owned()));
+    }
+
+    /// Whether assertions must be as the RFCs have them: a `jti` once, numbers whole, thumbprints unpadded.
+    /// Entra itself is lenient, and so is this until it is told.
+    pub fn set_strict(&self, strict: bool) {
+        lock(&self.inner.knobs).strict = strict;
     }
 
     /// The lifetime of tokens issued from now on. `expires_in` is rounded down, the token is exact.
@@ -298,6 +274,7 @@ struct Inner {
     requests: watch::Sender<u64>,
     issued: watch::Sender<u64>,
     knobs: Mutex<Knobs>,
+    seen: assertion::Seen,
 }
 
 struct Knobs {
@@ -305,6 +282,7 @@ struct Knobs {
     apis: Vec<(String, String)>,
     lifetime: Duration,
     refresh_in: Option<Duration>,
+    strict: bool,
     delay: Duration,
     standing: Behaviour,
     next: VecDeque<Behaviour>,
@@ -324,6 +302,7 @@ impl Inner {
             apis: Vec::new(),
             lifetime: LIFETIME,
             refresh_in: None,
+            strict: false,
             delay: Duration::ZERO,
             standing: Behaviour::Normal,
             next: VecDeque::new(),
@@ -335,6 +314,7 @@ impl Inner {
             requests: watch::Sender::new(0),
             issued: watch::Sender::new(0),
             knobs: Mutex::new(knobs),
+            seen: assertion::Seen::default(),
         }
     }
 
@@ -382,6 +362,10 @@ impl Inner {
 
     fn first_audience(&self) -> String {
         lock(&self.knobs).apis.first().map(|(_, audience)| audience.clone()).unwrap_or_default()
+    }
+
+    fn is_strict(&self) -> bool {
+        lock(&self.knobs).strict
     }
 
     fn lifetime(&self) -> (Duration, Option<Duration>) {

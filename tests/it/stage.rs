@@ -43,8 +43,10 @@ pub(crate) struct Stage {
 pub(crate) struct Plan {
     /// Lines below `listeners:`; one is `local`.
     pub(crate) listeners: String,
-    /// Lines below `profiles: account:`, beside kind, tenant, client, secret and scope.
+    /// Lines below `profiles: account:`, beside kind, tenant, client, credential and scope.
     pub(crate) profile: String,
+    /// How the account proves itself.
+    pub(crate) credential: String,
     /// Lines below `routes:`; `{api}` stands for the API's URL.
     pub(crate) routes: String,
     /// Further top-level lines.
@@ -59,6 +61,7 @@ impl Default for Plan {
             listeners: "local: {address: \"127.0.0.1:0\"}".into(),
             // Tests revoke tokens at once; the damping has tests of its own.
             profile: "recovery: {min_token_age: 0s, min_interval: 0s}".into(),
+            credential: "client_secret: {file: secret}".into(),
             routes: "orders: {match: {path: /v1}, upstream: \"{api}\", profile: account}".into(),
             more: String::new(),
             lifetime: Duration::from_secs(3600),
@@ -75,6 +78,11 @@ impl Plan {
 
     pub(crate) fn profile(mut self, lines: &str) -> Self {
         self.profile = lines.into();
+        self
+    }
+
+    pub(crate) fn credential(mut self, line: &str) -> Self {
+        self.credential = line.into();
         self
     }
 
@@ -134,14 +142,15 @@ impl Plan {
     fn yaml(&self, idp: &Idp, api: &Api) -> String {
         let routes = self.routes.replace("{api}", &api.url());
         let (profile, more, idp) = (indented(&self.profile, 4), &self.more, idp.url());
+        let credential = indented(&self.credential, 4);
         let (routes, listeners) = (indented(&routes, 2), indented(&self.listeners, 2));
         let admin = if more.contains("admin:") { "" } else { "admin: {address: \"127.0.0.1:0\"}" };
         let workers = if more.contains("workers:") { "" } else { "workers: 2" };
         format!(
             "listeners:\n{listeners}{admin}\n{workers}\n{more}\n\
              profiles:\n  account:\n    kind: entra\n    authority: {idp}\n    tenant: {TENANT}\n    \
-             client_id: {CLIENT}\n    client_secret: {{file: secret}}\n    scope: {API_URI}/.default\n\
-             {profile}\nroutes:\n{routes}\n"
+             client_id: {CLIENT}\n    scope: {API_URI}/.default\n\
+             {credential}{profile}\nroutes:\n{routes}\n"
         )
     }
 }

@@ -10,18 +10,18 @@ use axum::{
     Json, Router,
     body::to_bytes,
     extract::{Path, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts},
+    http::{HeaderName, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use url::form_urlencoded;
 
 use super::{
-    Behaviour, Inner, Plan, Recorded,
+    Behaviour, Inner, Plan, assertion,
     issue::{self, Grant, unix_ms},
     loopback::{pairs, pause, raw},
+    recorded::{Recorded, basic},
     refusal::{Refusal, Voice},
 };
 
@@ -56,6 +56,8 @@ struct Asked {
 struct Credentials {
     client_id: String,
     secret: Option<String>,
+    /// The assertion, with what it says that it is.
+    assertion: Option<(String, Option<String>)>,
     basic: bool,
 }
 
@@ -198,7 +200,8 @@ fn grant(idp: &Inner, door: &Door, asked: &Asked) -> Result<Value, Refusal> {
         None => String::new(),
     };
     let credentials = asked.credentials()?;
-    let roles = authenticate(idp, door, tenant, &credentials).map_err(|mut refusal| {
+    let path = asked.parts.uri.path();
+    let roles = authenticate(idp, door, tenant, path, &credentials).map_err(|mut refusal| {
         refusal.basic_challenge = credentials.basic && refusal.status == StatusCode::UNAUTHORIZED;
         refusal
     })?;
@@ -246,6 +249,7 @@ fn authenticate(
     idp: &Inner,
     door: &Door,
     tenant: &str,
+    path: &str,
     credentials: &Credentials,
 ) -> Result<Vec<String>, Refusal> {
     let id = &credentials.client_id;
@@ -255,6 +259,16 @@ fn authenticate(
             _ => Refusal::unknown_client(id, tenant),
         });
     };
+    if let (Some((assertion, kind)), None) = (&credentials.assertion, &credentials.secret) {
+        let presented = assertion::Presented {
+            assertion,
+            kind: kind.as_deref(),
+            client_id: id,
+            token_url: &format!("{}{path}", idp.base),
+            strict: idp.is_strict(),
+        };
+        return presented.judge(&account, &idp.seen).map(|()| account.roles);
+    }
     let secret = credentials.secret.as_ref().ok_or_else(Refusal::no_secret)?;
     if account.secrets.contains(secret) { Ok(account.roles) } else { Err(Refusal::wrong_secret(id)) }
 }
@@ -357,25 +371,13 @@ impl Asked {
                 refusal.basic_challenge = true;
                 refusal
             })?;
-            return Ok(Credentials { client_id, secret: Some(secret), basic: true });
+            return Ok(Credentials { client_id, secret: Some(secret), assertion: None, basic: true });
         }
         let client_id = self.field("client_id").ok_or_else(|| Refusal::missing("client_id"))?.to_owned();
-        Ok(Credentials { client_id, secret, basic: false })
+        let kind = self.field("client_assertion_type").map(str::to_owned);
+        let assertion = self.field("client_assertion").map(|assertion| (assertion.to_owned(), kind));
+        Ok(Credentials { client_id, secret, assertion, basic: false })
     }
-}
-
-/// RFC 6749 §2.3.1: each half is form-encoded by itself.
-fn basic(headers: &HeaderMap) -> Option<(String, String)> {
-    let (scheme, encoded) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-    let pair = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
-    let (id, secret) = pair.split_once(':')?;
-    scheme.eq_ignore_ascii_case("basic").then(|| (form_decoded(id), form_decoded(secret)))
-}
-
-fn form_decoded(text: &str) -> String {
-    // As a form, an `&` or `=` would divide it; the encoder wrote neither, so both stand for themselves.
-    let whole = text.replace('&', "%26").replace('=', "%3D");
-    form_urlencoded::parse(whole.as_bytes()).map(|(name, _)| name.into_owned()).collect()
 }
 
 fn recorded(asked: &Asked) -> Recorded {

@@ -1,0 +1,359 @@
+//! Accounts that prove themselves to Entra by certificates and by tokens of others.
+
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use keybearer::{
+    demo::idp::{Account, Behaviour, assertion},
+    profile::{
+        assertion::{Signer, Statement},
+        key::{Algorithm, PrivateKey},
+    },
+    source::Source,
+};
+use p12_keystore::{Certificate, KeyStore, KeyStoreEntry, PrivateKeyChain};
+use rcgen::{CertificateParams, KeyPair};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{
+    process::command,
+    stage::{CLIENT, Plan, ROLE, SECRET, Stage, eventually},
+};
+
+/// A certificate with an RSA key, as files.
+struct Made {
+    folder: TempDir,
+    key: KeyPair,
+    certificate: rcgen::Certificate,
+}
+
+impl Made {
+    fn new() -> Self {
+        Self::until(2999)
+    }
+
+    fn until(year: i32) -> Self {
+        let key = KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+        let mut params = CertificateParams::new(["orders-daemon".to_owned()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        let certificate = params.self_signed(&key).unwrap();
+        let made = Self { folder: tempfile::tempdir().unwrap(), key, certificate };
+        made.write("both.pem", made.pem().as_bytes());
+        made.write("only.pem", made.certificate.pem().as_bytes());
+        made.write("only.key", made.key.serialize_pem().as_bytes());
+        made.write("password", b"open sesame\n");
+        made.write("both.pfx", &made.pfx("open sesame"));
+        made
+    }
+
+    fn pem(&self) -> String {
+        self.certificate.pem() + &self.key.serialize_pem()
+    }
+
+    fn pfx(&self, password: &str) -> Vec<u8> {
+        let key = p12_keystore::PrivateKey::from_der(&self.key.serialize_der()).unwrap();
+        let certificate = Certificate::from_der(self.certificate.der()).unwrap();
+        let mut store = KeyStore::new();
+        let chain = PrivateKeyChain::new(b"1".to_vec(), key, [certificate]);
+        store.add_entry("orders-daemon", KeyStoreEntry::PrivateKeyChain(chain));
+        store.writer(password).write().unwrap()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) {
+        fs::write(self.path(name), bytes).unwrap();
+    }
+
+    /// `key: {file: …}` for the configuration.
+    fn line(&self, key: &str, name: &str) -> String {
+        format!("{key}: {{file: {}}}", self.path(name).display())
+    }
+
+    /// The account, with this certificate registered and no secret.
+    fn account(&self) -> Account {
+        let mut account = Account::new(CLIENT, SECRET, &[ROLE]);
+        account.secrets.clear();
+        account.certificates.push(self.certificate.der().to_vec());
+        account
+    }
+
+    /// A workload's token, signed by this key, that ends five minutes after `now`.
+    fn token(&self, now: SystemTime) -> String {
+        let source = Source::File(self.path("only.key"));
+        let key = PrivateKey::from_pem(self.key.serialize_pem().as_bytes(), &source).unwrap();
+        let statement = Statement {
+            issuer: "https://cluster.example",
+            subject: Some("system:serviceaccount:orders:daemon"),
+            audience: assertion::EXCHANGE_AUDIENCE,
+            key_id: Some("cluster"),
+            thumbprint: None,
+            claims: serde_json::Map::new(),
+        };
+        statement.sign(&Signer::Key(&key, Algorithm::Rs256), now).unwrap().expose().to_owned()
+    }
+
+    /// The account, with the tokens of this key's cluster trusted and no secret.
+    fn trusting_account(&self) -> Account {
+        let mut account = Account::new(CLIENT, SECRET, &[ROLE]);
+        account.secrets.clear();
+        account.trusts.push(assertion::Trust {
+            issuer: "https://cluster.example".into(),
+            subject: "system:serviceaccount:orders:daemon".into(),
+            certificate: self.certificate.der().to_vec(),
+        });
+        account
+    }
+}
+
+async fn stage(credential: &str, account: Account) -> Stage {
+    let prepare = |idp: &keybearer::demo::idp::Idp| {
+        idp.set_strict(true);
+        idp.add_account(account);
+    };
+    Plan::default().credential(credential).start_with(prepare).await
+}
+
+/// The header and the claims of the assertion in the latest token request.
+fn sent(stage: &Stage) -> (Value, Value) {
+    let request = stage.idp.last_request().unwrap();
+    assert_eq!((request.field("client_secret"), request.authorization_scheme()), (None, None));
+    assert_eq!(request.field("client_id"), Some(CLIENT));
+    let assertion = request.field("client_assertion").unwrap();
+    let mut parts = assertion.split('.').map(|part| URL_SAFE_NO_PAD.decode(part).unwrap()).take(2);
+    let mut next = || serde_json::from_slice(&parts.next().unwrap()).unwrap();
+    (next(), next())
+}
+
+/// Why the account has no token.
+async fn failure(stage: &Stage) -> String {
+    eventually("the profile has failed", || stage.gateway.profiles()[0].view().failed > 0).await;
+    stage.gateway.profiles()[0].view().error.unwrap().to_string()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_proves_an_entra_account_in_pem_and_in_pfx() {
+    let made = Made::new();
+    let apart = made.line("certificate", "only.pem") + "\n" + &made.line("private_key", "only.key");
+    let pfx = made.line("certificate", "both.pfx") + "\n" + &made.line("certificate_password", "password");
+    for credential in [made.line("certificate", "both.pem"), apart, pfx] {
+        let stage = stage(&credential, made.account()).await;
+        assert_eq!(stage.status("/v1").await, 200, "{credential}");
+        let (header, claims) = sent(&stage);
+        assert_eq!(
+            (header["alg"].as_str(), header["x5t#S256"].as_str().map(str::len)),
+            (Some("PS256"), Some(43))
+        );
+        assert_eq!((&header["kid"], &header["x5t"]), (&Value::Null, &Value::Null));
+        assert_eq!(claims["aud"], stage.idp.token_url());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn adfs_gets_rs256_with_the_older_thumbprint() {
+    let made = Made::new();
+    let stage = stage(&(made.line("certificate", "both.pem") + "\nsigning_alg: RS256"), made.account()).await;
+    assert_eq!(stage.status("/v1").await, 200);
+    let (header, _) = sent(&stage);
+    assert_eq!((header["alg"].as_str(), header["x5t"].as_str().map(str::len)), (Some("RS256"), Some(27)));
+    assert_eq!(header["x5t#S256"], Value::Null);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_checks_for_replay_takes_every_assertion() {
+    let made = Made::new();
+    let stage = stage(&made.line("certificate", "both.pem"), made.account()).await;
+    let mut ids = std::collections::HashSet::new();
+    for _ in 0..3 {
+        assert_eq!(stage.status("/v1").await, 200);
+        ids.insert(sent(&stage).1["jti"].to_string());
+        stage.idp.revoke_all();
+    }
+    assert_eq!((ids.len(), stage.gateway.profiles()[0].view().failed), (3, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_that_is_not_registered_is_told_in_words() {
+    let (made, other) = (Made::new(), Made::new());
+    let stage = stage(&made.line("certificate", "both.pem"), other.account()).await;
+    let words = failure(&stage).await;
+    assert!(words.contains("AADSTS700027"), "{words}");
+    assert_eq!(stage.status("/v1").await, 503);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_expired_certificate_is_told_without_asking_anybody() {
+    let made = Made::until(2020);
+    let stage = stage(&made.line("certificate", "both.pem"), made.account()).await;
+    let words = failure(&stage).await;
+    assert!(words.contains("has expired on Jan  1 00:00:00 2020"), "{words}");
+    assert_eq!(stage.idp.requests(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewed_certificate_is_used_within_seconds() {
+    let (made, next) = (Made::new(), Made::new());
+    let mut account = made.account();
+    account.certificates.push(next.certificate.der().to_vec());
+    let stage = stage(&made.line("certificate", "both.pem"), account).await;
+    assert_eq!(stage.status("/v1").await, 200);
+    let before = sent(&stage).0;
+    made.write("both.pem", next.pem().as_bytes());
+    eventually("a token was asked for", || stage.idp.issued() > 1).await;
+    assert_ne!(sent(&stage).0["x5t#S256"], before["x5t#S256"]);
+    assert_eq!(stage.status("/v1").await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_half_written_credential_file_leaves_the_old_certificate_in_use() {
+    let made = Made::new();
+    let stage = stage(&made.line("certificate", "both.pem"), made.account()).await;
+    assert_eq!(stage.status("/v1").await, 200);
+    let before = sent(&stage).0;
+    let pem = made.pem();
+    for half in [&pem[..pem.len() / 2], "", &made.certificate.pem()] {
+        made.write("both.pem", half.as_bytes());
+        stage.idp.revoke_all();
+        assert_eq!(stage.status("/v1").await, 200, "{half}");
+        assert_eq!(sent(&stage).0["x5t#S256"], before["x5t#S256"]);
+    }
+    assert_eq!(stage.gateway.profiles()[0].view().failed, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_federated_token_is_read_at_every_token_request() {
+    let made = Made::new();
+    let now = SystemTime::now();
+    made.write("token", (made.token(now) + "\n").as_bytes());
+    let stage = stage(&made.line("federated_token", "token"), made.trusting_account()).await;
+    assert_eq!(stage.status("/v1").await, 200);
+    let renewed = made.token(now + Duration::from_secs(30));
+    made.write("token", renewed.as_bytes());
+    // It proves the same, so nothing is asked for its sake.
+    assert_eq!((stage.status("/v1").await, stage.idp.issued()), (200, 1));
+    stage.idp.revoke_all();
+    assert_eq!(stage.status("/v1").await, 200);
+    let request = stage.idp.last_request().unwrap();
+    assert_eq!(request.field("client_assertion"), Some(renewed.as_str()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stale_federated_token_is_told_from_a_refused_one_and_its_renewal_is_noticed() {
+    let made = Made::new();
+    let now = SystemTime::now();
+    made.write("token", made.token(now - Duration::from_secs(3600)).as_bytes());
+    let stage = stage(&made.line("federated_token", "token"), made.trusting_account()).await;
+    let words = failure(&stage).await;
+    assert!(words.contains("has expired at ") && words.ends_with("; is the projection running?"), "{words}");
+    assert_eq!((stage.status("/v1").await, stage.idp.requests()), (503, 0));
+    made.write("token", made.token(now).as_bytes());
+    stage.ready().await;
+    assert_eq!(stage.status("/v1").await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_federated_token_that_was_renewed_while_it_was_refused_is_sent_once_more() {
+    let made = Made::new();
+    let now = SystemTime::now();
+    made.write("token", made.token(now).as_bytes());
+    let account = made.trusting_account();
+    let prepare = |idp: &keybearer::demo::idp::Idp| {
+        idp.add_account(account);
+        idp.set_behaviour(Behaviour::Hang);
+    };
+    let credential = made.line("federated_token", "token");
+    let stage = Plan::default().credential(&credential).start_with(prepare).await;
+    stage.idp.wait_for_requests(1).await;
+    made.write("token", made.token(now + Duration::from_secs(30)).as_bytes());
+    stage.idp.set_next([Behaviour::Normal]);
+    stage.idp.set_behaviour(Behaviour::Refuse { status: 401, error: "invalid_client", code: 700_024 });
+    stage.ready().await;
+    assert_eq!((stage.idp.requests(), stage.gateway.profiles()[0].view().failed), (2, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_federated_token_that_has_not_changed_is_not_sent_again() {
+    let made = Made::new();
+    made.write("token", made.token(SystemTime::now()).as_bytes());
+    let account = made.trusting_account();
+    let prepare = |idp: &keybearer::demo::idp::Idp| {
+        idp.add_account(account);
+        idp.set_next([Behaviour::Refuse { status: 401, error: "invalid_client", code: 700_024 }]);
+        idp.set_behaviour(Behaviour::Hang);
+    };
+    let credential = made.line("federated_token", "token");
+    let stage = Plan::default().credential(&credential).start_with(prepare).await;
+    let words = failure(&stage).await;
+    assert!(words.contains("AADSTS700024"), "{words}");
+    assert_eq!(stage.idp.requests(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_of_a_workload_comes_from_its_environment() {
+    let made = Made::new();
+    made.write("token", made.token(SystemTime::now()).as_bytes());
+    let stage = stage(&made.line("federated_token", "token"), made.trusting_account()).await;
+    let path = stage.folder.path().join("environment.yaml");
+    let kept = |line: &&str| {
+        !["tenant:", "client_id:", "authority:", "federated_token:"]
+            .iter()
+            .any(|key| line.trim().starts_with(key))
+    };
+    let yaml: Vec<&str> = stage.yaml.lines().filter(kept).collect();
+    let yaml =
+        yaml.join("\n").replace("    kind: entra\n", "    kind: entra\n    federated_token: environment\n");
+    fs::write(&path, yaml).unwrap();
+    let token = |variables: &[(&str, String)]| {
+        let mut command = command(&["token", "account", "--config", path.to_str().unwrap()]);
+        for name in
+            ["AZURE_FEDERATED_TOKEN_FILE", "AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_AUTHORITY_HOST"]
+        {
+            command.env_remove(name);
+        }
+        command.envs(variables.iter().cloned()).output().unwrap()
+    };
+    let variables = [
+        ("AZURE_FEDERATED_TOKEN_FILE", made.path("token").display().to_string()),
+        ("AZURE_CLIENT_ID", CLIENT.to_owned()),
+        ("AZURE_TENANT_ID", keybearer::demo::idp::TENANT_ID.to_owned()),
+        ("AZURE_AUTHORITY_HOST", format!("{}/", stage.idp.url())),
+    ];
+    let output = tokio::task::block_in_place(|| token(&variables));
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{words}");
+    let output = tokio::task::block_in_place(|| token(&variables[1..]));
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        words.contains("federated_token: environment variable AZURE_FEDERATED_TOKEN_FILE is not set"),
+        "{words}"
+    );
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn an_elliptic_certificate_for_entra_is_refused_by_check_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(["a".to_owned()]).unwrap().self_signed(&key).unwrap();
+    fs::write(folder.path().join("c.pem"), certificate.pem() + &key.serialize_pem()).unwrap();
+    let path = folder.path().join("keybearer.yaml");
+    let yaml = "listeners: {l: {address: 127.0.0.1:0}}\nprofiles: {a: {kind: entra, tenant: a.example, client_id: a, \
+                scope: b/.default, certificate: {file: c.pem}}}\nroutes: {r: {upstream: https://a.example, profile: a}}\n";
+    fs::write(&path, yaml).unwrap();
+    let output = command(&["check", "--config", path.to_str().unwrap()]).output().unwrap();
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        words.contains(
+            "is a P-256 key, and PS256 needs an RSA key (Entra takes certificates with RSA keys only)"
+        ),
+        "{words}"
+    );
+    assert_eq!(output.status.code(), Some(2));
+}
