@@ -25,7 +25,10 @@ use crate::{
         problem::{Problem, Problems},
     },
     listen::{self, Address, Share, certificate::CertificateError},
-    proxy::worker::{Common, Gateway, Route, Snapshot},
+    proxy::{
+        credentials::Slots,
+        worker::{Common, Gateway, Route, Snapshot},
+    },
     route::{self, Table},
     source::SourceError,
     telemetry::log::Log,
@@ -234,10 +237,15 @@ pub(crate) fn snapshot(
             }
         };
         let rule = entry.rule.clone();
+        let profile = entry.target.profile.as_ref().and_then(|name| profiles.get(name)).cloned();
+        let also = profile.iter().flat_map(token::Handle::also);
+        let also: Vec<_> = also.filter_map(|name| profiles.get(name)).cloned().collect();
         routes.push(Arc::new(Route {
             name: entry.name.clone(),
             prefix: rule.path.as_str().to_owned(),
-            profile: profile.cloned(),
+            slots: Slots::of(profile.iter().chain(&also)),
+            profile,
+            also,
             settings: entry.target.clone(),
             upstream,
             shards: shards

@@ -5,17 +5,22 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use ::http::HeaderValue;
+use ::http::header::AUTHORIZATION;
 use aws_lc_rs::digest;
 
-use crate::{clock::Moment, secret::Secret};
+use crate::{
+    clock::Moment,
+    profile::credential::{Credential, Slot},
+};
 
 pub mod answer;
 pub mod assertion;
 pub mod authentication;
 pub mod certificate;
+pub mod credential;
 pub mod discovery;
 pub mod entra;
+pub mod fixed;
 pub mod http;
 pub mod key;
 pub mod oauth2;
@@ -28,6 +33,18 @@ pub enum Kind {
     Entra(entra::Settings),
     /// A client of any OAuth 2.0 server.
     OAuth2(oauth2::Settings),
+    /// A credential that lies in its source.
+    Static(fixed::Settings),
+}
+
+impl Kind {
+    /// Where on a request its credential goes.
+    pub fn slots(&self) -> Vec<Slot> {
+        match self {
+            Kind::Entra(_) | Kind::OAuth2(_) => vec![Slot::Header(AUTHORIZATION)],
+            Kind::Static(fixed) => vec![fixed.slot()],
+        }
+    }
 }
 
 /// Everything a profile is told.
@@ -52,21 +69,6 @@ impl Settings {
     pub const TIMEOUT: Duration = Duration::from_secs(10);
 }
 
-/// What an exchange gave to prove the account with.
-pub enum Credential {
-    /// A token for `Authorization: Bearer` (RFC 6750 §2.1), checked to be legal in a header.
-    Bearer(Secret),
-}
-
-impl Credential {
-    /// The token or key itself: for diagnosis, and for `keybearer token --raw`.
-    pub fn secret(&self) -> &Secret {
-        match self {
-            Credential::Bearer(token) => token,
-        }
-    }
-}
-
 /// What an identity provider gave for one exchange.
 pub struct Grant {
     /// What goes on requests.
@@ -80,17 +82,8 @@ pub struct Grant {
 }
 
 impl Grant {
-    /// The value of the `Authorization` field (RFC 6750 §2.1), marked sensitive.
-    ///
-    /// The scheme is always `Bearer`, whatever case the answer used: servers insist on it.
-    pub fn header(&self) -> HeaderValue {
-        let Credential::Bearer(token) = &self.credential;
-        let text = zeroize::Zeroizing::new(format!("Bearer {}", token.expose()));
-        let mut value =
-            HeaderValue::from_str(&text).expect("`answer` refuses tokens with illegal characters");
-        value.set_sensitive(true);
-        value
-    }
+    /// The lifetime of what nobody takes away by itself.
+    pub const FOR_EVER: Duration = Duration::from_secs(100 * 366 * 86_400);
 }
 
 /// A digest of everything that shapes a token: endpoint, client, secret, method, scope, resource,
@@ -121,19 +114,35 @@ impl Identity {
 /// A profile that can be asked for a token.
 pub struct Profile {
     settings: Settings,
-    client: oauth2::Client,
+    asker: Asker,
+}
+
+/// Whoever does a profile's exchange.
+enum Asker {
+    OAuth2(Box<oauth2::Client>),
+    Static(fixed::Settings),
 }
 
 impl Profile {
     /// Prepares the exchange; nothing is sent yet.
     pub fn new(settings: Settings, http: Arc<http::Http>) -> Self {
-        let (request, is_entra) = match &settings.kind {
-            Kind::Entra(entra) => (entra.as_oauth2(), true),
-            Kind::OAuth2(oauth2) => (oauth2.clone(), false),
+        let client = |request, is_entra| {
+            let (ttl, timeout) = (settings.default_ttl, settings.timeout);
+            Asker::OAuth2(Box::new(oauth2::Client::new(
+                &settings.name,
+                request,
+                is_entra,
+                ttl,
+                timeout,
+                http,
+            )))
         };
-        let (ttl, timeout) = (settings.default_ttl, settings.timeout);
-        let client = oauth2::Client::new(&settings.name, request, is_entra, ttl, timeout, http);
-        Self { settings, client }
+        let asker = match &settings.kind {
+            Kind::Entra(entra) => client(entra.as_oauth2(), true),
+            Kind::OAuth2(oauth2) => client(oauth2.clone(), false),
+            Kind::Static(fixed) => Asker::Static(fixed.clone()),
+        };
+        Self { settings, asker }
     }
 
     /// What the profile was told.
@@ -141,9 +150,13 @@ impl Profile {
         &self.settings
     }
 
-    /// Scheme, host and port that the profile talks to first.
+    /// Scheme, host and port that the profile talks to first; where it talks to nobody, something that no
+    /// other profile has.
     pub fn provider(&self) -> String {
-        self.client.provider()
+        match &self.asker {
+            Asker::OAuth2(client) => client.provider(),
+            Asker::Static(_) => format!("profile {}", self.settings.name),
+        }
     }
 
     /// Asks the identity provider for a token, once. The secret is read from its source now.
@@ -151,7 +164,10 @@ impl Profile {
     /// # Errors
     /// [`refusal::ExchangeError`], which says what happened and how soon asking again makes sense.
     pub async fn exchange(&self, claims: Option<&str>) -> Result<Grant, refusal::ExchangeError> {
-        self.client.exchange(claims).await
+        match &self.asker {
+            Asker::OAuth2(client) => client.exchange(claims).await,
+            Asker::Static(fixed) => fixed.exchange(self.settings.timeout).await,
+        }
     }
 
     /// The identity that a token asked for now would have. Reads the secret's source, if that is cheap.
@@ -159,11 +175,17 @@ impl Profile {
     /// # Errors
     /// When the source cannot be read, or holds nothing that could be asked with.
     pub async fn identity(&self) -> Result<Identity, refusal::ExchangeError> {
-        self.client.identity().await
+        match &self.asker {
+            Asker::OAuth2(client) => client.identity().await,
+            Asker::Static(fixed) => Ok(fixed.identity().await?),
+        }
     }
 
     /// The certificate that upstreams are to be shown, if tokens are bound to one.
     pub fn presented(&self) -> Option<Arc<certificate::Presented>> {
-        self.client.presented().cloned()
+        match &self.asker {
+            Asker::OAuth2(client) => client.presented().cloned(),
+            Asker::Static(_) => None,
+        }
     }
 }

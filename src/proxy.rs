@@ -15,6 +15,7 @@ use crate::{
     proxy::{
         answer::Answer,
         attempt::{Exchange, Sent},
+        credentials::Credentials,
         fault::{BadRequest, Fault},
         headers::Outgoing,
         record::Record,
@@ -33,12 +34,14 @@ use crate::{
 pub mod answer;
 pub mod attempt;
 pub mod challenge;
+pub mod credentials;
 pub mod fault;
 pub mod forwarded;
 pub mod headers;
 pub mod interim;
 mod line;
 pub mod notable;
+pub mod query;
 pub mod record;
 pub mod recovery;
 pub mod settings;
@@ -94,15 +97,15 @@ async fn forward(
     let handshake = upgrade::allowed(handshake, route.settings().websocket)?;
     let target = target::upstream_target(route.settings(), route.prefix(), &head.uri)?;
     prepare(worker, &route, &mut head, record)?;
-    head.uri = target;
+    head.uri = route.slots().clean(target)?;
     let mut exchange = Exchange::new(worker, &route, record, (head, body), handshake)?;
     record.uploads(exchange.body());
-    let (generation, credential) = credential(&route, &exchange).await?.unzip();
-    let first = exchange.send(credential, record).await?;
-    let sent = match route.profile().zip(generation) {
+    let credentials = credentials(&route, &exchange).await?;
+    let first = exchange.send(credentials.as_ref(), record).await?;
+    let sent = match (route.profile(), credentials) {
         // Boxed, as everything that is rare: a request's future is moved, and small ones move fast.
-        Some((profile, generation)) if exchange.is_refused(&first) => {
-            Box::pin(recovery::recover(&mut exchange, profile, generation, first, record)).await
+        (Some(_), Some(credentials)) if exchange.is_refused(&first) => {
+            Box::pin(recovery::recover(&mut exchange, &route, credentials, first, record)).await
         }
         _ => {
             if let Some(body) = exchange.body() {
@@ -114,18 +117,28 @@ async fn forward(
     Ok((sent, exchange.take_handshake()))
 }
 
-/// Phase 4: the profile's current token with its generation; `None` where none goes on the request.
-async fn credential(route: &RouteState, exchange: &Exchange) -> Result<Option<(u64, HeaderValue)>, Fault> {
-    let Some(profile) = route.profile() else { return Ok(None) };
-    match route.current_token() {
+/// Phase 4: the current token of the route's profile, and those that go with it; `None` where none goes on
+/// the request.
+async fn credentials(route: &RouteState, exchange: &Exchange) -> Result<Option<Credentials>, Fault> {
+    if route.profile().is_none() {
+        return Ok(None);
+    }
+    match route.current_credentials() {
         Some(current) if exchange.may_be_refused() => Ok(Some(current)),
         // A body that can be sent once only is not risked on a token that is being replaced.
-        _ => {
-            let acquiring = Box::pin(profile.acquire_unrejected(profile.patience()));
-            let token = acquiring.await.map_err(unavailable)?;
-            Ok(Some((token.generation(), token.header().clone())))
-        }
+        _ => Ok(Some(Box::pin(acquire(route)).await?)),
     }
+}
+
+/// Waits for the tokens of all of a route's profiles.
+async fn acquire(route: &RouteState) -> Result<Credentials, Fault> {
+    let mut tokens = Vec::with_capacity(1);
+    for profile in route.profile().into_iter().chain(route.also()) {
+        let token = profile.acquire_unrejected(profile.patience()).await;
+        tokens.push(token.map_err(|why| unavailable(profile.name(), why))?);
+    }
+    let (own, others) = tokens.split_first().ok_or(Fault::Internal)?;
+    Credentials::of(own, others).ok_or(Fault::Internal)
 }
 
 /// Phase 5, all but the credential: the header for the upstream.
@@ -167,14 +180,15 @@ fn prepare(
         underscores: route.profile().map_or(Underscores::Allow, |_| settings.underscores),
         forwarded: settings.forwarded,
         source,
+        slots: route.slots(),
     };
     headers::prepare(&mut head.headers, &outgoing)
 }
 
-fn unavailable(unavailable: Unavailable) -> Fault {
+fn unavailable(profile: &str, unavailable: Unavailable) -> Fault {
     match unavailable.reason {
         crate::token::Reason::TooManyWaiters => Fault::Overloaded,
-        _ => Fault::TokenUnavailable(unavailable),
+        _ => Fault::TokenUnavailable(profile.to_owned(), unavailable),
     }
 }
 

@@ -18,12 +18,16 @@ use std::{
 };
 
 use arc_swap::Guard;
-use http::HeaderValue;
 use tokio::sync::Semaphore;
 
 use crate::{
     clock::{self, Moment},
-    profile::{self, Grant, Identity, Profile, certificate::Presented, refusal::ExchangeError},
+    profile::{
+        self, Grant, Identity, Profile,
+        certificate::Presented,
+        credential::{Ready, Slot},
+        refusal::ExchangeError,
+    },
     token::state::{Phase, Report, Shared},
 };
 
@@ -48,6 +52,8 @@ pub struct Settings {
     pub recovery: Recovery,
     /// Requests that may wait for the token at a time.
     pub waiters_max: usize,
+    /// Further profiles, by name, whose credentials go on the same requests.
+    pub also: Vec<String>,
 }
 
 /// Damping of refreshes that 401s cause: an upstream that always answers 401 must not turn every
@@ -58,6 +64,12 @@ pub struct Recovery {
     pub min_token_age: Duration,
     /// The least time between two refreshes that 401s caused.
     pub min_interval: Duration,
+}
+
+impl Recovery {
+    /// For a secret that only has to be read again, which harms no provider. A source may cost something,
+    /// so an upstream that always answers 401 does not cause one reading per request.
+    pub const STATIC: Self = Self { min_token_age: Duration::ZERO, min_interval: Duration::from_secs(1) };
 }
 
 impl Default for Recovery {
@@ -98,7 +110,7 @@ impl Exchange for Profile {
 #[derive(Debug)]
 pub struct Token {
     generation: u64,
-    header: HeaderValue,
+    ready: Ready,
     obtained: Moment,
     expires: Moment,
     /// The provider gave it no life worth the name: it serves those who waited for it, nobody else.
@@ -114,14 +126,19 @@ impl Token {
         self.generation
     }
 
-    /// The value of the `Authorization` field, marked sensitive.
-    pub fn header(&self) -> &HeaderValue {
-        &self.header
+    /// What goes on requests.
+    pub fn ready(&self) -> &Ready {
+        &self.ready
     }
 
     /// Life left at `now`.
     pub fn left(&self, now: Moment) -> Duration {
         self.expires.since(now)
+    }
+
+    /// Life left now, unless it has no end.
+    fn life(&self) -> Option<Duration> {
+        Some(self.left(clock::now())).filter(|left| *left < Grant::FOR_EVER / 2)
     }
 
     fn is_valid(&self) -> bool {
@@ -215,6 +232,16 @@ impl Handle {
     /// The certificate that upstreams are to be shown, if tokens are bound to one.
     pub fn presented(&self) -> Option<&Arc<Presented>> {
         self.0.presented.as_ref()
+    }
+
+    /// Where on a request its credential goes.
+    pub fn slots(&self) -> Vec<Slot> {
+        self.0.shared.settings.profile.kind.slots()
+    }
+
+    /// Further profiles, by name, whose credentials go on the same requests.
+    pub fn also(&self) -> &[String] {
+        &self.0.shared.settings.also
     }
 
     /// How long a request waits for a token: one token request, and some for its turn.
@@ -318,7 +345,7 @@ impl Handle {
             required: shared.settings.required,
             ready: self.is_ready(),
             generation: shared.current.load().as_ref().map_or(0, |t| t.generation),
-            expires_in: self.current().map(|t| t.token().left(now)),
+            expires_in: self.current().and_then(|t| t.token().life()),
             age: self.current().map(|t| now.since(t.token().obtained)),
             next_in: due.map(|due| due.since(now)),
             refreshed: shared.refreshed.load(Ordering::Relaxed),

@@ -37,6 +37,7 @@ fn describe(settings: &profile::Settings, grant: &Grant) -> String {
     let kind = match settings.kind {
         Kind::Entra(_) => "entra",
         Kind::OAuth2(_) => "oauth2",
+        Kind::Static(_) => "static",
     };
     let mut out = format!("profile    {} ({kind})\n", settings.name);
     let lifetime = match grant.lifetime.as_secs() {

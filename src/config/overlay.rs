@@ -11,10 +11,10 @@ use super::{
 };
 
 /// Keys whose maps are one value: half of a secret's place, or half of an upstream, means nothing.
-const WHOLE: [&str; 2] = ["client_secret", "upstream"];
+const WHOLE: [&str; 5] = ["client_secret", "upstream", "bearer", "value", "password"];
 
-/// Keys of which a profile has one: the overlay's takes the place of the other.
-const EITHER: [(&str, &str); 2] = [("token_url", "issuer"), ("issuer", "token_url")];
+/// Keys of which a profile has one: the overlay's takes the place of the others.
+const EITHER: [&[&str]; 2] = [&["token_url", "issuer"], &["bearer", "basic", "header", "query"]];
 
 /// One environment of the file.
 pub(super) struct Overlay<'a> {
@@ -139,11 +139,11 @@ fn section(base: &Node, patch: &Node) -> Node {
         return patch.clone();
     }
     let mut base = base.clone();
-    for (given, other) in EITHER {
-        if patch.find(given).is_some()
-            && let Value::Map(entries) = &mut base.value
-        {
-            entries.retain(|(key, _)| key.text() != Some(other));
+    for group in EITHER {
+        let given = group.iter().find(|key| patch.find(key).is_some());
+        if let (Some(given), Value::Map(entries)) = (given, &mut base.value) {
+            let is_other = |key: Option<&str>| key.is_some_and(|key| key != *given && group.contains(&key));
+            entries.retain(|(key, _)| !is_other(key.text()));
         }
     }
     deep(&base, patch)

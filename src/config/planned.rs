@@ -8,7 +8,6 @@ const PLANNED: &[(&str, &str, &str)] = &[
     ("Mode", "forward", "use reverse"),
     ("Mode", "transparent", "use reverse"),
     ("kind", "managed_identity", "use entra or oauth2"),
-    ("kind", "static", "use entra or oauth2"),
     ("Route", "callers", "remove the key; whoever reaches the listener may use the route"),
     ("SecretPlace", "credential", "use {file: PATH}, with the path that systemd shows"),
     ("SecretPlace", "exec", "use {env: NAME} or {file: PATH}"),

@@ -14,7 +14,9 @@ use super::{
 };
 use crate::{profile, token};
 
+mod also;
 mod entra;
+mod fixed;
 mod oauth2;
 mod proofs;
 mod secrets;
@@ -50,9 +52,14 @@ pub(super) fn lower(file: &file::File, waiters_max: usize, cx: &Context<'_>) -> 
                 let common = (&f.expected_roles, &f.required, &f.recovery, &f.default_ttl, &f.token_timeout);
                 account.settings(account.oauth2(f), common)
             }
+            Profile::Static(f) => {
+                let common = (&None, &f.required, &f.recovery, &None, &f.token_timeout);
+                account.settings(account.fixed(f), common)
+            }
         };
         out.extend(settings);
     }
+    also::lower(profiles, &mut out, cx);
     out
 }
 
@@ -85,7 +92,10 @@ impl Account<'_> {
             self.cx.duration(&place("default_ttl"), default_ttl, DEFAULT_TTL, profile::Settings::DEFAULT_TTL);
         let timeout =
             self.cx.duration(&place("token_timeout"), timeout, TOKEN_TIMEOUT, profile::Settings::TIMEOUT);
-        let mut damping = token::Recovery::default();
+        let mut damping = match kind {
+            Some(profile::Kind::Static(_)) => token::Recovery::STATIC,
+            _ => token::Recovery::default(),
+        };
         if let Some((_, recovery)) = given(recovery) {
             let (age, interval) = (damping.min_token_age, damping.min_interval);
             let key = place("recovery.min_token_age");
@@ -98,7 +108,8 @@ impl Account<'_> {
         let profile =
             profile::Settings { name, kind: kind?, expected_roles: roles, default_ttl: ttl, timeout };
         let required = given(required).is_none_or(|(_, required)| *required);
-        Some(token::Settings { profile, required, recovery: damping, waiters_max: self.waiters_max })
+        let (waiters_max, also) = (self.waiters_max, Vec::new());
+        Some(token::Settings { profile, required, recovery: damping, waiters_max, also })
     }
 
     fn url(&self, key: &str, at: Position, text: &str) -> Option<Url> {

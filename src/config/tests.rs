@@ -112,7 +112,7 @@ fn the_entra_sample_has_other_accounts_in_staging() {
             let profile = settings.profiles.iter().find(|p| Some(&p.profile.name) == name.as_ref());
             match &profile.unwrap().profile.kind {
                 Kind::Entra(entra) => entra.tenant.clone(),
-                Kind::OAuth2(_) => panic!("not entra"),
+                _ => panic!("not entra"),
             }
         };
         settings.routes.iter().map(|route| tenant(&route.target.profile)).collect::<Vec<_>>()

@@ -172,11 +172,12 @@ fn decide(worker: &Worker, mut head: request::Parts) -> bool {
         underscores: route.settings().underscores,
         forwarded: Forwarding::Off,
         source: Source { address: None, is_trusted: false, is_tls: false, host: host.as_ref() },
+        slots: route.slots(),
     };
     if headers::prepare(&mut head.headers, &outgoing).is_err() {
         return false;
     }
-    headers::authorize(&mut head.headers, HeaderValue::from_static("Bearer ours"));
+    head.headers.insert(http::header::AUTHORIZATION, HeaderValue::from_static("Bearer ours"));
     assert_fit_to_leave(&came, &head.headers, &outgoing);
     assert!(!head.headers.contains_key("http2-settings"), "an offer of h2c leaves");
     if let Some(handshake) = handshake {

@@ -9,6 +9,7 @@ use http::{
 };
 
 use crate::proxy::{
+    credentials::Slots,
     forwarded::{Source, is_forwarding},
     headers::{self, Outgoing, REQUEST_ID},
     notable::Notable,
@@ -78,12 +79,13 @@ pub(super) fn leaves(choice: u8, came: &HeaderMap) -> bool {
             is_tls: is(7),
             host: host.as_ref(),
         },
+        slots: &Slots::default(),
     };
     let mut left = came.clone();
     if headers::prepare(&mut left, &outgoing).is_err() {
         return false;
     }
-    headers::authorize(&mut left, OURS);
+    left.insert(AUTHORIZATION, OURS);
     assert_fit_to_leave(came, &left, &outgoing);
     true
 }

@@ -68,13 +68,7 @@ impl Drop for Guest {
 /// The fault as bytes of HTTP/1.1.
 fn answer() -> Vec<u8> {
     let request_id = headers::request_id(&HeaderMap::new());
-    let about = About {
-        route: None,
-        profile: None,
-        request_id: &request_id,
-        is_grpc: false,
-        version: Version::HTTP_11,
-    };
+    let about = About { route: None, request_id: &request_id, is_grpc: false, version: Version::HTTP_11 };
     written(&Fault::Overloaded.response(&about))
 }
 

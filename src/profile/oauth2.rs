@@ -12,11 +12,12 @@ use url::{Url, form_urlencoded};
 use crate::{
     clock,
     profile::{
-        Credential, Grant, Identity,
+        Grant, Identity,
         answer::{self, Reply},
         assertion,
         authentication::{Authentication, ClientAuth, Proof},
         certificate::{self, Presented},
+        credential::Credential,
         discovery::Discovery,
         http::{self, Http, Showing},
         refusal::ExchangeError,

@@ -39,6 +39,12 @@ pub enum ExchangeError {
     /// The client cannot prove itself with what it has.
     #[error("{0}")]
     Proof(#[from] ProofError),
+    /// The secret can be read and cannot go on a request.
+    #[error("the secret cannot be used: {what}")]
+    Unfit {
+        /// What is wrong with it.
+        what: &'static str,
+    },
     /// No answer: DNS, TCP, TLS or a broken connection.
     #[error("{endpoint} cannot be reached: {reason}")]
     Unreachable {
@@ -98,7 +104,7 @@ impl ExchangeError {
     /// How the failure is likely to go away.
     pub fn class(&self) -> Class {
         match self {
-            Self::Source(_) | Self::Proof(_) => Class::Credential,
+            Self::Source(_) | Self::Proof(_) | Self::Unfit { .. } => Class::Credential,
             Self::SetUp { .. } => Class::Permanent,
             Self::Unreachable { .. } | Self::TimedOut { .. } => Class::Transient,
             Self::Rejected(rejection) => rejection.class(),
@@ -125,6 +131,7 @@ impl ExchangeError {
     /// What a caller may know: our words only, nothing of the provider's.
     pub fn public_words(&self) -> &'static str {
         match self {
+            Self::Unfit { .. } => "the service account's secret cannot go on a request",
             Self::Source(_) => "the gateway cannot read the service account's secret",
             Self::Proof(_) => "the service account's key, certificate or token cannot be used",
             Self::Unreachable { .. } | Self::SetUp { .. } => "the identity provider cannot be reached",

@@ -60,13 +60,8 @@ impl Answer {
 
     /// The response to a request that the gateway itself has failed to serve; its record is gone.
     pub fn internal() -> Response<Self> {
-        let about = About {
-            route: None,
-            profile: None,
-            request_id: &headers::made_id(),
-            is_grpc: false,
-            version: Version::HTTP_11,
-        };
+        let about =
+            About { route: None, request_id: &headers::made_id(), is_grpc: false, version: Version::HTTP_11 };
         Fault::Internal.response(&about).map(|bytes| Self::of(bytes, None))
     }
 

@@ -18,6 +18,7 @@ use hyper::body::Incoming;
 
 use crate::{
     proxy::{
+        credentials::Credentials,
         fault::{BadRequest, Fault},
         headers,
         interim::{Interims, Keeper},
@@ -161,7 +162,7 @@ impl Exchange {
                 && response.headers().get("grpc-status").is_some_and(|status| status == "16"))
     }
 
-    /// Sends the request with `credential` and waits for the response's head.
+    /// Sends the request with `credentials` and waits for the response's head.
     ///
     /// A connection that the upstream closed while it was idle is replaced by a new one when nothing
     /// of the request was sent, or when the method allows sending it again (RFC 9110 §9.2.2). So is
@@ -171,7 +172,7 @@ impl Exchange {
     /// [`Fault`], when there is no response that could be passed on.
     pub async fn send(
         &mut self,
-        credential: Option<HeaderValue>,
+        credentials: Option<&Credentials>,
         record: &mut Record,
     ) -> Result<Sent, Fault> {
         record.attempted();
@@ -182,7 +183,7 @@ impl Exchange {
         let mut asks = self.asks_first();
         let mut resends_left = RESENDS_MAX;
         loop {
-            let mut trip = self.trip(credential.clone(), connection.version(), asks);
+            let mut trip = self.trip(credentials, connection.version(), asks)?;
             let (was_reused, sent_bytes) = (connection.is_reused(), connection.sent_bytes());
             let failure = match self.exchange(&mut connection, &mut trip).await {
                 // RFC 9110 §10.1.1: an upstream that knows no expectations is asked without one.
@@ -225,13 +226,18 @@ impl Exchange {
     }
 
     /// The request as it goes over a connection of `version`.
-    fn trip(&self, credential: Option<HeaderValue>, version: Version, asks: Option<Duration>) -> Trip {
+    fn trip(
+        &self,
+        credentials: Option<&Credentials>,
+        version: Version,
+        asks: Option<Duration>,
+    ) -> Result<Trip, Fault> {
         let mut head = self.head.clone();
         if let Some(handshake) = &self.handshake {
             upgrade::put(handshake, &mut head, version);
         }
-        if let Some(credential) = credential {
-            headers::authorize(&mut head.headers, credential);
+        if let Some(credentials) = credentials {
+            credentials.put_on(&mut head)?;
         }
         let is_http1 = version == Version::HTTP_11;
         if is_http1 && head.headers.contains_key(TE) {
@@ -264,7 +270,7 @@ impl Exchange {
         if is_http1 {
             interims.listen(&mut request);
         }
-        Trip { request: Some(request), interims, asking }
+        Ok(Trip { request: Some(request), interims, asking })
     }
 
     /// One request over one connection, until the response's head.

@@ -39,7 +39,7 @@ pub enum Fault {
     /// The caller took too long to send its request.
     CallerTimeout,
     /// The profile has no token.
-    TokenUnavailable(token::Unavailable),
+    TokenUnavailable(String, token::Unavailable),
     /// More connections or waiters than the limit.
     Overloaded,
     /// No connection to the upstream.
@@ -219,7 +219,7 @@ impl Fault {
                 "http_request_error",
                 "The request came too slowly",
             )),
-            Self::TokenUnavailable(_) => facts(
+            Self::TokenUnavailable(..) => facts(
                 S::SERVICE_UNAVAILABLE,
                 "token_unavailable",
                 "proxy_internal_error",
@@ -262,7 +262,7 @@ impl Fault {
     }
 
     /// What happened and what to do now, for the caller.
-    fn detail(&self, route: Option<&str>, profile: Option<&str>) -> String {
+    fn detail(&self, route: Option<&str>) -> String {
         let route = route.unwrap_or("?");
         match self {
             Self::NoRoute => {
@@ -277,15 +277,14 @@ impl Fault {
             Self::UriTooLong => "send a shorter request target, or raise limits.uri_bytes".into(),
             Self::BodyTooLong => "send a shorter body, or raise limits.body_bytes or the route's body_bytes".into(),
             Self::CallerTimeout => "the request was not complete in time".into(),
-            Self::TokenUnavailable(unavailable) => {
+            Self::TokenUnavailable(profile, unavailable) => {
                 let why = match &unavailable.reason {
                     token::Reason::Failed(error) => error.public_words(),
                     token::Reason::TimedOut => "the identity provider has not answered yet",
                     token::Reason::TooManyWaiters => "too many requests wait for it already",
                 };
                 format!(
-                    "profile \"{}\" has no valid token: {why}; nothing was forwarded, try again after Retry-After",
-                    profile.unwrap_or("?")
+                    "profile \"{profile}\" has no valid token: {why}; nothing was forwarded, try again after Retry-After"
                 )
             }
             Self::Overloaded => "try again after Retry-After".into(),
@@ -305,7 +304,7 @@ impl Fault {
 
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::TokenUnavailable(unavailable) => Some(unavailable.retry_after),
+            Self::TokenUnavailable(_, unavailable) => Some(unavailable.retry_after),
             Self::Overloaded => Some(Duration::from_secs(1)),
             _ => None,
         }

@@ -14,6 +14,7 @@ use http::{
 
 use crate::{
     proxy::{
+        credentials::Slots,
         fault::{BadRequest, Fault},
         forwarded::{self, Source},
         notable::Notable,
@@ -87,13 +88,15 @@ fn is_protected(name: &str) -> bool {
         || lower.starts_with("x-forwarded-")
 }
 
-/// Takes off what belongs to one connection (RFC 9110 §7.6.1), both directions.
+/// Takes off what belongs to one connection (RFC 9110 §7.6.1), both directions. With `protected`, of a
+/// caller's: there these names are no connection's business either.
 fn take_off_hop_by_hop(
     headers: &mut HeaderMap,
     found: Notable,
-    protect: bool,
+    protected: Option<&Slots>,
     keep_trailer: bool,
 ) -> Result<(), BadRequest> {
+    let protect = protected.is_some();
     if !found.has(ANY_HOP_BY_HOP) {
         return Ok(());
     }
@@ -117,7 +120,7 @@ fn take_off_hop_by_hop(
             if name.eq_ignore_ascii_case("transfer-encoding") && !protect {
                 continue;
             }
-            if is_protected(name) {
+            if is_protected(name) || protected.is_some_and(|slots| slots.has_field(name)) {
                 if protect {
                     return Err(BadRequest::Nomination);
                 }
@@ -176,10 +179,12 @@ pub struct Outgoing<'a> {
     pub forwarded: Forwarding,
     /// Where it comes from.
     pub source: Source<'a>,
+    /// Where our credentials go beside `Authorization`.
+    pub slots: &'a Slots,
 }
 
 /// Turns a caller's header fields into those for the upstream, all but our own credential, which
-/// [`authorize`] puts on each attempt.
+/// [`Credentials::put_on`](crate::proxy::credentials::Credentials::put_on) puts on each attempt.
 ///
 /// # Errors
 /// [`Fault`] for a nomination that no connection owns, a loop, an expectation we cannot keep, or a name
@@ -196,7 +201,7 @@ pub fn prepare(headers: &mut HeaderMap, outgoing: &Outgoing<'_>) -> Result<(), F
     {
         return Err(Fault::BadRequest(BadRequest::Expectation));
     }
-    take_off_hop_by_hop(headers, found, true, false).map_err(Fault::BadRequest)?;
+    take_off_hop_by_hop(headers, found, Some(outgoing.slots), false).map_err(Fault::BadRequest)?;
     // Framing is made anew from the body; 100-continue was answered by this gateway's own reader.
     for (field, name) in [(Notable::CONTENT_LENGTH, CONTENT_LENGTH), (Notable::EXPECT, EXPECT)] {
         if found.has(field) {
@@ -206,6 +211,7 @@ pub fn prepare(headers: &mut HeaderMap, outgoing: &Outgoing<'_>) -> Result<(), F
     if !outgoing.pass_authorization && found.has(Notable::AUTHORIZATION) {
         headers.remove(AUTHORIZATION);
     }
+    outgoing.slots.strip(headers);
     let mut loops = headers.get_all(VIA).iter();
     if found.has(Notable::VIA)
         && loops.any(|via| memchr::memmem::find(via.as_bytes(), outgoing.pseudonym.as_bytes()).is_some())
@@ -259,11 +265,6 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Puts the profile's credential on: the last thing that happens to a request's header.
-pub fn authorize(headers: &mut HeaderMap, credential: HeaderValue) {
-    headers.insert(AUTHORIZATION, credential);
-}
-
 /// Turns an upstream's header fields into those for the caller. `Trailer` stays for one that can read
 /// trailers and needs to be told of them.
 pub fn answer(headers: &mut HeaderMap, request_id: &HeaderValue, keep_trailer: bool) {
@@ -281,7 +282,7 @@ pub fn answer(headers: &mut HeaderMap, request_id: &HeaderValue, keep_trailer: b
 /// Takes off a response's header what belongs to the upstream's connection. Gives what it had.
 pub fn interim(headers: &mut HeaderMap, keep_trailer: bool) -> Notable {
     let found = Notable::of(headers);
-    take_off_hop_by_hop(headers, found, false, keep_trailer).expect("only what callers send is refused");
+    take_off_hop_by_hop(headers, found, None, keep_trailer).expect("only what callers send is refused");
     found
 }
 
@@ -329,6 +330,7 @@ pub fn made_id() -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::profile::credential::Slot;
 
     fn fields(pairs: &[(&str, &str)]) -> HeaderMap {
         let pair = |(name, value): &(&str, &str)| {
@@ -342,6 +344,8 @@ mod tests {
         for (name, value) in pairs {
             headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
         }
+        let mut slots = Slots::default();
+        slots.add(Slot::Header(HeaderName::from_static("x-api-key")));
         let outgoing = Outgoing {
             found: Notable::of(&headers),
             host: &HeaderValue::from_static("api.internal"),
@@ -354,9 +358,10 @@ mod tests {
             underscores: Underscores::Refuse,
             forwarded: Forwarding::Off,
             source: Source { address: None, is_trusted: false, is_tls: false, host: None },
+            slots: &slots,
         };
         prepare(&mut headers, &outgoing)?;
-        authorize(&mut headers, HeaderValue::from_static("Bearer ours"));
+        headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer ours"));
         Ok(headers)
     }
 
@@ -400,9 +405,16 @@ mod tests {
 
     #[test]
     fn a_connection_field_cannot_carry_away_what_must_arrive() {
-        for name in
-            ["authorization", "Host", "Cookie", "content-type", "transfer-encoding", "x-request-id", "via"]
-        {
+        for name in [
+            "authorization",
+            "Host",
+            "Cookie",
+            "content-type",
+            "transfer-encoding",
+            "x-request-id",
+            "via",
+            "X-Api-Key",
+        ] {
             let refused = prepared(&[("connection", name)]);
             assert!(matches!(refused, Err(Fault::BadRequest(BadRequest::Nomination))), "{name}");
         }

@@ -129,7 +129,6 @@ impl Record {
     pub fn about(&self) -> About<'_> {
         About {
             route: self.route_name(),
-            profile: self.profile_name(),
             request_id: &self.request_id,
             is_grpc: self.is_grpc,
             version: self.version,

@@ -11,10 +11,12 @@ use crate::{
     proxy::{
         attempt::{Exchange, Sent},
         challenge::{self, Demand},
+        credentials::Credentials,
         record::Record,
+        worker::RouteState,
     },
     replay::{NotReplayable, Parked},
-    token::{self, NotReplaced, Suppressed},
+    token::{Handle, NotReplaced, Suppressed},
 };
 
 /// A rejected answer is read to its end up to here, so that its connection can be used again.
@@ -47,10 +49,12 @@ pub enum Outcome {
     BudgetSpent,
     /// The caller's body broke off.
     BodyBroken,
+    /// What could be had is what was refused.
+    SameCredential,
 }
 
 /// Number of outcomes.
-pub const OUTCOMES: usize = 11;
+pub const OUTCOMES: usize = 12;
 
 /// Label values for metrics and logs, in the order of [`Outcome`].
 pub const OUTCOME_NAMES: [&str; OUTCOMES] = [
@@ -65,6 +69,7 @@ pub const OUTCOME_NAMES: [&str; OUTCOMES] = [
     "body_over_limit",
     "budget_spent",
     "body_broken",
+    "same_credential",
 ];
 
 impl Outcome {
@@ -77,19 +82,21 @@ impl Outcome {
 /// Answers a 401: with a second attempt's response if that is better, else with `first`.
 pub async fn recover(
     exchange: &mut Exchange,
-    profile: &token::Handle,
-    generation: u64,
+    route: &RouteState,
+    refused: Credentials,
     first: Sent,
     record: &mut Record,
 ) -> Sent {
     let claims = match challenge::demand(first.response.headers()) {
         Demand::Refresh => None,
+        // Whoever wants an API key or a password may call it anything.
+        Demand::OtherScheme if !refused.is_bearer() => None,
         Demand::Claims(claims) => Some(claims),
         Demand::Scope | Demand::OtherScheme => return kept(first, Outcome::NotAskedFor, record),
     };
     if let Err(why) = exchange.is_replayable() {
         // The next request shall have a fresh token, even if this one cannot.
-        let _ = profile.reject(generation, claims);
+        reject(route, &refused, claims);
         return kept(first, of_body(why), record);
     }
     let first = First {
@@ -97,9 +104,58 @@ pub async fn recover(
         parked: exchange.body().as_ref().map(|b| b.park()),
         sent: first,
     };
-    match profile.replace(generation, claims, profile.patience()).await {
-        Ok(token) => second(exchange, token.header().clone(), first, record).await,
+    match replace(route, &refused, claims).await {
+        // Sending the same once more would get the same answer, and look like an attack.
+        Ok(fresh) if fresh.is_same(&refused) => first.stands(Outcome::SameCredential, record),
+        Ok(fresh) => second(exchange, &fresh, first, record).await,
         Err(why) => first.stands(of_token(&why), record),
+    }
+}
+
+/// All of a route's profiles, with the generations of their refused tokens. Claims are for the first.
+fn reported<'a>(
+    route: &'a RouteState,
+    refused: &'a Credentials,
+    claims: Option<String>,
+) -> impl Iterator<Item = (&'a Handle, u64, Option<String>)> {
+    let own = route.profile().map(|profile| (profile, refused.generation(), claims));
+    let others = route.also().iter().zip(refused.generations_of_others());
+    own.into_iter().chain(others.map(|(profile, generation)| (profile, *generation, None)))
+}
+
+fn reject(route: &RouteState, refused: &Credentials, claims: Option<String>) {
+    for (profile, generation, claims) in reported(route, refused, claims) {
+        let _ = profile.reject(generation, claims);
+    }
+}
+
+/// What takes the place of `refused`: nobody knows which of several credentials was meant, so all are
+/// asked for anew. One that cannot be had stays, as long as another one changes.
+async fn replace(
+    route: &RouteState,
+    refused: &Credentials,
+    claims: Option<String>,
+) -> Result<Credentials, NotReplaced> {
+    let (mut tokens, mut failed) = (Vec::with_capacity(1), None);
+    for (profile, generation, claims) in reported(route, refused, claims) {
+        match profile.replace(generation, claims, profile.patience()).await {
+            Ok(token) => tokens.push(token),
+            Err(why) => {
+                if let Some(current) = profile.current() {
+                    tokens.push(current.arc());
+                }
+                failed.get_or_insert(why);
+            }
+        }
+    }
+    let fresh = tokens.split_first().and_then(|(own, others)| Credentials::of(own, others));
+    match (fresh, failed) {
+        (Some(fresh), None) => Ok(fresh),
+        (Some(fresh), Some(_)) if tokens.len() == 1 + route.also().len() && !fresh.is_same(refused) => {
+            Ok(fresh)
+        }
+        (_, Some(why)) => Err(why),
+        (None, None) => Ok(refused.clone()),
     }
 }
 
@@ -141,13 +197,8 @@ fn is_uploaded(sent: &Sent) -> bool {
     sent.upload.as_ref().is_none_or(|body| body.is_sent())
 }
 
-async fn second(
-    exchange: &mut Exchange,
-    credential: http::HeaderValue,
-    first: First,
-    record: &mut Record,
-) -> Sent {
-    match exchange.send(Some(credential), record).await {
+async fn second(exchange: &mut Exchange, fresh: &Credentials, first: First, record: &mut Record) -> Sent {
+    match exchange.send(Some(fresh), record).await {
         Ok(second) => {
             if let Some(body) = exchange.body() {
                 body.settle();

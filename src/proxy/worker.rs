@@ -18,6 +18,7 @@ use http::{HeaderValue, Version};
 use crate::{
     proxy::{
         attempt::RequestBody,
+        credentials::{Credentials, Slots},
         fault::CODES,
         recovery::OUTCOMES,
         settings::{RouteSettings, Timeouts},
@@ -47,6 +48,10 @@ pub struct Route {
     pub upstream: Arc<Upstream>,
     /// The owner of its profile's token; `None` for `profile: none`.
     pub profile: Option<token::Handle>,
+    /// The owners of tokens that go on the same requests.
+    pub also: Vec<token::Handle>,
+    /// Where all these go beside `Authorization`.
+    pub slots: Slots,
     /// One per worker.
     pub shards: Vec<Arc<Shard>>,
 }
@@ -143,9 +148,8 @@ impl Gateway {
 pub struct RouteState {
     route: Arc<Route>,
     shard: Arc<Shard>,
-    /// A copy of the current token that no other thread touches: reference counts that travel between
-    /// cores cost more than the copy.
-    token: RefCell<Option<(u64, HeaderValue)>>,
+    /// A copy of the current tokens that no other thread touches.
+    credentials: RefCell<Option<Credentials>>,
 }
 
 impl RouteState {
@@ -179,20 +183,45 @@ impl RouteState {
         &self.shard
     }
 
-    /// Generation and header of the profile's current token, if there is a valid one.
-    pub fn current_token(&self) -> Option<(u64, HeaderValue)> {
+    /// The owners of tokens that go on the same requests.
+    pub fn also(&self) -> &[token::Handle] {
+        &self.route.also
+    }
+
+    /// Where all these go beside `Authorization`.
+    pub fn slots(&self) -> &Slots {
+        &self.route.slots
+    }
+
+    /// What goes on a request now, if every profile has a valid token.
+    pub fn current_credentials(&self) -> Option<Credentials> {
         let current = self.profile()?.current()?;
+        if !self.route.also.is_empty() {
+            return self.current_of_several(&current.arc());
+        }
         let current = current.token();
-        let mut copy = self.token.borrow_mut();
+        let mut copy = self.credentials.borrow_mut();
         match copy.as_ref() {
-            Some(copied) if copied.0 == current.generation() => Some(copied.clone()),
+            Some(copied) if copied.generation() == current.generation() => Some(copied.clone()),
             _ => {
-                let mut header = HeaderValue::from_bytes(current.header().as_bytes()).ok()?;
-                header.set_sensitive(true);
-                *copy = Some((current.generation(), header));
+                *copy = Credentials::of(current, &[]);
                 copy.clone()
             }
         }
+    }
+
+    fn current_of_several(&self, own: &token::Token) -> Option<Credentials> {
+        let others = self.route.also.iter().map(|profile| Some(profile.current()?.arc()));
+        let others: Vec<_> = others.collect::<Option<_>>()?;
+        let mut copy = self.credentials.borrow_mut();
+        let is_known = copy.as_ref().is_some_and(|copied| {
+            let known = copied.generations_of_others().iter().copied();
+            copied.generation() == own.generation() && known.eq(others.iter().map(|o| o.generation()))
+        });
+        if !is_known {
+            *copy = Credentials::of(own, &others);
+        }
+        copy.clone()
     }
 }
 
@@ -305,7 +334,7 @@ fn view(gateway: &Gateway, index: usize) -> View {
     let snapshot = gateway.snapshot();
     let state = |route: &Arc<Route>| {
         let shard = route.shards.get(index).cloned().unwrap_or_default();
-        Rc::new(RouteState { route: Arc::clone(route), shard, token: RefCell::default() })
+        Rc::new(RouteState { route: Arc::clone(route), shard, credentials: RefCell::default() })
     };
     let routes = snapshot.routes.iter().map(state).collect();
     View { version, snapshot, routes }

@@ -82,7 +82,7 @@ fn publish(shared: &Shared, grant: &Grant) -> Next {
     let for_one_use = grant.lifetime < LIFE_MIN;
     let token = shared.publish(|generation, round| Token {
         generation,
-        header: grant.header(),
+        ready: grant.credential.ready(),
         obtained: now,
         expires: grant.asked_at.after(grant.lifetime.saturating_sub(schedule::in_transit(grant.lifetime))),
         for_one_use,

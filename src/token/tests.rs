@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
 use crate::{
-    profile::{Credential, Kind, answer, authentication::ClientAuth, entra, refusal::Class},
+    profile::{Kind, answer, authentication::ClientAuth, credential::Credential, entra, refusal::Class},
     secret::Secret,
     source::Source,
 };
@@ -183,7 +183,7 @@ fn settings(recovery: Recovery) -> Settings {
         default_ttl: s(300),
         timeout: s(10),
     };
-    Settings { profile, required: true, recovery, waiters_max: WAITERS_MAX }
+    Settings { profile, required: true, recovery, waiters_max: WAITERS_MAX, also: Vec::new() }
 }
 
 fn failed(unavailable: &Unavailable) -> &Arc<ExchangeError> {

@@ -10,8 +10,6 @@ use crate::proxy::{fault::Fault, headers::REQUEST_ID};
 pub struct About<'a> {
     /// The route, when it is known.
     pub route: Option<&'a str>,
-    /// The route's profile.
-    pub profile: Option<&'a str>,
     /// The request's id.
     pub request_id: &'a HeaderValue,
     /// The request is a gRPC call, whose caller understands gRPC's statuses only.
@@ -49,7 +47,7 @@ impl Fault {
             "title": facts.title,
             "status": facts.status.as_u16(),
             "code": facts.code,
-            "detail": self.detail(about.route, about.profile),
+            "detail": self.detail(about.route),
             "route": about.route,
             "request_id": about.request_id.to_str().unwrap_or_default(),
         });
@@ -66,7 +64,7 @@ impl Fault {
 
     /// "Trailers-Only" of the gRPC protocol over HTTP/2: status 200, everything in the header.
     fn grpc(&self, about: &About<'_>) -> Response<Bytes> {
-        let words = format!("{}: {}", self.code(), self.detail(about.route, about.profile));
+        let words = format!("{}: {}", self.code(), self.detail(about.route));
         let mut response = Response::new(Bytes::new());
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
@@ -107,7 +105,6 @@ mod tests {
     fn a_grpc_call_gets_a_grpc_status() {
         let about = About {
             route: Some("orders"),
-            profile: None,
             request_id: &HeaderValue::from_static("id"),
             is_grpc: true,
             version: Version::HTTP_2,

@@ -1,0 +1,154 @@
+//! Parameters in a request target: ours in, the caller's of the same name out.
+//!
+//! Servers read names in many ways. A parameter that any of them could take for ours does not get
+//! through; what is left stays as it was, byte for byte.
+
+use http::{Uri, uri::PathAndQuery};
+
+use crate::{
+    proxy::fault::{BadRequest, Fault},
+    secret::Secret,
+};
+
+/// Decoded so often at most; what is encoded more often is no server's idea of a name.
+const DECODINGS_MAX: usize = 4;
+
+/// A parameter's name as the most forgiving server reads it.
+///
+/// Percent-encoding is undone, also where it was done more than once, and letters are small (ASP.NET).
+/// White space in front goes, what stands in brackets is an index, a dot, a space and an open bracket
+/// are an underscore, and a NUL ends it (PHP).
+pub fn read(name: &[u8]) -> String {
+    let mut bytes = name.to_vec();
+    for _ in 0..DECODINGS_MAX {
+        let decoded = decoded(&bytes);
+        if decoded == bytes {
+            break;
+        }
+        bytes = decoded;
+    }
+    let is_indexed = bytes.contains(&b']');
+    let ends = |byte: &u8| *byte == 0 || (is_indexed && *byte == b'[');
+    bytes.truncate(bytes.iter().position(ends).unwrap_or(bytes.len()));
+    let text = String::from_utf8_lossy(&bytes);
+    let plain = |c: char| if matches!(c, '.' | ' ' | '\t' | '[') { '_' } else { c.to_ascii_lowercase() };
+    text.trim().chars().map(plain).collect()
+}
+
+fn decoded(bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let [byte, after @ ..] = rest {
+        rest = after;
+        match (byte, after) {
+            (b'+', _) => out.push(b' '),
+            (b'%', [high, low, after @ ..]) => match (digit(*high), digit(*low)) {
+                (Some(high), Some(low)) => {
+                    out.push(high << 4 | low);
+                    rest = after;
+                }
+                _ => out.push(b'%'),
+            },
+            _ => out.push(*byte),
+        }
+    }
+    out
+}
+
+fn digit(byte: u8) -> Option<u8> {
+    char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+}
+
+/// `target` without the parameters whose names read as one of `names`. Some servers separate parameters by
+/// semicolons, so a piece between those counts as well.
+///
+/// # Errors
+/// [`BadRequest::Target`] when what is left is no target.
+pub fn without(target: Uri, names: &[String]) -> Result<Uri, Fault> {
+    let Some(query) = target.query() else { return Ok(target) };
+    let is_ours = |piece: &str| {
+        let name = piece.split_once('=').map_or(piece, |(name, _)| name);
+        names.contains(&read(name.as_bytes()))
+    };
+    if !query.split(['&', ';']).any(is_ours) {
+        return Ok(target);
+    }
+    let mut left = String::with_capacity(query.len());
+    for piece in query.split_inclusive(['&', ';']) {
+        if !is_ours(piece.trim_end_matches(['&', ';'])) {
+            left.push_str(piece);
+        }
+    }
+    let left = left.strip_suffix(['&', ';']).filter(|_| !query.ends_with(['&', ';'])).unwrap_or(&left);
+    let mark = if left.is_empty() { "" } else { "?" };
+    made(format!("{}{mark}{left}", target.path()))
+}
+
+/// `target` with `pair` behind all other parameters.
+///
+/// # Errors
+/// [`BadRequest::Target`] when the target gets too long.
+pub fn with(target: &Uri, pair: &Secret) -> Result<Uri, Fault> {
+    let (path, query) = (target.path(), target.query().unwrap_or_default());
+    let and = if query.is_empty() || query.ends_with('&') { "" } else { "&" };
+    made(format!("{path}?{query}{and}{}", pair.expose()))
+}
+
+fn made(target: String) -> Result<Uri, Fault> {
+    let target: PathAndQuery = target.try_into().map_err(|_| Fault::BadRequest(BadRequest::Target))?;
+    Ok(Uri::from(target))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(target: &str, expected: &str) {
+        let names = [read(b"api_key")];
+        let left = without(target.parse().unwrap(), &names).unwrap();
+        assert_eq!(left.to_string(), expected, "{target}");
+    }
+
+    #[test]
+    fn every_spelling_of_the_name_is_taken_out_and_nothing_else_changes() {
+        check("/a?api_key=t", "/a");
+        check("/a?api_key", "/a");
+        check("/a?b=1&api_key=t&c=%2F+&&d", "/a?b=1&c=%2F+&&d");
+        for spelling in [
+            "API_Key",
+            "%61pi_key",
+            "api%5Fkey",
+            "api%255fkey",
+            "+api_key",
+            "%20api_key",
+            "api.key",
+            "api+key",
+            "api_key[]",
+            "api_key[0]",
+            "api_key%5B%5D",
+            "api_key%00x",
+            "api[key",
+        ] {
+            check(&format!("/a?b=1&{spelling}=t"), "/a?b=1");
+            check(&format!("/a?{spelling}=t&b=1"), "/a?b=1");
+        }
+        check("/a?b=1;api_key=t", "/a?b=1");
+        check("/a?b=1;api_key=t;c=2", "/a?b=1;c=2");
+        for other in ["/a", "/a?", "/a?x=api_key", "/a?api_keys=1", "/a?b=1&", "/a?b;c", "/a?%zz=%"] {
+            check(other, other);
+        }
+    }
+
+    #[test]
+    fn ours_stands_behind_all_others() {
+        let pair = Secret::new("key=a%20b".into());
+        for (target, expected) in [
+            ("/a", "/a?key=a%20b"),
+            ("/a?", "/a?key=a%20b"),
+            ("/a?b=1", "/a?b=1&key=a%20b"),
+            ("/a?b&", "/a?b&key=a%20b"),
+        ] {
+            assert_eq!(with(&target.parse().unwrap(), &pair).unwrap(), expected);
+        }
+    }
+}
