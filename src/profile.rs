@@ -19,6 +19,7 @@ pub mod authentication;
 pub mod certificate;
 pub mod credential;
 pub mod discovery;
+pub mod dpop;
 pub mod entra;
 pub mod fixed;
 pub mod http;
@@ -41,6 +42,9 @@ impl Kind {
     /// Where on a request its credential goes.
     pub fn slots(&self) -> Vec<Slot> {
         match self {
+            Kind::OAuth2(oauth2) if oauth2.dpop => {
+                vec![Slot::Header(AUTHORIZATION), Slot::Header(dpop::DPOP)]
+            }
             Kind::Entra(_) | Kind::OAuth2(_) => vec![Slot::Header(AUTHORIZATION)],
             Kind::Static(fixed) => vec![fixed.slot()],
         }

@@ -121,6 +121,8 @@ pub(super) struct OAuth2 {
     pub(super) resource: Option<Field<Resource>>,
     /// More parameters of the token request, by name. Not for secrets. Default none.
     pub(super) extra: Option<Field<Named<String>>>,
+    /// Whether tokens are bound to a key that only this gateway has (RFC 9449). Default false.
+    pub(super) dpop: Option<Field<bool>>,
     /// Roles that tokens should carry; a warning tells when they do not. Default none.
     pub(super) expected_roles: Option<Field<Vec<Field<String>>>>,
     /// Whether readiness waits for this profile's token. Default true.

@@ -12,8 +12,10 @@ pub(super) fn target(input: &[u8]) {
             headers.append(WWW_AUTHENTICATE, value);
         }
     }
-    let asked = demand(&headers);
-    assert_eq!(demand(&headers), asked, "the same challenge asks for two things");
+    let asked = demand(&headers, false);
+    assert_ne!(asked, Demand::Nonce, "a nonce for a token that is bound to nothing");
+    demand(&headers, true);
+    assert_eq!(demand(&headers, false), asked, "the same challenge asks for two things");
     if headers.is_empty() {
         assert_eq!(asked, Demand::Refresh);
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::{HeaderValue, StatusCode};
 
 use crate::{
-    profile::answer::{Reply, read},
+    profile::answer::{Reply, Scheme, read},
     secret::Secret,
 };
 
@@ -26,7 +26,7 @@ pub(super) fn target(input: &[u8]) {
         body,
     };
     let secret = Secret::new(SECRET.to_owned());
-    match read(&reply, Duration::from_secs(300), &[secret]) {
+    match read(&reply, Scheme::Bearer, Duration::from_secs(300), &[secret]) {
         Ok(accepted) => {
             assert!(reply.status.is_success(), "a token in an answer of status {status}");
             let token = accepted.access_token.expose();

@@ -31,6 +31,15 @@ pub struct Reply {
     pub body: Vec<u8>,
 }
 
+/// What a token is asked for as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// RFC 6750. An answer that names no type means it.
+    Bearer,
+    /// RFC 9449. A token of another type is not bound to anything.
+    Dpop,
+}
+
 /// A usable token with what is known of its life.
 pub struct Accepted {
     /// The token, visible ASCII only.
@@ -46,7 +55,12 @@ pub struct Accepted {
 /// # Errors
 /// [`ExchangeError::Rejected`] for an OAuth error, also inside a 200; [`ExchangeError::Unusable`] for
 /// an answer that holds no usable token.
-pub fn read(reply: &Reply, default_ttl: Duration, secrets: &[Secret]) -> Result<Accepted, ExchangeError> {
+pub fn read(
+    reply: &Reply,
+    scheme: Scheme,
+    default_ttl: Duration,
+    secrets: &[Secret],
+) -> Result<Accepted, ExchangeError> {
     let json: Option<Map<String, Value>> = serde_json::from_slice(&reply.body).ok();
     let unusable = |what| ExchangeError::Unusable { status: reply.status.as_u16(), what };
     if !reply.status.is_success() || json.as_ref().is_some_and(|m| m.contains_key("error")) {
@@ -69,10 +83,16 @@ pub fn read(reply: &Reply, default_ttl: Duration, secrets: &[Secret]) -> Result<
     if !token.bytes().all(|b| b.is_ascii_graphic()) {
         return Err(unusable("its access_token holds characters that no token holds"));
     }
-    match json.get("token_type") {
-        None | Some(Value::Null) => {}
-        Some(Value::String(kind)) if kind.eq_ignore_ascii_case("bearer") => {}
-        Some(_) => return Err(unusable("its token_type is not Bearer")),
+    let kind = json.get("token_type").filter(|kind| !kind.is_null());
+    let is = |name: &str| kind.and_then(Value::as_str).is_some_and(|kind| kind.eq_ignore_ascii_case(name));
+    match scheme {
+        Scheme::Bearer if kind.is_none() || is("bearer") => {}
+        Scheme::Bearer if is("dpop") => {
+            return Err(unusable("its token_type is DPoP, and nobody asked for that (set dpop: true)"));
+        }
+        Scheme::Bearer => return Err(unusable("its token_type is not Bearer")),
+        Scheme::Dpop if is("dpop") => {}
+        Scheme::Dpop => return Err(unusable("its token_type is not DPoP: the server has ignored the proof")),
     }
     Ok(Accepted {
         access_token: Secret::new(token.clone()),
@@ -129,7 +149,7 @@ mod tests {
             retry_after: None,
             body: body.as_bytes().to_vec(),
         };
-        read(&reply, TTL, &[Secret::new("s3cret-value".into())])
+        read(&reply, Scheme::Bearer, TTL, &[Secret::new("s3cret-value".into())])
     }
 
     fn lifetime_of(members: &str) -> Duration {
@@ -157,6 +177,18 @@ mod tests {
         for kind in [r#""DPoP""#, r#""mac""#, "7", r#""""#] {
             let body = format!(r#"{{"access_token":"t","token_type":{kind}}}"#);
             assert!(matches!(check(200, &body), Err(ExchangeError::Unusable { .. })), "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_bound_token_must_say_that_it_is_one() {
+        let check = |body: &str| {
+            let reply = Reply { status: StatusCode::OK, retry_after: None, body: body.as_bytes().to_vec() };
+            read(&reply, Scheme::Dpop, TTL, &[]).map(|_| ()).map_err(|error| error.to_string())
+        };
+        assert_eq!(check(r#"{"access_token":"t","token_type":"dpop"}"#), Ok(()));
+        for unbound in [r#"{"access_token":"t","token_type":"Bearer"}"#, r#"{"access_token":"t"}"#] {
+            assert!(check(unbound).unwrap_err().contains("ignored the proof"));
         }
     }
 

@@ -137,6 +137,7 @@ pub enum ProofError {
 type Read<T> = Result<(T, Option<ExchangeError>), ExchangeError>;
 
 /// What proves the client in one token request.
+#[derive(Clone)]
 pub(super) struct Proof {
     /// Parameters of the form.
     pub(super) parameters: Vec<(&'static str, Secret)>,

@@ -2,11 +2,11 @@
 //!
 //! Nothing here puts anything on a request: that is `proxy`'s, which knows when.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use http::{HeaderName, HeaderValue, header::AUTHORIZATION};
 
-use crate::secret::Secret;
+use crate::{profile::dpop, secret::Secret};
 
 /// Where on a request a credential goes. Only one credential can go there.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -31,6 +31,8 @@ impl fmt::Display for Slot {
 pub enum Credential {
     /// A token for `Authorization: Bearer` (RFC 6750 §2.1).
     Bearer(Secret),
+    /// A token that is bound to a key (RFC 9449).
+    Dpop(Secret, Arc<dpop::Key>),
     /// The value of a header field: an API key, or a user's name and password.
     Header {
         /// The field.
@@ -56,6 +58,8 @@ pub enum Ready {
     Header(HeaderName, HeaderValue),
     /// `name=value`, percent-encoded.
     Query(Secret),
+    /// A bound token; each request gets a proof beside it.
+    Dpop(dpop::Bound),
 }
 
 impl Credential {
@@ -63,6 +67,7 @@ impl Credential {
     pub fn secret(&self) -> &Secret {
         match self {
             Credential::Bearer(secret)
+            | Credential::Dpop(secret, _)
             | Credential::Header { secret, .. }
             | Credential::Query { value: secret, .. } => secret,
         }
@@ -76,24 +81,16 @@ impl Credential {
                 let value = sensitive("Bearer ", token).expect("`answer` refuses what no header holds");
                 Ready::Header(AUTHORIZATION, value)
             }
+            Credential::Dpop(token, key) => Ready::Dpop(dpop::Bound {
+                authorization: sensitive("DPoP ", token).expect("`answer` refuses what no header holds"),
+                digest: dpop::digest_of(token).into(),
+                key: Arc::clone(key),
+            }),
             Credential::Header { name, value, .. } => Ready::Header(name.clone(), value.clone()),
             Credential::Query { name, value } => {
                 let pair = format!("{}={}", percent_encoded(name), percent_encoded(value.expose()));
                 Ready::Query(Secret::new(pair))
             }
-        }
-    }
-}
-
-impl Ready {
-    /// Whether both would make the same request.
-    pub fn is_same(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Ready::Header(name, value), Ready::Header(other_name, other_value)) => {
-                name == other_name && value == other_value
-            }
-            (Ready::Query(pair), Ready::Query(other)) => pair.expose() == other.expose(),
-            _ => false,
         }
     }
 }

@@ -42,6 +42,7 @@ impl Settings {
             audience: None,
             resource: Vec::new(),
             extra: Vec::new(),
+            dpop: false,
         }
     }
 }

@@ -137,6 +137,7 @@ mod tests {
                 format!("{name}: {}", value.to_str().unwrap())
             }
             Ready::Query(pair) => format!("?{}", pair.expose()),
+            Ready::Dpop(_) => panic!("nothing here is bound"),
         })
     }
 

@@ -13,12 +13,13 @@ use crate::{
     clock,
     profile::{
         Grant, Identity,
-        answer::{self, Reply},
+        answer::{self, Reply, Scheme},
         assertion,
         authentication::{Authentication, ClientAuth, Proof},
         certificate::{self, Presented},
         credential::Credential,
         discovery::Discovery,
+        dpop,
         http::{self, Http, Showing},
         refusal::ExchangeError,
     },
@@ -47,6 +48,8 @@ pub struct Settings {
     pub resource: Vec<String>,
     /// Further parameters, sent as they are.
     pub extra: Vec<(String, String)>,
+    /// Whether tokens are bound to a key of the gateway (RFC 9449).
+    pub dpop: bool,
 }
 
 /// The token endpoint, given or to be found.
@@ -68,6 +71,8 @@ pub(super) struct Client {
     authentication: Authentication,
     discovery: Discovery,
     showing: Showing,
+    /// What tokens are bound to.
+    key: Option<Arc<dpop::Key>>,
 }
 
 impl Client {
@@ -83,7 +88,8 @@ impl Client {
             (settings.client_id.clone(), settings.auth.clone(), settings.certificate.clone());
         let authentication = Authentication::new(profile, id, auth, shown);
         let (discovery, showing) = (Discovery::default(), Showing::default());
-        Self { settings, is_entra, default_ttl, timeout, http, authentication, discovery, showing }
+        let key = settings.dpop.then(|| Arc::new(dpop::Key::generate()));
+        Self { settings, is_entra, default_ttl, timeout, http, authentication, discovery, showing, key }
     }
 
     pub(super) async fn exchange(&self, claims: Option<&str>) -> Result<Grant, ExchangeError> {
@@ -96,7 +102,7 @@ impl Client {
     async fn ask(&self, claims: Option<&str>) -> Result<Grant, ExchangeError> {
         let url = self.token_url().await?;
         let proof = self.authentication.prove(&url).await?;
-        let outcome = self.ask_with(&url, &proof, claims).await;
+        let outcome = self.ask_with(&url, proof.clone(), claims).await;
         match outcome {
             // The assertion's time was over: it may have been renewed since it was read.
             Err(ExchangeError::Rejected(rejection)) if rejection.code() == Some(ASSERTION_EXPIRED) => {
@@ -104,7 +110,7 @@ impl Client {
                 if !proof.differs_from(&later) {
                     return Err(ExchangeError::Rejected(rejection));
                 }
-                self.ask_with(&url, &later, claims).await
+                self.ask_with(&url, later, claims).await
             }
             outcome => outcome,
         }
@@ -121,13 +127,23 @@ impl Client {
         }
     }
 
-    async fn ask_with(&self, url: &Url, proof: &Proof, claims: Option<&str>) -> Result<Grant, ExchangeError> {
-        let asked_at = clock::now();
-        let reply = self.send(url, proof, claims).await?;
-        let accepted = answer::read(&reply, self.default_ttl, &proof.secrets)?;
-        self.authentication.bound_to(proof);
+    async fn ask_with(&self, url: &Url, proof: Proof, claims: Option<&str>) -> Result<Grant, ExchangeError> {
+        let (mut proof, mut asked_at) = (proof, clock::now());
+        let mut reply = self.send(url, &proof, claims).await?;
+        if self.key.is_some() && dpop::wants_nonce(&reply) {
+            // What proves the client may be good for one request only.
+            proof = self.authentication.prove(url).await?;
+            asked_at = clock::now();
+            reply = self.send(url, &proof, claims).await?;
+        }
+        let scheme = if self.key.is_some() { Scheme::Dpop } else { Scheme::Bearer };
+        let accepted = answer::read(&reply, scheme, self.default_ttl, &proof.secrets)?;
+        self.authentication.bound_to(&proof);
         Ok(Grant {
-            credential: Credential::Bearer(accepted.access_token),
+            credential: match &self.key {
+                Some(key) => Credential::Dpop(accepted.access_token, Arc::clone(key)),
+                None => Credential::Bearer(accepted.access_token),
+            },
             lifetime: accepted.lifetime,
             refresh_in: accepted.refresh_in,
             asked_at,
@@ -153,7 +169,16 @@ impl Client {
                 .header("client-request-id", assertion::uuid())
                 .header("x-ms-lib-capability", "retry-after, h429");
         }
+        let origin = url.origin().ascii_serialization();
+        if let Some(key) = &self.key {
+            let subject = dpop::Subject { method: "POST", origin: &origin, path: url.path(), token: None };
+            let no_random = || ExchangeError::SetUp { what: "there are no random numbers".into() };
+            request = request.header(dpop::DPOP, key.proof(&subject).ok_or_else(no_random)?);
+        }
         let mut response = request.send().await.map_err(|e| ExchangeError::unreachable(url, &e))?;
+        if let Some(key) = &self.key {
+            key.learn(&origin, response.headers());
+        }
         let status = response.status();
         let retry_after = response.headers().get(RETRY_AFTER).and_then(answer::retry_after);
         let body = http::bounded(&mut response).await.map_err(|e| e.at(url))?;
@@ -220,6 +245,7 @@ impl Client {
         }
         parts.push(claims.unwrap_or_default().as_bytes());
         parts.extend(settings.resource.iter().map(|r| r.as_bytes()));
+        parts.push(if settings.dpop { b"dpop" } else { b"" });
         parts.push(b"extra");
         parts.extend(settings.extra.iter().flat_map(|(name, value)| [name.as_bytes(), value.as_bytes()]));
         Identity::of(parts)
@@ -241,6 +267,7 @@ mod tests {
             audience: None,
             resource: vec!["urn:x".into(), "urn:y".into()],
             extra: vec![("organization".into(), "o&1".into())],
+            dpop: false,
         };
         let http = Arc::new(Http::default());
         Client::new("account", settings, false, Duration::from_secs(300), Duration::from_secs(10), http)
@@ -277,7 +304,8 @@ mod tests {
         assert!(identity == base.identity_with(Some(&print("s")), None));
         assert!(identity != base.identity_with(Some(&print("rotated")), None));
         assert!(identity != base.identity_with(Some(&print("s")), Some("{}")));
-        let changes: [fn(&mut Settings); 7] = [
+        let changes: [fn(&mut Settings); 8] = [
+            |s| s.dpop = true,
             |s| s.endpoint = Endpoint::Issuer("https://id.example.com".into()),
             |s| s.client_id = "other".into(),
             |s| s.auth = ClientAuth::SecretPost(Source::Env("X".into())),

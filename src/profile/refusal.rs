@@ -216,12 +216,14 @@ fn class_of_code(code: u64) -> Option<Class> {
 fn class_of_error(error: &str) -> Option<Class> {
     Some(match error {
         "invalid_client" => Class::Credential,
-        "temporarily_unavailable" | "server_error" => Class::Transient,
+        // The nonce was the newest there was; the next one may be in time.
+        "temporarily_unavailable" | "server_error" | "use_dpop_nonce" => Class::Transient,
         "invalid_request"
         | "invalid_grant"
         | "unauthorized_client"
         | "unsupported_grant_type"
         | "invalid_scope"
+        | "invalid_dpop_proof"
         | "invalid_target"
         | "invalid_resource" => Class::Permanent,
         _ => return None,
@@ -334,7 +336,7 @@ mod tests {
             body: body.as_bytes().to_vec(),
         };
         let secret = Secret::new("s3cret/value".into());
-        answer::read(&reply, Duration::from_secs(300), &[secret]).err().unwrap()
+        answer::read(&reply, answer::Scheme::Bearer, Duration::from_secs(300), &[secret]).err().unwrap()
     }
 
     #[test]

@@ -185,7 +185,11 @@ impl Exchange {
         loop {
             let mut trip = self.trip(credentials, connection.version(), asks)?;
             let (was_reused, sent_bytes) = (connection.is_reused(), connection.sent_bytes());
-            let failure = match self.exchange(&mut connection, &mut trip).await {
+            let outcome = self.exchange(&mut connection, &mut trip).await;
+            if let (Some(credentials), Ok(response)) = (credentials, &outcome) {
+                credentials.learn(upstream, response.headers());
+            }
+            let failure = match outcome {
                 // RFC 9110 §10.1.1: an upstream that knows no expectations is asked without one.
                 Ok(response) if trip.is_unexpected(&response) => {
                     asks = None;
@@ -237,7 +241,7 @@ impl Exchange {
             upgrade::put(handshake, &mut head, version);
         }
         if let Some(credentials) = credentials {
-            credentials.put_on(&mut head)?;
+            credentials.put_on(&mut head, self.route.upstream())?;
         }
         let is_http1 = version == Version::HTTP_11;
         if is_http1 && head.headers.contains_key(TE) {

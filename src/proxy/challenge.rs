@@ -21,15 +21,18 @@ pub enum Demand {
     Claims(String),
     /// Nothing that another token could give: `insufficient_scope`.
     Scope,
-    /// Another scheme than Bearer.
+    /// The same token, with the server's nonce in the proof of it (RFC 9449 §9).
+    Nonce,
+    /// Another scheme than ours.
     OtherScheme,
 }
 
 /// What the challenges of a 401 response ask for. No challenge at all asks for another token: many
-/// APIs send none.
-pub fn demand(headers: &HeaderMap) -> Demand {
+/// APIs send none. A bound token (`is_bound`) is asked for by the scheme DPoP, or by Bearer where a server
+/// takes both.
+pub fn demand(headers: &HeaderMap, is_bound: bool) -> Demand {
     let mut seen_any = false;
-    let mut bearer = None;
+    let (mut bearer, mut dpop) = (None, None);
     for value in headers.get_all(WWW_AUTHENTICATE) {
         let Some(text) = value.to_str().ok().filter(|text| text.len() <= CHALLENGE_BYTES_MAX) else {
             continue;
@@ -39,9 +42,12 @@ pub fn demand(headers: &HeaderMap) -> Demand {
             if challenge.scheme.eq_ignore_ascii_case("bearer") && bearer.is_none() {
                 bearer = Some(of_bearer(&challenge));
             }
+            if is_bound && challenge.scheme.eq_ignore_ascii_case("dpop") && dpop.is_none() {
+                dpop = Some(of_dpop(&challenge));
+            }
         }
     }
-    match bearer {
+    match dpop.or(bearer) {
         Some(demand) => demand,
         None if seen_any => Demand::OtherScheme,
         None => Demand::Refresh,
@@ -56,6 +62,15 @@ fn of_bearer(challenge: &Challenge<'_>) -> Demand {
             .and_then(|text| claims(&text))
             .map_or(Demand::Refresh, Demand::Claims),
         _ => Demand::Refresh,
+    }
+}
+
+fn of_dpop(challenge: &Challenge<'_>) -> Demand {
+    match challenge.parameter("error").as_deref() {
+        Some("use_dpop_nonce") => Demand::Nonce,
+        // The proof was at fault, most often the clock behind it; another token would have the same.
+        Some("invalid_dpop_proof") => Demand::OtherScheme,
+        _ => of_bearer(challenge),
     }
 }
 
@@ -143,7 +158,24 @@ mod tests {
         for value in values {
             headers.append(WWW_AUTHENTICATE, value.parse().unwrap());
         }
-        assert_eq!(demand(&headers), expected, "{values:?}");
+        assert_eq!(demand(&headers, false), expected, "{values:?}");
+    }
+
+    #[test]
+    fn a_bound_token_is_asked_for_by_its_own_scheme() {
+        let check = |value: &str, expected: Demand| {
+            let headers = HeaderMap::from_iter([(WWW_AUTHENTICATE, value.parse().unwrap())]);
+            assert_eq!(demand(&headers, true), expected, "{value}");
+        };
+        check("DPoP error=\"use_dpop_nonce\", error_description=\"x\"", Demand::Nonce);
+        check("Bearer, DPoP algs=\"ES256\", error=\"use_dpop_nonce\"", Demand::Nonce);
+        check("DPoP error=\"invalid_token\"", Demand::Refresh);
+        check("dpop algs=\"ES256 PS256\"", Demand::Refresh);
+        check("DPoP error=\"insufficient_scope\"", Demand::Scope);
+        check("DPoP error=\"invalid_dpop_proof\"", Demand::OtherScheme);
+        check("Bearer error=\"invalid_token\"", Demand::Refresh);
+        check("Bearer error=\"use_dpop_nonce\"", Demand::Refresh);
+        check("Basic realm=\"x\"", Demand::OtherScheme);
     }
 
     #[test]
@@ -189,7 +221,7 @@ mod tests {
         for text in ["\"", "=", "\"\"\"", "Bearer \"", "a=\"b", ",,,", "Bearer error=\"\\"] {
             let mut headers = HeaderMap::new();
             headers.append(WWW_AUTHENTICATE, text.parse().unwrap());
-            demand(&headers);
+            demand(&headers, true);
         }
     }
 }

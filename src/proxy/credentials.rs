@@ -8,10 +8,14 @@ use std::{rc::Rc, sync::Arc};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header::AUTHORIZATION, request};
 
 use crate::{
-    profile::credential::{Ready, Slot},
+    profile::{
+        credential::{Ready, Slot},
+        dpop::{Bound, DPOP, Subject},
+    },
     proxy::{fault::Fault, query},
     secret::Secret,
     token::{Handle, Token},
+    upstream::Upstream,
 };
 
 /// What one attempt proves its account with.
@@ -28,6 +32,7 @@ struct Rest {
     fields: Vec<(HeaderName, HeaderValue)>,
     /// `name=value`, encoded.
     parameters: Vec<Secret>,
+    bound: Option<Bound>,
     /// Generations of the tokens that go with it, in the order of the route's profiles.
     generations: Vec<u64>,
 }
@@ -44,12 +49,16 @@ impl Credentials {
         let mut rest = Rest {
             fields: Vec::new(),
             parameters: Vec::new(),
+            bound: None,
             generations: also.iter().map(|token| token.generation()).collect(),
         };
         for ready in [token].into_iter().chain(also.iter().map(AsRef::as_ref)).map(Token::ready) {
             match ready {
                 Ready::Header(name, value) => rest.fields.push((name.clone(), copy(value)?)),
                 Ready::Query(pair) => rest.parameters.push(pair.clone()),
+                Ready::Dpop(bound) => {
+                    rest.bound = Some(Bound { authorization: copy(&bound.authorization)?, ..bound.clone() });
+                }
             }
         }
         Some(Self { generation: token.generation(), authorization: None, rest: Some(Rc::new(rest)) })
@@ -76,35 +85,57 @@ impl Credentials {
         self.rest.is_none()
     }
 
+    /// Whether it holds a token that is bound to a key.
+    pub fn is_bound(&self) -> bool {
+        self.rest.as_ref().is_some_and(|rest| rest.bound.is_some())
+    }
+
+    /// Keeps what an upstream's answer says about the proofs that it wants to read.
+    pub fn learn(&self, upstream: &Upstream, answer: &HeaderMap) {
+        if let Some(bound) = self.rest.as_ref().and_then(|rest| rest.bound.as_ref()) {
+            bound.key.learn(&upstream.origin().to_string(), answer);
+        }
+    }
+
     /// Whether an upstream that has refused `other` would refuse this as well.
     pub fn is_same(&self, other: &Self) -> bool {
         match (&self.rest, &other.rest) {
             (None, None) => self.authorization == other.authorization,
             (Some(rest), Some(other)) => {
                 let pairs = |rest: &Rest| rest.parameters.iter().map(|p| p.fingerprint()).collect::<Vec<_>>();
-                rest.fields == other.fields && pairs(rest) == pairs(other)
+                let bound = |rest: &Rest| rest.bound.as_ref().map(|bound| Arc::clone(&bound.digest));
+                rest.fields == other.fields && pairs(rest) == pairs(other) && bound(rest) == bound(other)
             }
             _ => false,
         }
     }
 
-    /// Puts everything on: the last thing that happens to a request's head.
+    /// Puts everything on: the last thing that happens to a request's head, whose method and target are
+    /// those that `upstream` gets to read.
     ///
     /// # Errors
-    /// [`BadRequest::Target`] when the target has no room for a parameter.
-    pub fn put_on(&self, head: &mut request::Parts) -> Result<(), Fault> {
+    /// [`Fault`] when the target has no room for a parameter, or the system gives no random numbers.
+    pub fn put_on(&self, head: &mut request::Parts, upstream: &Upstream) -> Result<(), Fault> {
         if let Some(value) = &self.authorization {
             head.headers.insert(AUTHORIZATION, value.clone());
         }
         match &self.rest {
             None => Ok(()),
-            Some(rest) => rest.put_on(head),
+            Some(rest) => rest.put_on(head, upstream),
         }
     }
 }
 
 impl Rest {
-    fn put_on(&self, head: &mut request::Parts) -> Result<(), Fault> {
+    fn put_on(&self, head: &mut request::Parts, upstream: &Upstream) -> Result<(), Fault> {
+        if let Some(bound) = &self.bound {
+            let origin = upstream.origin().to_string();
+            let (method, path) = (head.method.as_str(), head.uri.path());
+            let subject = Subject { method, origin: &origin, path, token: Some(&bound.digest) };
+            let proof = bound.key.proof(&subject).ok_or(Fault::Internal)?;
+            head.headers.insert(AUTHORIZATION, bound.authorization.clone());
+            head.headers.insert(DPOP, proof);
+        }
         for (name, value) in &self.fields {
             head.headers.insert(name, value.clone());
         }

@@ -12,6 +12,7 @@ use crate::{
         attempt::{Exchange, Sent},
         challenge::{self, Demand},
         credentials::Credentials,
+        fault::Fault,
         record::Record,
         worker::RouteState,
     },
@@ -51,10 +52,12 @@ pub enum Outcome {
     BodyBroken,
     /// What could be had is what was refused.
     SameCredential,
+    /// The same token was taken with the upstream's nonce in the proof of it.
+    Nonce,
 }
 
 /// Number of outcomes.
-pub const OUTCOMES: usize = 12;
+pub const OUTCOMES: usize = 13;
 
 /// Label values for metrics and logs, in the order of [`Outcome`].
 pub const OUTCOME_NAMES: [&str; OUTCOMES] = [
@@ -70,6 +73,7 @@ pub const OUTCOME_NAMES: [&str; OUTCOMES] = [
     "budget_spent",
     "body_broken",
     "same_credential",
+    "nonce",
 ];
 
 impl Outcome {
@@ -87,11 +91,19 @@ pub async fn recover(
     first: Sent,
     record: &mut Record,
 ) -> Sent {
-    let claims = match challenge::demand(first.response.headers()) {
+    let first = match challenge::demand(first.response.headers(), refused.is_bound()) {
+        Demand::Nonce => match with_nonce(exchange, &refused, first, record).await {
+            Ok(answered) => return answered,
+            Err(refused_again) => refused_again,
+        },
+        _ => first,
+    };
+    let claims = match challenge::demand(first.response.headers(), refused.is_bound()) {
         Demand::Refresh => None,
         // Whoever wants an API key or a password may call it anything.
-        Demand::OtherScheme if !refused.is_bearer() => None,
+        Demand::OtherScheme if !refused.is_bearer() && !refused.is_bound() => None,
         Demand::Claims(claims) => Some(claims),
+        Demand::Nonce => return kept(first, Outcome::SecondRefused, record),
         Demand::Scope | Demand::OtherScheme => return kept(first, Outcome::NotAskedFor, record),
     };
     if let Err(why) = exchange.is_replayable() {
@@ -99,16 +111,41 @@ pub async fn recover(
         reject(route, &refused, claims);
         return kept(first, of_body(why), record);
     }
-    let first = First {
-        is_uploaded: is_uploaded(&first),
-        parked: exchange.body().as_ref().map(|b| b.park()),
-        sent: first,
-    };
+    let first = First::of(exchange, first);
     match replace(route, &refused, claims).await {
         // Sending the same once more would get the same answer, and look like an attack.
         Ok(fresh) if fresh.is_same(&refused) => first.stands(Outcome::SameCredential, record),
         Ok(fresh) => second(exchange, &fresh, first, record).await,
         Err(why) => first.stands(of_token(&why), record),
+    }
+}
+
+/// The same token once more, now that the upstream's nonce is known. This says nothing about the token: an
+/// answer that refuses it is an error, and is treated like the first.
+async fn with_nonce(
+    exchange: &mut Exchange,
+    credentials: &Credentials,
+    first: Sent,
+    record: &mut Record,
+) -> Result<Sent, Sent> {
+    if let Err(why) = exchange.is_replayable() {
+        return Ok(kept(first, of_body(why), record));
+    }
+    let first = First::of(exchange, first);
+    match exchange.send(Some(credentials), record).await {
+        Ok(second) if exchange.is_refused(&second) => {
+            first.discard();
+            Err(second)
+        }
+        Ok(second) => {
+            if let Some(body) = exchange.body() {
+                body.settle();
+            }
+            record.recovered(Outcome::Nonce);
+            first.discard();
+            Ok(second)
+        }
+        Err(fault) => Ok(first.fails(&fault, record)),
     }
 }
 
@@ -168,6 +205,17 @@ struct First {
 }
 
 impl First {
+    fn of(exchange: &Exchange, sent: Sent) -> Self {
+        let is_uploaded = sent.upload.as_ref().is_none_or(|body| body.is_sent());
+        Self { is_uploaded, parked: exchange.body().as_ref().map(|body| body.park()), sent }
+    }
+
+    /// The second attempt could not be made.
+    fn fails(self, fault: &Fault, record: &mut Record) -> Sent {
+        tracing::debug!(code = fault.code(), "the second attempt failed, the caller gets the first 401");
+        self.stands(Outcome::SecondFailed, record)
+    }
+
     /// There is no better answer: the caller gets this one, and its upload may go on.
     fn stands(self, outcome: Outcome, record: &mut Record) -> Sent {
         if let (Some(body), Some(parked)) = (&self.sent.upload, self.parked) {
@@ -193,10 +241,6 @@ impl First {
     }
 }
 
-fn is_uploaded(sent: &Sent) -> bool {
-    sent.upload.as_ref().is_none_or(|body| body.is_sent())
-}
-
 async fn second(exchange: &mut Exchange, fresh: &Credentials, first: First, record: &mut Record) -> Sent {
     match exchange.send(Some(fresh), record).await {
         Ok(second) => {
@@ -208,10 +252,7 @@ async fn second(exchange: &mut Exchange, fresh: &Credentials, first: First, reco
             first.discard();
             second
         }
-        Err(fault) => {
-            tracing::debug!(code = fault.code(), "the second attempt failed, the caller gets the first 401");
-            first.stands(Outcome::SecondFailed, record)
-        }
+        Err(fault) => first.fails(&fault, record),
     }
 }
 

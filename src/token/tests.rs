@@ -163,7 +163,7 @@ fn error(class: Class, retry_after: Option<Duration>) -> ExchangeError {
     };
     let reply =
         answer::Reply { status: StatusCode::from_u16(status).unwrap(), retry_after, body: body.into() };
-    let error = answer::read(&reply, HOUR, &[]).err().unwrap();
+    let error = answer::read(&reply, answer::Scheme::Bearer, HOUR, &[]).err().unwrap();
     assert_eq!(error.class(), class);
     error
 }

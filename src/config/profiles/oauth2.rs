@@ -45,6 +45,7 @@ impl Account<'_> {
             audience,
             resource,
             extra,
+            dpop: given(&file.dpop).is_some_and(|(_, on)| *on),
         }))
     }
 
