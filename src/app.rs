@@ -225,8 +225,10 @@ pub(crate) fn snapshot(
         let origin = &entry.target.upstream;
         // Connections of different accounts never mix.
         let key = (origin.clone(), entry.target.profile.clone());
-        let profile = entry.target.profile.as_ref().and_then(|name| profiles.get(name));
-        let presented = profile.and_then(token::Handle::presented);
+        let profile = entry.target.profile.as_ref().and_then(|name| profiles.get(name)).cloned();
+        let also = profile.iter().flat_map(token::Handle::also);
+        let also: Vec<_> = also.filter_map(|name| profiles.get(name)).cloned().collect();
+        let presented = profile.iter().chain(&also).find_map(token::Handle::presented);
         let upstream = match upstreams.get(&key).filter(|upstream| upstream.shows(presented)) {
             Some(upstream) => Arc::clone(upstream),
             None => {
@@ -237,9 +239,6 @@ pub(crate) fn snapshot(
             }
         };
         let rule = entry.rule.clone();
-        let profile = entry.target.profile.as_ref().and_then(|name| profiles.get(name)).cloned();
-        let also = profile.iter().flat_map(token::Handle::also);
-        let also: Vec<_> = also.filter_map(|name| profiles.get(name)).cloned().collect();
         routes.push(Arc::new(Route {
             name: entry.name.clone(),
             prefix: rule.path.as_str().to_owned(),

@@ -181,7 +181,7 @@ impl Profile {
     pub async fn identity(&self) -> Result<Identity, refusal::ExchangeError> {
         match &self.asker {
             Asker::OAuth2(client) => client.identity().await,
-            Asker::Static(fixed) => Ok(fixed.identity().await?),
+            Asker::Static(fixed) => Ok(fixed.identity().await),
         }
     }
 

@@ -9,6 +9,7 @@ use crate::{
     cli::{Configured, Failure},
     proxy::{fault::Fault, settings::RouteSettings, target},
     route::{Entry, Head, Table, explain::NearMiss, path},
+    token,
 };
 
 /// Near misses that are shown.
@@ -32,7 +33,7 @@ pub(super) fn explain(
     let head = Head { host, path: &reading.path, method: &method, headers: &headers };
     let decision = Decision {
         request: format!("{method} {url}"),
-        outcome: decide(&table, &head, &uri, &reading),
+        outcome: decide(&table, &head, &uri, &reading, &configured.loaded.settings.profiles),
         near: table.explain(&head, NEAR_MISSES_MAX),
     };
     Ok(if as_json { decision.json().to_string() + "\n" } else { decision.text() })
@@ -67,7 +68,16 @@ struct Decision {
 struct Forwarded {
     route: String,
     profile: Option<String>,
+    /// Profiles whose credentials go with its own.
+    also: Vec<String>,
     upstream: String,
+}
+
+impl Forwarded {
+    fn profiles(&self) -> String {
+        let own = self.profile.as_deref().unwrap_or("none (no credential)");
+        if self.also.is_empty() { own.to_owned() } else { format!("{own}, also {}", self.also.join(", ")) }
+    }
 }
 
 struct Refused {
@@ -81,6 +91,7 @@ fn decide(
     head: &Head<'_>,
     uri: &Uri,
     reading: &path::Reading<'_>,
+    profiles: &[token::Settings],
 ) -> Result<Forwarded, Refused> {
     use crate::proxy::fault::BadRequest;
     let refuse = |route: Option<&Entry<RouteSettings>>, fault: Fault, why: String| Refused {
@@ -110,9 +121,11 @@ fn decide(
     let target = target::upstream_target(settings, entry.rule.path.as_str(), uri).map_err(|_| {
         refuse(Some(entry), Fault::BadRequest(BadRequest::Target), BadRequest::Target.to_string())
     })?;
+    let profile = profiles.iter().find(|known| Some(&known.profile.name) == settings.profile.as_ref());
     Ok(Forwarded {
         route: entry.name.clone(),
         profile: settings.profile.clone(),
+        also: profile.map(|profile| profile.also.clone()).unwrap_or_default(),
         upstream: format!("{}{target}", settings.upstream),
     })
 }
@@ -131,7 +144,7 @@ impl Decision {
                 out,
                 "  route     {}\n  profile   {}\n  upstream  {}",
                 forwarded.route,
-                forwarded.profile.as_deref().unwrap_or("none (no credential)"),
+                forwarded.profiles(),
                 forwarded.upstream
             ),
             Err(refused) => writeln!(
@@ -160,6 +173,7 @@ impl Decision {
                 "request": self.request,
                 "route": f.route,
                 "profile": f.profile,
+                "also": f.also,
                 "upstream": f.upstream,
                 "fault": null,
                 "near_misses": near,

@@ -98,7 +98,9 @@ impl Credential {
 /// `prefix` and `secret` as a field's value, marked sensitive; `None` when no field can have it.
 pub(super) fn sensitive(prefix: &str, secret: &Secret) -> Option<HeaderValue> {
     let text = zeroize::Zeroizing::new(format!("{prefix}{}", secret.expose()));
-    let mut value = HeaderValue::from_str(&text).ok()?;
+    // The library takes more, which servers read in different ways.
+    let is_plain = text.bytes().all(|b| b == b' ' || b.is_ascii_graphic());
+    let mut value = HeaderValue::from_str(&text).ok().filter(|_| is_plain)?;
     value.set_sensitive(true);
     Some(value)
 }

@@ -16,7 +16,7 @@ use crate::{
         refusal::ExchangeError,
     },
     secret::{Fingerprint, Secret},
-    source::{Source, SourceError},
+    source::Source,
 };
 
 /// A source that is not looked at every few seconds, such as a vault, is read again after this long.
@@ -117,11 +117,14 @@ impl Settings {
         })
     }
 
-    /// Changes with the secret, as far as that can be told cheaply.
-    pub(super) async fn identity(&self) -> Result<Identity, SourceError> {
-        let print =
-            if self.source().is_cheap() { Some(self.source().read().await?.fingerprint()) } else { None };
-        Ok(Identity::of([&b"static"[..], print.as_ref().map_or(&[], Fingerprint::as_bytes)]))
+    /// Changes with the secret, as far as that can be told cheaply, and when it can no longer be read: that
+    /// is worth a word, though what was read before serves on.
+    pub(super) async fn identity(&self) -> Identity {
+        let print = match self.source() {
+            source if source.is_cheap() => source.read().await.ok().map(|secret| secret.fingerprint()),
+            _ => None,
+        };
+        Identity::of([&b"static"[..], print.as_ref().map_or(&[], Fingerprint::as_bytes)])
     }
 }
 

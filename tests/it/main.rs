@@ -17,6 +17,7 @@ mod authorization_server; // npm's oidc-provider, a server nobody here wrote
 mod frames; // a caller that writes HTTP/2 frame by frame
 mod front; // a gateway with a TLS listener as well, and raw peers
 mod hostile; // an upstream and callers that write raw bytes
+mod judge; // an upstream that answers as a test's function says
 mod peer; // upstreams that speak TLS and HTTP/2
 mod process; // starts the binary as an operator would
 mod programs; // callers and servers in other languages, started and spoken to
@@ -33,6 +34,7 @@ mod floods; // callers of HTTP/2 that want to cost as much as they can
 mod forwarding; // what reaches the upstream, and what comes back
 mod grpc; // gRPC with its own library on both sides
 mod http2; // tricks with the header and the framing of HTTP/2
+mod keys; // credentials that lie in their source, alone and together
 mod layers; // the ladder of modules
 mod listeners; // TLS and unix sockets: who gets in, and with which certificate
 mod logs; // access lines and metrics, and what never gets into them
