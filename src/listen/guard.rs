@@ -56,8 +56,6 @@ pub(super) struct Guard<T> {
     /// How much of it has been looked through for its end.
     seen: usize,
     has_skipped: bool,
-    /// What is held has not been looked at: it came while a request was being served.
-    is_waiting: bool,
     /// Judged bytes that did not fit into the reader's buffer yet.
     judged: Vec<u8>,
     handed: usize,
@@ -75,7 +73,6 @@ impl<T> Guard<T> {
             held: Vec::new(),
             seen: 0,
             has_skipped: false,
-            is_waiting: false,
             judged: Vec::new(),
             handed: 0,
         }
@@ -207,10 +204,11 @@ impl<T> Guard<T> {
 
     /// Keeps what cannot pass yet: the beginning of a head, or a request that has to wait.
     fn hold(&mut self, bytes: Vec<u8>, is_new: bool) {
-        self.is_waiting = !bytes.is_empty() && self.watched.is_busy();
-        self.seen = if self.is_waiting { 0 } else { bytes.len() };
-        self.watched.has_partial_head.set(!self.is_waiting && !bytes.is_empty());
-        if is_new && !self.is_waiting {
+        let is_waiting = !bytes.is_empty() && self.watched.is_busy();
+        self.watched.has_waiting.set(is_waiting);
+        self.seen = if is_waiting { 0 } else { bytes.len() };
+        self.watched.has_partial_head.set(!is_waiting && !bytes.is_empty());
+        if is_new && !is_waiting {
             self.watched.since.set(Instant::now());
         }
         self.held = bytes;
@@ -240,7 +238,7 @@ impl<T> Guard<T> {
             Verdict::Pass(pass) => {
                 self.judged.extend_from_slice(held.get(..pass).unwrap_or_default());
                 let rest = if pass == 0 { held } else { held.get(pass..).unwrap_or_default().to_vec() };
-                self.hold(rest, pass > 0 || self.is_waiting);
+                self.hold(rest, pass > 0 || self.watched.has_waiting.get());
             }
         }
         Ok(())
@@ -304,7 +302,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guard<T> {
             if buf.remaining() == 0 || this.hand_out(buf) {
                 return Poll::Ready(Ok(()));
             }
-            if this.is_waiting && !this.watched.is_busy() {
+            if this.watched.has_waiting.get() && !this.watched.is_busy() {
                 this.judge_held(&[])?;
                 continue;
             }
@@ -317,7 +315,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guard<T> {
                     continue;
                 }
             }
-            if this.is_waiting && this.held.len() >= WAITING_BYTES_MAX {
+            if this.watched.has_waiting.get() && this.held.len() >= WAITING_BYTES_MAX {
                 // The library does not ask again by itself when it is done with the request before.
                 this.watched.wake_by(cx);
                 return Poll::Pending;
@@ -338,7 +336,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guard<T> {
                 buf.set_filled(from);
                 continue;
             }
-            if this.is_waiting {
+            if this.watched.has_waiting.get() {
                 this.held.extend_from_slice(new);
                 buf.set_filled(from);
                 continue;

@@ -41,6 +41,8 @@ enum Phase {
 pub(super) struct Watched {
     pub(super) since: Cell<Instant>,
     pub(super) has_partial_head: Cell<bool>,
+    /// The guard holds what it has not looked at: it came while a request was being served.
+    pub(super) has_waiting: Cell<bool>,
     /// Requests that passed the guard, and those that have been answered.
     pub(super) passed: Cell<u64>,
     pub(super) served: Cell<u64>,
@@ -113,6 +115,7 @@ impl Watched {
         Rc::new(Self {
             since: Cell::new(Instant::now()),
             has_partial_head: Cell::new(false),
+            has_waiting: Cell::new(false),
             passed: Cell::new(0),
             served: Cell::new(0),
             answered: Cell::new(0),
@@ -265,8 +268,11 @@ impl Watched {
         self.answered.set(self.answered.get() + 1);
         self.is_answering.set(false);
         self.since.set(Instant::now());
-        // A request may be waiting in the guard; the library would not look for it by itself.
-        self.wake();
+        // The library would not look by itself for what waits in the guard. To wake it for nothing is
+        // dear: the whole connection is looked at once more.
+        if self.has_waiting.get() {
+            self.wake();
+        }
     }
 
     pub(super) fn pass(&self) {
