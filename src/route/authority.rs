@@ -54,11 +54,14 @@ pub enum AuthorityFlaw {
 
 /// Reads `raw` as exactly `host[:port]`.
 pub fn parse(raw: &[u8]) -> Result<Authority<'_>, AuthorityFlaw> {
-    if let Some(flaw) = raw.iter().find_map(|octet| flaw_of(*octet)) {
+    // Names are what every request has, so they are looked at with one table; the rest is rare.
+    if !raw.iter().all(|octet| is_name_octet(*octet) || *octet == b':')
+        && let Some(flaw) = raw.iter().find_map(|octet| flaw_of(*octet))
+    {
         return Err(flaw);
     }
     let text = str::from_utf8(raw).map_err(|_| AuthorityFlaw::NonAscii)?;
-    if text.starts_with('[') { parse_bracketed(text) } else { parse_name(text) }
+    if raw.first() == Some(&b'[') { parse_bracketed(text) } else { parse_name(text) }
 }
 
 /// Whether `a` and `b` are the same place: hosts compared without case and one trailing dot, IPv6
@@ -110,14 +113,16 @@ fn parse_bracketed(text: &str) -> Result<Authority<'_>, AuthorityFlaw> {
 }
 
 fn parse_name(text: &str) -> Result<Authority<'_>, AuthorityFlaw> {
-    let (host, port) = match text.split_once(':') {
-        Some((host, digits)) => (host, Some(digits)),
+    let colon = text.bytes().position(|octet| octet == b':');
+    let (host, port) = match colon.and_then(|at| text.split_at_checked(at)) {
+        Some((host, rest)) => (host, rest.strip_prefix(':')),
         None => (text, None),
     };
     if without_dot(host).is_empty() {
         return Err(AuthorityFlaw::Empty);
     }
-    if without_dot(host).split('.').any(str::is_empty) {
+    let octets = host.as_bytes();
+    if octets.first() == Some(&b'.') || octets.windows(2).any(|pair| pair == b"..") {
         return Err(AuthorityFlaw::EmptyLabel);
     }
     if !host.bytes().all(is_name_octet) {
@@ -128,7 +133,21 @@ fn parse_name(text: &str) -> Result<Authority<'_>, AuthorityFlaw> {
 
 /// `unreserved` and `sub-delims` of RFC 3986 §2 except the comma, which was refused before.
 fn is_name_octet(octet: u8) -> bool {
-    octet.is_ascii_alphanumeric() || b"-._~!$&'()*+;=".contains(&octet)
+    const TABLE: [bool; 256] = {
+        let mut table = [false; 256];
+        let mut octet = 0u8;
+        while octet < 0x80 {
+            #[expect(clippy::indexing_slicing, reason = "the index is below the table's length")]
+            {
+                table[octet as usize] = octet.is_ascii_alphanumeric()
+                    || matches!(octet, b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')')
+                    || matches!(octet, b'*' | b'+' | b';' | b'=');
+            }
+            octet += 1;
+        }
+        table
+    };
+    TABLE.get(usize::from(octet)).copied().unwrap_or(false)
 }
 
 fn parse_port(digits: &str) -> Result<u16, AuthorityFlaw> {
@@ -162,12 +181,14 @@ mod tests {
     #[test]
     fn anything_else_than_host_and_port_is_refused() {
         use AuthorityFlaw as F;
-        let table: [(&[u8], F); 29] = [
+        let table: [(&[u8], F); 31] = [
             (b"", F::Empty),
             (b":80", F::Empty),
             (b".", F::Empty),
             (b".a", F::EmptyLabel),
             (b"a..b", F::EmptyLabel),
+            (b"a..", F::EmptyLabel),
+            (b"..", F::EmptyLabel),
             (b"u@a", F::UserInformation),
             (b"u:p@a", F::UserInformation),
             (b"a/", F::Path),
