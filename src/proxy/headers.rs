@@ -96,6 +96,13 @@ fn take_off_hop_by_hop(
     protected: Option<&Slots>,
     keep_trailer: bool,
 ) -> Result<(), BadRequest> {
+    // A list of names with drops is dear to build for each header.
+    static NAMED: [(Notable, HeaderName); 4] = [
+        (Notable::CONNECTION, CONNECTION),
+        (Notable::TE, TE),
+        (Notable::TRAILER, TRAILER),
+        (Notable::UPGRADE, UPGRADE),
+    ];
     let protect = protected.is_some();
     if !found.has(ANY_HOP_BY_HOP) {
         return Ok(());
@@ -142,13 +149,8 @@ fn take_off_hop_by_hop(
             [KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TRANSFER_ENCODING];
         names.iter().for_each(|name| drop(headers.remove(name)));
     }
-    for (field, name) in [
-        (Notable::CONNECTION, CONNECTION),
-        (Notable::TE, TE),
-        (Notable::TRAILER, TRAILER),
-        (Notable::UPGRADE, UPGRADE),
-    ] {
-        if found.has(field) && !(keep_trailer && name == TRAILER) {
+    for (field, name) in &NAMED {
+        if found.has(*field) && !(keep_trailer && *name == TRAILER) {
             headers.remove(name);
         }
     }
@@ -195,10 +197,8 @@ pub fn prepare(headers: &mut HeaderMap, outgoing: &Outgoing<'_>) -> Result<(), F
         return Err(Fault::BadRequest(BadRequest::Underscore));
     }
     let wants_trailers = found.has(Notable::TE) && wants_trailers(headers);
-    let mut expected = headers.get_all(EXPECT).iter();
-    if found.has(Notable::EXPECT)
-        && expected.any(|expect| !expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
-    {
+    let is_unknown = |expect: &HeaderValue| !expect.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    if found.has(Notable::EXPECT) && headers.get_all(EXPECT).iter().any(is_unknown) {
         return Err(Fault::BadRequest(BadRequest::Expectation));
     }
     take_off_hop_by_hop(headers, found, Some(outgoing.slots), false).map_err(Fault::BadRequest)?;
@@ -212,10 +212,9 @@ pub fn prepare(headers: &mut HeaderMap, outgoing: &Outgoing<'_>) -> Result<(), F
         headers.remove(AUTHORIZATION);
     }
     outgoing.slots.strip(headers);
-    let mut loops = headers.get_all(VIA).iter();
-    if found.has(Notable::VIA)
-        && loops.any(|via| memchr::memmem::find(via.as_bytes(), outgoing.pseudonym.as_bytes()).is_some())
-    {
+    let is_ours =
+        |via: &HeaderValue| memchr::memmem::find(via.as_bytes(), outgoing.pseudonym.as_bytes()).is_some();
+    if found.has(Notable::VIA) && headers.get_all(VIA).iter().any(is_ours) {
         return Err(Fault::Loop);
     }
     headers.append(VIA, outgoing.via.clone());
@@ -270,10 +269,8 @@ fn join_cookies(headers: &mut HeaderMap) {
 pub fn answer(headers: &mut HeaderMap, request_id: &HeaderValue, keep_trailer: bool) {
     let found = interim(headers, keep_trailer);
     // Only this gateway speaks in its own name (RFC 9209 §2).
-    let mut statuses = headers.get_all(PROXY_STATUS).iter();
-    if found.has(Notable::PROXY_STATUS)
-        && statuses.any(|status| memchr::memmem::find(status.as_bytes(), b"keybearer").is_some())
-    {
+    let is_ours = |status: &HeaderValue| memchr::memmem::find(status.as_bytes(), b"keybearer").is_some();
+    if found.has(Notable::PROXY_STATUS) && headers.get_all(PROXY_STATUS).iter().any(is_ours) {
         headers.remove(PROXY_STATUS);
     }
     headers.insert(REQUEST_ID, request_id.clone());

@@ -1,7 +1,7 @@
 //! How an attempt fails, and what that means for a further one.
 
 use http::{
-    HeaderMap, HeaderValue,
+    HeaderMap,
     header::{CONTENT_LENGTH, TRANSFER_ENCODING},
 };
 
@@ -13,15 +13,15 @@ use crate::{
 
 /// Exactly one length, or exactly one `chunked`, or neither (RFC 9112 §6.3).
 pub(super) fn is_soundly_framed(headers: &HeaderMap) -> bool {
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    let is_number = |length: &HeaderValue| length.as_bytes().iter().all(u8::is_ascii_digit);
-    match (lengths.next(), codings.next()) {
-        (None, None) => true,
-        (Some(length), None) => lengths.next().is_none() && is_number(length),
-        (None, Some(coding)) => {
-            codings.next().is_none() && coding.as_bytes().eq_ignore_ascii_case(b"chunked")
+    // One pass costs less than two lookups.
+    let mut framing =
+        headers.iter().filter(|(name, _)| **name == CONTENT_LENGTH || **name == TRANSFER_ENCODING);
+    match (framing.next(), framing.next()) {
+        (None, _) => true,
+        (Some((name, length)), None) if *name == CONTENT_LENGTH => {
+            length.as_bytes().iter().all(u8::is_ascii_digit)
         }
+        (Some((_, coding)), None) => coding.as_bytes().eq_ignore_ascii_case(b"chunked"),
         (Some(_), Some(_)) => false,
     }
 }
