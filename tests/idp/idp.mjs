@@ -2,9 +2,14 @@
 // the gateway sends. Plain HTTP on a free port of 127.0.0.1, all state in memory. `tests/it/authorization_server.rs`
 // starts it, reads the line `ready URL`, and closes its stdin to end it.
 //
-//   IDP_TTL   lifetime of tokens in seconds (default 60)
+//   IDP_TTL    lifetime of tokens in seconds (default 60)
+//   IDP_CERTS  folder of a test's keys and certificates: with it there are clients for every other method, and a
+//              second, TLS port that asks for certificates. The line is then `ready URL TLS-URL`.
 
+import { createPublicKey, X509Certificate } from 'node:crypto';
+import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
+import { createServer as createTlsServer } from 'node:https';
 import { once } from 'node:events';
 import { exportJWK, generateKeyPair } from 'jose';
 import Provider, { errors } from 'oidc-provider';
@@ -28,6 +33,19 @@ server.listen(0, '127.0.0.1');
 await once(server, 'listening');
 const issuer = `http://127.0.0.1:${server.address().port}`;
 
+// Whoever shows no certificate, or an unknown one, gets in and is refused by the method that wanted it.
+const folder = process.env.IDP_CERTS;
+const read = (name) => readFileSync(`${folder}/${name}`);
+let tlsServer;
+if (folder) {
+  tlsServer = createTlsServer({
+    key: read('server.key'), cert: read('server.pem'), ca: read('ca.pem'), requestCert: true, rejectUnauthorized: false,
+  });
+  tlsServer.listen(0, '127.0.0.1');
+  await once(tlsServer, 'listening');
+}
+const tlsUrl = folder && `https://127.0.0.1:${tlsServer.address().port}`;
+
 const account = (client_id, token_endpoint_auth_method) => ({
   client_id,
   client_secret: SECRET,
@@ -38,6 +56,23 @@ const account = (client_id, token_endpoint_auth_method) => ({
   scope: SCOPES,
 });
 
+/** Clients that prove themselves without sending a secret. */
+function provenAccounts() {
+  const without = (id, method, more) => ({ ...account(id, method), client_secret: undefined, ...more });
+  const key = (name) => ({ ...createPublicKey(read(name)).export({ format: 'jwk' }), use: 'sig' });
+  const own = new X509Certificate(read('self.pem'));
+  const ownKey = { ...own.publicKey.export({ format: 'jwk' }), x5c: [own.raw.toString('base64')], use: 'sig' };
+  const bound = { tls_client_certificate_bound_access_tokens: true };
+  return [
+    account('svc-secret-jwt', 'client_secret_jwt'),
+    without('svc-rsa', 'private_key_jwt', { jwks: { keys: [{ ...key('rsa.pub'), kid: 'rsa-1' }] } }),
+    without('svc-ec', 'private_key_jwt', { jwks: { keys: [key('ec.pub')] } }),
+    without('svc-rsa-bound', 'private_key_jwt', { jwks: { keys: [key('rsa.pub')] }, ...bound }),
+    without('svc-tls', 'tls_client_auth', { tls_client_auth_subject_dn: 'CN=svc-tls', ...bound }),
+    without('svc-self', 'self_signed_tls_client_auth', { jwks: { keys: [ownKey] }, ...bound }),
+  ];
+}
+
 const { privateKey } = await generateKeyPair('RS256', { extractable: true });
 const provider = new Provider(issuer, {
   jwks: { keys: [{ ...(await exportJWK(privateKey)), kid: 'test', use: 'sig', alg: 'RS256' }] },
@@ -46,15 +81,30 @@ const provider = new Provider(issuer, {
     account('svc post:1', 'client_secret_post'),
     // The harness asks and revokes with this one; it is nobody's service account.
     { ...account('api', 'client_secret_basic'), client_secret: 'api-secret', scope: undefined },
+    ...(folder ? provenAccounts() : []),
   ],
   scopes: SCOPES.split(' '),
-  clientAuthMethods: ['client_secret_basic', 'client_secret_post'],
+  clientAuthMethods: [
+    'client_secret_basic', 'client_secret_post', 'client_secret_jwt', 'private_key_jwt', 'tls_client_auth',
+    'self_signed_tls_client_auth',
+  ],
+  discovery: folder ? { mtls_endpoint_aliases: { token_endpoint: `${tlsUrl}/token` } } : {},
   ttl: { ClientCredentials: (ctx, token) => token.resourceServer?.accessTokenTTL ?? LIFETIME },
   extraTokenClaims: (ctx, token) => ({ azp: token.clientId, roles: ['orders.process'] }),
   features: {
     devInteractions: { enabled: false },
     clientCredentials: { enabled: true },
     introspection: { enabled: true, allowedPolicy: () => true },
+    mTLS: {
+      enabled: true,
+      certificateBoundAccessTokens: true,
+      selfSignedTlsClientAuth: true,
+      tlsClientAuth: true,
+      getCertificate: (ctx) => ctx.socket.getPeerX509Certificate?.()?.toString(),
+      certificateAuthorized: (ctx) => ctx.socket.authorized,
+      certificateSubjectMatches: (ctx, property, expected) =>
+        property === 'tls_client_auth_subject_dn' && ctx.socket.getPeerX509Certificate().subject === expected,
+    },
     revocation: { enabled: true, allowedPolicy: () => true },
     resourceIndicators: {
       enabled: true,
@@ -77,4 +127,5 @@ provider.on('grant.error', (ctx, e) => console.error('refused:', e.error, e.erro
 provider.on('server_error', (ctx, e) => console.error('broken:', e));
 
 server.on('request', provider.callback());
-console.log(`ready ${issuer}`);
+tlsServer?.on('request', provider.callback());
+console.log(`ready ${[issuer, tlsUrl].filter(Boolean).join(' ')}`);

@@ -31,12 +31,18 @@ const ANSWER: Duration = Duration::from_secs(10);
 pub(crate) struct AuthorizationServer {
     process: Child,
     url: String,
+    tls_url: String,
     client: reqwest::Client,
 }
 
 impl AuthorizationServer {
     /// Starts one whose tokens live for `ttl_seconds`.
     pub(crate) async fn start(ttl_seconds: u64) -> AuthorizationServer {
+        Self::start_with(ttl_seconds, None).await
+    }
+
+    /// The same with a TLS port and clients for the keys and certificates in `certificates`.
+    pub(crate) async fn start_with(ttl_seconds: u64, certificates: Option<&Path>) -> AuthorizationServer {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/idp");
         assert!(
             folder.join("node_modules").is_dir(),
@@ -46,6 +52,7 @@ impl AuthorizationServer {
         let mut process = Command::new("node")
             .arg(folder.join("idp.mjs"))
             .env("IDP_TTL", ttl_seconds.to_string())
+            .envs(certificates.map(|folder| ("IDP_CERTS", folder)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(errors.try_clone().expect("a file can be opened twice"))
@@ -54,7 +61,7 @@ impl AuthorizationServer {
         let mut output = BufReader::new(process.stdout.take().expect("stdout is piped"));
         // From here on, a panic kills the process.
         let client = reqwest::Client::builder().no_proxy().timeout(ANSWER).build().expect("a client");
-        let mut server = AuthorizationServer { process, url: String::new(), client };
+        let mut server = AuthorizationServer { process, url: String::new(), tls_url: String::new(), client };
         let first_line = tokio::task::spawn_blocking(move || {
             let mut line = String::new();
             output.read_line(&mut line).map(|_| line)
@@ -63,7 +70,9 @@ impl AuthorizationServer {
         let line = line.ok().and_then(Result::ok).and_then(Result::ok).unwrap_or_default();
         let url = line.trim_end().strip_prefix("ready ").map(str::to_owned);
         assert!(url.is_some(), "tests/idp/idp.mjs did not get ready: {line}{}", text_of(&mut errors));
-        server.url = url.unwrap_or_default();
+        let urls = url.unwrap_or_default();
+        let mut urls = urls.split(' ').map(str::to_owned);
+        (server.url, server.tls_url) = (urls.next().unwrap_or_default(), urls.next().unwrap_or_default());
         server
     }
 
@@ -75,6 +84,11 @@ impl AuthorizationServer {
     /// The token endpoint.
     pub(crate) fn token_url(&self) -> String {
         format!("{}/token", self.url)
+    }
+
+    /// The token endpoint of the TLS port.
+    pub(crate) fn tls_token_url(&self) -> String {
+        format!("{}/token", self.tls_url)
     }
 
     /// Takes an opaque token back (RFC 7009). A JWT cannot be taken back here.

@@ -39,6 +39,7 @@ mod layers; // the ladder of modules
 mod listeners; // TLS and unix sockets: who gets in, and with which certificate
 mod logs; // access lines and metrics, and what never gets into them
 mod proofs; // accounts that prove themselves by certificates and by tokens of others
+mod real_proofs; // every way of client authentication against oidc-provider, and bound tokens
 mod real_server; // the gateway against oidc-provider, curl in front
 mod recovery; // what becomes of an upstream's 401
 mod refusals; // bad requests: the answer, and that nothing reaches the upstream

@@ -63,7 +63,8 @@ impl Process {
         Self::run(limited).await
     }
 
-    async fn run(mut command: Command) -> Process {
+    /// Starts a command line that was prepared.
+    pub(crate) async fn run(mut command: Command) -> Process {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
         let (lines, errors) = (Arc::clone(&log), BufReader::new(child.stderr.take().unwrap()));
