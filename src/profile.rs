@@ -22,8 +22,10 @@ pub mod discovery;
 pub mod dpop;
 pub mod entra;
 pub mod fixed;
+pub mod grant_type;
 pub mod http;
 pub mod key;
+pub mod key_file;
 pub mod oauth2;
 pub mod refusal;
 

@@ -147,7 +147,16 @@ impl<'a> Reader<'a> {
 
 /// Whether the value of such a key is a secret, or says where one is.
 fn is_near_secret(key: &str) -> bool {
-    const WORDS: [&str; 5] = ["secret", "password", "private_key", "federated_token", "client_assertion"];
+    const WORDS: [&str; 8] = [
+        "secret",
+        "password",
+        "private_key",
+        "federated_token",
+        "client_assertion",
+        "service_account",
+        "subject_token",
+        "actor_token",
+    ];
     WORDS.iter().any(|word| key.contains(word))
 }
 

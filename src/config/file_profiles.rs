@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::{
     field::{Field, Named},
     file::DurationText,
+    file_grants::{GrantWord, Provider},
 };
 
 /// A service account: how to get a token.
@@ -76,24 +77,42 @@ pub(super) enum EntraKind {
     Entra,
 }
 
-/// A client of any OAuth 2.0 server (client-credentials grant).
+/// A client of any OAuth 2.0 server.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub(super) struct OAuth2 {
     /// Always `oauth2`.
     #[expect(dead_code, reason = "chose this struct already")]
     pub(super) kind: Field<OAuth2Kind>,
-    /// The token endpoint. Exactly one of `token_url` and `issuer`.
+    /// Who runs the server: what is known of it is filled in and checked. Keys that are written win. Default
+    /// any server.
+    pub(super) provider: Option<Field<Provider>>,
+    /// The host of an Auth0, Okta, Cognito, Zitadel or Salesforce tenant.
+    pub(super) domain: Option<Field<String>>,
+    /// Where Keycloak, Ory Hydra or PingFederate is, as in `https://sso.example.com`.
+    pub(super) base_url: Option<Field<String>>,
+    /// The realm of a Keycloak server.
+    pub(super) realm: Option<Field<String>>,
+    /// The id of Okta's custom authorization server, such as `default`. Default the org server.
+    pub(super) authorization_server: Option<Field<String>>,
+    /// The id of a PingOne environment.
+    pub(super) environment_id: Option<Field<String>>,
+    /// The end of PingOne's host name: `com`, `eu`, `ca`, `asia`, `com.au` or `sg`. Default `com`.
+    pub(super) region: Option<Field<String>>,
+    /// What is traded for the token. Default `client_credentials`.
+    pub(super) grant: Option<Field<GrantWord>>,
+    /// The token endpoint. Exactly one of `token_url` and `issuer`, unless `provider` says it.
     pub(super) token_url: Option<Field<String>>,
     /// The issuer, whose metadata names the token endpoint. Exactly one of `token_url` and `issuer`.
     pub(super) issuer: Option<Field<String>>,
-    /// How the client proves who it is. Default `client_secret_basic`.
+    /// How the client proves who it is. Default `client_secret_basic`, and nothing at all with grant
+    /// `jwt_bearer`.
     pub(super) auth: Option<Field<Auth>>,
     /// Whether id and secret are form-encoded before they go into the Basic header (RFC 6749 §2.3.1) or
     /// sent as they are, which some servers expect. Default `form`.
     pub(super) basic_encoding: Option<Field<BasicEncoding>>,
-    /// Client id.
-    pub(super) client_id: Field<String>,
+    /// Client id. Not needed where what is traded says who asks.
+    pub(super) client_id: Option<Field<String>>,
     /// Where the client secret is kept. Needed for the methods that are named after it.
     pub(super) client_secret: Option<Field<Place>>,
     /// Where the private key is kept, PEM: the one that signs for `private_key_jwt`, otherwise the
@@ -113,6 +132,28 @@ pub(super) struct OAuth2 {
     pub(super) certificate_password: Option<Field<Place>>,
     /// Where an assertion that others make and renew is kept, for `client_assertion`.
     pub(super) client_assertion: Option<Field<Place>>,
+    /// Where the key file of a Google or Zitadel service account is kept (JSON), for grant `jwt_bearer`. Or
+    /// `private_key` with `key_id`.
+    pub(super) service_account: Option<Field<Place>>,
+    /// Whom an assertion that is traded comes from (`iss`), with `private_key`. Default `client_id`.
+    pub(super) assertion_issuer: Option<Field<String>>,
+    /// For whom an assertion that is traded speaks (`sub`). Default the account itself.
+    pub(super) assertion_subject: Option<Field<String>>,
+    /// For whom Google makes an ID token, instead of an access token with a scope.
+    pub(super) target_audience: Option<Field<String>>,
+    /// Where the token is kept that is exchanged; read for every token request.
+    pub(super) subject_token: Option<Field<Place>>,
+    /// Its type: `access_token`, `id_token`, `jwt`, `refresh_token`, `saml1`, `saml2`, or a URI.
+    pub(super) subject_token_type: Option<Field<String>>,
+    /// Where the token is kept of who acts for the subject. Default none.
+    pub(super) actor_token: Option<Field<Place>>,
+    /// Its type, as for `subject_token_type`.
+    pub(super) actor_token_type: Option<Field<String>>,
+    /// The type of token to get, as for `subject_token_type`. Default the server's choice.
+    pub(super) requested_token_type: Option<Field<String>>,
+    /// The member of the answer that holds the token. Default `access_token`, and `id_token` with
+    /// `target_audience`.
+    pub(super) token_field: Option<Field<String>>,
     /// Scopes, separated by spaces. Default none.
     pub(super) scope: Option<Field<String>>,
     /// The `audience` parameter that some servers want. Default none.

@@ -11,7 +11,21 @@ use super::{
 };
 
 /// Keys whose maps are one value: half of a secret's place, or half of an upstream, means nothing.
-const WHOLE: [&str; 5] = ["client_secret", "upstream", "bearer", "value", "password"];
+const WHOLE: [&str; 13] = [
+    "client_secret",
+    "certificate",
+    "private_key",
+    "certificate_password",
+    "federated_token",
+    "client_assertion",
+    "service_account",
+    "subject_token",
+    "actor_token",
+    "upstream",
+    "bearer",
+    "value",
+    "password",
+];
 
 /// Keys of which a profile has one: the overlay's takes the place of the others.
 const EITHER: [&[&str]; 2] = [&["token_url", "issuer"], &["bearer", "basic", "header", "query"]];

@@ -17,7 +17,9 @@ use crate::{profile, token};
 mod also;
 mod entra;
 mod fixed;
+mod grants;
 mod oauth2;
+mod presets;
 mod proofs;
 mod secrets;
 

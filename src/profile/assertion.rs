@@ -59,6 +59,11 @@ impl Statement<'_> {
     ///
     /// `None` when the key does not fit the algorithm, which reading the key has made sure of.
     pub fn sign(self, signer: &Signer<'_>, now: SystemTime) -> Option<Secret> {
+        self.sign_for(LIFETIME, signer, now)
+    }
+
+    /// The same, valid until `lifetime` after `now`.
+    pub fn sign_for(self, lifetime: Duration, signer: &Signer<'_>, now: SystemTime) -> Option<Secret> {
         let algorithm = match signer {
             Signer::Key(_, algorithm) => algorithm.name(),
             Signer::Secret(_) => "HS256",
@@ -70,7 +75,7 @@ impl Statement<'_> {
             header.extend(self.thumbprint.map(|(name, print)| (name.to_owned(), json!(print))));
         }
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let (start, end) = (now.saturating_sub(BACK_DATED).as_secs(), (now + LIFETIME).as_secs());
+        let (start, end) = (now.saturating_sub(BACK_DATED).as_secs(), (now + lifetime).as_secs());
         claims.insert("iss".into(), json!(self.issuer));
         claims.extend(self.subject.map(|subject| ("sub".to_owned(), json!(subject))));
         claims.insert("aud".into(), json!(self.audience));

@@ -20,6 +20,7 @@ use crate::{
         assertion::{Audience, JWT_BEARER, Signer, Statement, unverified_claims},
         certificate::{self, Certificate, CertificateError, Holder, Presented},
         key::{Algorithm, KeyError, PrivateKey},
+        key_file::KeyFileError,
         refusal::ExchangeError,
     },
     secret::{Fingerprint, Secret},
@@ -71,6 +72,8 @@ pub enum ClientAuth {
     SelfSignedTls,
     /// `none`: a public client.
     None,
+    /// Nothing, not even an id: what is traded for the token says who asks.
+    Absent,
 }
 
 impl ClientAuth {
@@ -87,6 +90,7 @@ impl ClientAuth {
             ClientAuth::TlsClientAuth => "tls_client_auth",
             ClientAuth::SelfSignedTls => "self_signed_tls_client_auth",
             ClientAuth::None => "none",
+            ClientAuth::Absent => "absent",
         }
     }
 }
@@ -107,6 +111,9 @@ pub enum ProofError {
     /// The private key cannot be used.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// The key file of a service account cannot be used.
+    #[error(transparent)]
+    KeyFile(#[from] KeyFileError),
     /// The certificate cannot be used.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
@@ -242,6 +249,7 @@ impl Authentication {
             ClientAuth::TlsClientAuth | ClientAuth::SelfSignedTls | ClientAuth::None => {
                 proof.parameters.push(id());
             }
+            ClientAuth::Absent => {}
             ClientAuth::SecretJwt { .. }
             | ClientAuth::KeyJwt { .. }
             | ClientAuth::CertificateJwt { .. }
@@ -338,7 +346,7 @@ impl Authentication {
         let read = source.read_document().await.map_err(ExchangeError::from);
         let read = read.and_then(|bytes| Ok(token_in(&bytes, source)?));
         let (token, flaw) = self.foreign.or_last(read)?;
-        match expiry(&token).filter(|at| *at <= clock::wall()) {
+        match expiry(token.expose()).filter(|at| *at <= clock::wall()) {
             Some(at) => {
                 let at = httpdate::fmt_http_date(at);
                 Err(ProofError::TokenExpired { place: source.clone(), at }.into())
@@ -385,7 +393,8 @@ impl Authentication {
             ClientAuth::CertificateJwt { .. }
             | ClientAuth::TlsClientAuth
             | ClientAuth::SelfSignedTls
-            | ClientAuth::None => {}
+            | ClientAuth::None
+            | ClientAuth::Absent => {}
         }
         for holder in [&self.signing, &self.shown].into_iter().flatten().filter(|holder| holder.is_cheap()) {
             prints.push(holder.read().await.map_err(ProofError::from)?.0.fingerprint());
@@ -427,8 +436,8 @@ fn token_in(bytes: &[u8], source: &Source) -> Result<Secret, ProofError> {
 }
 
 /// The `exp` of a JWT, unverified.
-fn expiry(token: &Secret) -> Option<SystemTime> {
-    let seconds = unverified_claims(token.expose())?.get("exp")?.as_f64()?;
+pub(super) fn expiry(token: &str) -> Option<SystemTime> {
+    let seconds = unverified_claims(token)?.get("exp")?.as_f64()?;
     UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?)
 }
 

@@ -9,11 +9,13 @@ use std::{
 
 use reqwest::header::ACCEPT;
 use serde::Deserialize;
+use serde_json::Value;
 use url::Url;
 
 use crate::{
     clock::{self, Moment},
     profile::{
+        authentication::ClientAuth,
         http::{self, Http},
         refusal::ExchangeError,
     },
@@ -21,6 +23,9 @@ use crate::{
 
 /// How long an endpoint is believed without asking again.
 const KEPT: Duration = Duration::from_secs(86_400);
+
+/// More ways of client authentication than are registered.
+const AUTH_METHODS_MAX: usize = 12;
 
 /// What one profile knows of its issuer.
 #[derive(Default)]
@@ -37,6 +42,8 @@ pub(super) struct Endpoints {
     pub(super) token_with_certificate: Option<Url>,
     /// Whether tokens for them are bound to the certificate.
     pub(super) binds: bool,
+    /// The ways of client authentication that it says it takes; `None` when it says nothing.
+    pub(super) auth_methods: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -47,6 +54,8 @@ struct Metadata {
     mtls_endpoint_aliases: Aliases,
     #[serde(default)]
     tls_client_certificate_bound_access_tokens: bool,
+    #[serde(default)]
+    token_endpoint_auth_methods_supported: Value,
 }
 
 #[derive(Default, Deserialize)]
@@ -74,6 +83,29 @@ impl Discovery {
             }
             Err(error) => known.map(|(endpoints, _)| endpoints).ok_or(error),
         }
+    }
+
+    /// What the issuer's metadata say against `auth`, as far as they were read. Servers forget to list what
+    /// they take, so it is no reason not to ask.
+    pub(super) fn objection(&self, auth: &ClientAuth) -> Option<String> {
+        let known = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let (endpoints, _) = known.as_ref()?;
+        let listed = endpoints.auth_methods.as_ref()?;
+        let method = registered_name(auth)?;
+        if listed.is_empty() || listed.iter().any(|name| name == method) {
+            return None;
+        }
+        Some(format!("the issuer's metadata list {} for auth, not {method}", listed.join(", ")))
+    }
+}
+
+/// The method's name as metadata list it (RFC 8414 §2); `None` where there is no method.
+fn registered_name(auth: &ClientAuth) -> Option<&'static str> {
+    match auth {
+        ClientAuth::SecretBasic { .. } => Some("client_secret_basic"),
+        ClientAuth::CertificateJwt { .. } | ClientAuth::Assertion(_) => Some("private_key_jwt"),
+        ClientAuth::Absent => None,
+        other => Some(other.name()),
     }
 }
 
@@ -130,7 +162,15 @@ fn endpoints(issuer: &str, metadata: &Metadata) -> Result<Endpoints, ExchangeErr
             .map(|url| endpoint(issuer, "mtls_endpoint_aliases.token_endpoint", url))
             .transpose()?,
         binds: metadata.tls_client_certificate_bound_access_tokens,
+        auth_methods: auth_methods(&metadata.token_endpoint_auth_methods_supported),
     })
+}
+
+/// Only what could be the name of a method, and not more than a line of them: it gets into errors.
+fn auth_methods(value: &Value) -> Option<Vec<String>> {
+    let is_name = |text: &&str| text.len() <= 40 && text.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    let names = value.as_array()?.iter().filter_map(Value::as_str).filter(is_name);
+    Some(names.take(AUTH_METHODS_MAX).map(str::to_owned).collect())
 }
 
 fn endpoint(issuer: &str, member: &str, text: &str) -> Result<Url, ExchangeError> {
@@ -175,6 +215,7 @@ mod tests {
                 token_endpoint: url.into(),
                 mtls_endpoint_aliases: Aliases::default(),
                 tls_client_certificate_bound_access_tokens: false,
+                token_endpoint_auth_methods_supported: Value::Null,
             };
             endpoints(issuer, &metadata).is_ok()
         };
@@ -184,5 +225,27 @@ mod tests {
         assert!(!check(id, id, "http://id.example.com/t"));
         assert!(!check("http://127.0.0.1:9", "http://127.0.0.1:9", "http://evil.example/t"));
         assert!(check("http://127.0.0.1:9", "http://127.0.0.1:9", "http://127.0.0.1:9/t"));
+    }
+
+    #[test]
+    fn metadata_that_do_not_list_the_method_object_and_silence_does_not() {
+        let objection = |methods: Value, auth: ClientAuth| {
+            let discovery = Discovery::default();
+            let token: Url = "https://id.example.com/t".parse().unwrap();
+            let auth_methods = auth_methods(&methods);
+            let endpoints = Endpoints { token, token_with_certificate: None, binds: false, auth_methods };
+            *discovery.found.lock().unwrap() = Some((endpoints, clock::now()));
+            discovery.objection(&auth)
+        };
+        let listed = || serde_json::json!(["client_secret_post", "private_key_jwt", 7, "x\u{1b}[31m"]);
+        let words = objection(listed(), ClientAuth::None).unwrap();
+        assert_eq!(
+            words,
+            "the issuer's metadata list client_secret_post, private_key_jwt for auth, not none"
+        );
+        let post = || ClientAuth::SecretPost(crate::source::Source::Env("X".into()));
+        assert_eq!(objection(listed(), post()), None);
+        assert_eq!(objection(listed(), ClientAuth::Absent), None);
+        assert_eq!(objection(Value::Null, ClientAuth::None), None);
     }
 }

@@ -6,7 +6,9 @@
 use url::Url;
 
 use crate::profile::{
+    answer,
     authentication::ClientAuth,
+    grant_type::GrantType,
     oauth2::{self, Endpoint},
 };
 
@@ -35,6 +37,7 @@ impl Settings {
         token_url.set_path(&format!("/{}/oauth2/v2.0/token", self.tenant));
         oauth2::Settings {
             endpoint: Endpoint::TokenUrl(token_url),
+            grant: GrantType::ClientCredentials,
             client_id: self.client_id.clone(),
             auth: self.auth.clone(),
             certificate: None,
@@ -43,6 +46,7 @@ impl Settings {
             resource: Vec::new(),
             extra: Vec::new(),
             dpop: false,
+            token_field: answer::ACCESS_TOKEN.into(),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The client-credentials grant (RFC 6749 §4.4), as any OAuth 2.0 server takes it.
+//! One token request (RFC 6749 §3.2), as any OAuth 2.0 server takes it: whatever is traded, and whatever
+//! proves the client.
 //!
 //! It sends one form, reads one bounded answer and follows no redirect. One way of client
 //! authentication is used, the configured one: trying another after a failure would double the
@@ -13,13 +14,14 @@ use crate::{
     clock,
     profile::{
         Grant, Identity,
-        answer::{self, Reply, Scheme},
+        answer::{self, Reply, Scheme, Wanted},
         assertion,
         authentication::{Authentication, ClientAuth, Proof},
         certificate::{self, Presented},
         credential::Credential,
         discovery::Discovery,
         dpop,
+        grant_type::{GrantType, Trade, Traded},
         http::{self, Http, Showing},
         refusal::ExchangeError,
     },
@@ -34,7 +36,9 @@ const ASSERTION_EXPIRED: u64 = 700024;
 pub struct Settings {
     /// Where tokens are asked for.
     pub endpoint: Endpoint,
-    /// The client identifier.
+    /// What is traded for the token.
+    pub grant: GrantType,
+    /// The client identifier; empty with [`ClientAuth::Absent`], which sends none.
     pub client_id: String,
     /// How the client proves itself.
     pub auth: ClientAuth,
@@ -50,6 +54,8 @@ pub struct Settings {
     pub extra: Vec<(String, String)>,
     /// Whether tokens are bound to a key of the gateway (RFC 9449).
     pub dpop: bool,
+    /// The member of the answer that holds the token.
+    pub token_field: String,
 }
 
 /// The token endpoint, given or to be found.
@@ -63,11 +69,13 @@ pub enum Endpoint {
 
 /// One OAuth 2.0 client, ready to ask.
 pub(super) struct Client {
+    profile: String,
     settings: Settings,
     is_entra: bool,
     default_ttl: Duration,
     timeout: Duration,
     http: Arc<Http>,
+    trade: Trade,
     authentication: Authentication,
     discovery: Discovery,
     showing: Showing,
@@ -87,9 +95,21 @@ impl Client {
         let (id, auth, shown) =
             (settings.client_id.clone(), settings.auth.clone(), settings.certificate.clone());
         let authentication = Authentication::new(profile, id, auth, shown);
-        let (discovery, showing) = (Discovery::default(), Showing::default());
         let key = settings.dpop.then(|| Arc::new(dpop::Key::generate()));
-        Self { settings, is_entra, default_ttl, timeout, http, authentication, discovery, showing, key }
+        let trade = Trade::new(profile, settings.grant.clone());
+        Self {
+            profile: profile.to_owned(),
+            settings,
+            is_entra,
+            default_ttl,
+            timeout,
+            http,
+            trade,
+            authentication,
+            discovery: Discovery::default(),
+            showing: Showing::default(),
+            key,
+        }
     }
 
     pub(super) async fn exchange(&self, claims: Option<&str>) -> Result<Grant, ExchangeError> {
@@ -101,12 +121,12 @@ impl Client {
 
     async fn ask(&self, claims: Option<&str>) -> Result<Grant, ExchangeError> {
         let url = self.token_url().await?;
-        let proof = self.authentication.prove(&url).await?;
+        let proof = self.prove(&url).await?;
         let outcome = self.ask_with(&url, proof.clone(), claims).await;
         match outcome {
             // The assertion's time was over: it may have been renewed since it was read.
             Err(ExchangeError::Rejected(rejection)) if rejection.code() == Some(ASSERTION_EXPIRED) => {
-                let later = self.authentication.prove(&url).await?;
+                let later = self.prove(&url).await?;
                 if !proof.differs_from(&later) {
                     return Err(ExchangeError::Rejected(rejection));
                 }
@@ -127,17 +147,29 @@ impl Client {
         }
     }
 
+    /// What the next request holds besides the settings: what is traded, and what proves the client.
+    async fn prove(&self, url: &Url) -> Result<Proof, ExchangeError> {
+        let mut proof = self.authentication.prove(url).await?;
+        let Traded { mut parameters, secrets } =
+            self.trade.offer(url, self.settings.scope.as_deref()).await?;
+        parameters.append(&mut proof.parameters);
+        proof.parameters = parameters;
+        proof.secrets.extend(secrets);
+        Ok(proof)
+    }
+
     async fn ask_with(&self, url: &Url, proof: Proof, claims: Option<&str>) -> Result<Grant, ExchangeError> {
         let (mut proof, mut asked_at) = (proof, clock::now());
         let mut reply = self.send(url, &proof, claims).await?;
         if self.key.is_some() && dpop::wants_nonce(&reply) {
             // What proves the client may be good for one request only.
-            proof = self.authentication.prove(url).await?;
+            proof = self.prove(url).await?;
             asked_at = clock::now();
             reply = self.send(url, &proof, claims).await?;
         }
-        let scheme = if self.key.is_some() { Scheme::Dpop } else { Scheme::Bearer };
-        let accepted = answer::read(&reply, scheme, self.default_ttl, &proof.secrets)?;
+        let accepted =
+            answer::read_as(&self.wanted(), &reply, &proof.secrets).map_err(|e| self.advised(e))?;
+        self.compare_scope(accepted.scope.as_deref());
         self.authentication.bound_to(&proof);
         Ok(Grant {
             credential: match &self.key {
@@ -181,22 +213,61 @@ impl Client {
         }
         let status = response.status();
         let retry_after = response.headers().get(RETRY_AFTER).and_then(answer::retry_after);
+        let content_type = response.headers().get(CONTENT_TYPE).cloned();
         let body = http::bounded(&mut response).await.map_err(|e| e.at(url))?;
-        Ok(Reply { status, retry_after, body })
+        Ok(Reply { status, retry_after, body: answer::as_json(content_type.as_ref(), body) })
+    }
+
+    fn wanted(&self) -> Wanted<'_> {
+        let settings = &self.settings;
+        let exchange = match &settings.grant {
+            GrantType::TokenExchange(exchange) => Some(exchange.requested.as_deref()),
+            GrantType::ClientCredentials | GrantType::JwtBearer(_) => None,
+        };
+        let is_access_token = settings.token_field == answer::ACCESS_TOKEN;
+        let believes_token = !is_access_token || matches!(settings.grant, GrantType::JwtBearer(_));
+        Wanted {
+            field: &settings.token_field,
+            scheme: if self.key.is_some() { Scheme::Dpop } else { Scheme::Bearer },
+            default_ttl: self.default_ttl,
+            believes_token,
+            exchange,
+        }
+    }
+
+    /// A refusal, with what the issuer's metadata say about the way of client authentication.
+    fn advised(&self, error: ExchangeError) -> ExchangeError {
+        let ExchangeError::Rejected(mut rejection) = error else { return error };
+        if rejection.may_be_about_the_client()
+            && let Some(words) = self.discovery.objection(&self.settings.auth)
+        {
+            rejection.advise(words);
+        }
+        ExchangeError::Rejected(rejection)
+    }
+
+    /// Some servers drop a scope that they do not know and answer 200 (RFC 6749 §3.3 lets them).
+    fn compare_scope(&self, granted: Option<&str>) {
+        let (Some(asked), Some(granted)) = (&self.settings.scope, granted) else { return };
+        let lacking: Vec<&str> =
+            asked.split(' ').filter(|scope| !granted.split(' ').any(|given| given == *scope)).collect();
+        if !lacking.is_empty() {
+            tracing::warn!(
+                profile = self.profile,
+                "the token comes without the scope {} (the provider does not know it, or the client may not have it)",
+                lacking.join(" ")
+            );
+        }
     }
 
     fn form(&self, proof: &Proof, claims: Option<&str>) -> String {
         let settings = &self.settings;
         let mut form = form_urlencoded::Serializer::new(String::new());
-        form.append_pair("grant_type", "client_credentials");
         for (name, value) in &proof.parameters {
             form.append_pair(name, value.expose());
         }
-        let named = [("scope", &settings.scope), ("audience", &settings.audience)];
-        for (name, value) in named {
-            if let Some(value) = value {
-                form.append_pair(name, value);
-            }
+        if let Some(audience) = &settings.audience {
+            form.append_pair("audience", audience);
         }
         for resource in &settings.resource {
             form.append_pair("resource", resource);
@@ -226,7 +297,9 @@ impl Client {
 
     /// The identity of a token asked for now, as far as it can be told without asking anyone.
     pub(super) async fn identity(&self) -> Result<Identity, ExchangeError> {
-        let fingerprint = self.authentication.fingerprint().await?;
+        let (proof, trade) = (self.authentication.fingerprint().await?, self.trade.fingerprint().await?);
+        let both = proof.iter().chain(&trade).map(Fingerprint::as_bytes);
+        let fingerprint = (proof.is_some() || trade.is_some()).then(|| Fingerprint::of_all(both));
         Ok(self.identity_with(fingerprint.as_ref(), None))
     }
 
@@ -246,6 +319,9 @@ impl Client {
         parts.push(claims.unwrap_or_default().as_bytes());
         parts.extend(settings.resource.iter().map(|r| r.as_bytes()));
         parts.push(if settings.dpop { b"dpop" } else { b"" });
+        parts.push(b"grant");
+        parts.extend(settings.grant.parts().into_iter().map(str::as_bytes));
+        parts.push(settings.token_field.as_bytes());
         parts.push(b"extra");
         parts.extend(settings.extra.iter().flat_map(|(name, value)| [name.as_bytes(), value.as_bytes()]));
         Identity::of(parts)
@@ -260,6 +336,7 @@ mod tests {
     fn client(auth: ClientAuth) -> Client {
         let settings = Settings {
             endpoint: Endpoint::TokenUrl("https://id.example.com/token".parse().unwrap()),
+            grant: GrantType::ClientCredentials,
             client_id: "svc post:1".into(),
             auth,
             certificate: None,
@@ -268,6 +345,7 @@ mod tests {
             resource: vec!["urn:x".into(), "urn:y".into()],
             extra: vec![("organization".into(), "o&1".into())],
             dpop: false,
+            token_field: "access_token".into(),
         };
         let http = Arc::new(Http::default());
         Client::new("account", settings, false, Duration::from_secs(300), Duration::from_secs(10), http)
@@ -284,10 +362,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let url = "https://id.example.com/token".parse().unwrap();
         let post = client(ClientAuth::SecretPost(kept(&folder)));
-        let form = post.form(&post.authentication.prove(&url).await.unwrap(), None);
+        let form = post.form(&post.prove(&url).await.unwrap(), None);
         assert!(form.contains("client_id=svc+post%3A1&client_secret=p%2Bs%2Fs%3Dw"), "{form}");
         let basic = client(ClientAuth::SecretBasic { secret: kept(&folder), encoding: BasicEncoding::Form });
-        let proof = basic.authentication.prove(&url).await.unwrap();
+        let proof = basic.prove(&url).await.unwrap();
         assert!(proof.authorization.is_some());
         let form = basic.form(&proof, Some("{\"access_token\":{}}"));
         assert!(!form.contains("client_id") && !form.contains("client_secret"), "{form}");

@@ -157,6 +157,7 @@ pub struct Rejection {
     trace_id: Option<String>,
     correlation_id: Option<String>,
     retry_after: Option<Duration>,
+    advice: Option<String>,
 }
 
 impl Rejection {
@@ -175,7 +176,19 @@ impl Rejection {
             trace_id: text("trace_id"),
             correlation_id: text("correlation_id"),
             retry_after: reply.retry_after,
+            advice: None,
         }
+    }
+
+    /// Whether another way of client authentication might have been taken.
+    pub(super) fn may_be_about_the_client(&self) -> bool {
+        let errors = ["invalid_client", "unauthorized_client", "invalid_request"];
+        self.status == StatusCode::UNAUTHORIZED || self.error.as_deref().is_some_and(|e| errors.contains(&e))
+    }
+
+    /// Adds what is known besides the answer.
+    pub(super) fn advise(&mut self, words: String) {
+        self.advice = Some(words);
     }
 
     /// The first of Entra's AADSTS numbers, if there is one.
@@ -277,6 +290,9 @@ impl fmt::Display for Rejection {
             if let Some(id) = id {
                 write!(f, " {name}={id}")?;
             }
+        }
+        if let Some(advice) = &self.advice {
+            write!(f, "; {advice}")?;
         }
         Ok(())
     }

@@ -12,6 +12,8 @@ use keybearer::{
     proxy::{fault::CODE_NAMES, recovery::OUTCOME_NAMES},
 };
 
+use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256};
+
 use crate::authority::Authority;
 
 fn root() -> &'static Path {
@@ -128,13 +130,14 @@ fn every_configuration_in_the_documents_passes_check() {
             let path = folder.path().join("keybearer.yaml");
             fs::write(&path, &yaml).unwrap();
             write_certificates(&yaml, folder.path());
+            write_keys_and_tokens(&yaml, folder.path());
             let output = keybearer(&["check", "--config", path.to_str().unwrap()], &variables(&yaml));
             let words = String::from_utf8_lossy(&output.stderr).into_owned();
             assert!(output.status.success() && words.is_empty(), "{place}\n{words}");
             checked += 1;
         }
     }
-    assert!(checked >= 3, "only {checked} configurations were found in the documents");
+    assert!(checked >= 25, "only {checked} configurations were found in the documents");
 }
 
 /// Every `NAME.pem` and `NAME.key` that a configuration of the documents names.
@@ -144,6 +147,34 @@ fn write_certificates(yaml: &str, folder: &Path) {
         if let Some((name, _)) = rest.split_once(".pem}") {
             authority.issue(&[&format!("{name}.example")]).write(folder, name);
         }
+    }
+}
+
+/// Every other file that a configuration of the documents names. Its certificates are made anew with RSA
+/// keys, which accounts mostly sign with.
+fn write_keys_and_tokens(yaml: &str, folder: &Path) {
+    let pair = KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap();
+    let key = pair.serialize_pem();
+    for rest in yaml.split("{file: ").skip(1) {
+        let Some((name, _)) = rest.split_once('}') else { continue };
+        let text = match name.rsplit_once('.') {
+            Some((_, "pem")) if yaml.contains("private_key:") => {
+                CertificateParams::new([name.to_owned()]).unwrap().self_signed(&pair).unwrap().pem()
+            }
+            Some((_, "key")) if yaml.contains("private_key:") => key.clone(),
+            Some(("google", "json")) => serde_json::json!({
+                "type": "service_account", "private_key_id": "1", "private_key": key,
+                "client_email": "a@b.example", "token_uri": "https://oauth2.googleapis.com/token",
+            })
+            .to_string(),
+            Some(("zitadel", "json")) => {
+                serde_json::json!({"type": "serviceaccount", "keyId": "1", "key": key, "userId": "2"})
+                    .to_string()
+            }
+            Some((_, "token")) => "not-a-token\n".to_owned(),
+            _ => continue,
+        };
+        fs::write(folder.join(name), text).unwrap();
     }
 }
 

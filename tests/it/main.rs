@@ -32,6 +32,7 @@ mod docs; // what the documentation says, tried
 mod drain; // stopping under load
 mod floods; // callers of HTTP/2 that want to cost as much as they can
 mod forwarding; // what reaches the upstream, and what comes back
+mod grants; // assertions and foreign tokens that are traded, and what is answered
 mod grpc; // gRPC with its own library on both sides
 mod http2; // tricks with the header and the framing of HTTP/2
 mod keys; // credentials that lie in their source, alone and together

@@ -5,10 +5,12 @@ use url::Url;
 use super::{
     super::{
         field::{Field, Named, given},
+        file_grants::GrantWord,
         file_profiles::{Auth, BasicEncoding, OAuth2, Resource},
         tree::Position,
     },
     Account,
+    presets::Preset,
     proofs::{CertificateKeys, place},
 };
 use crate::{
@@ -16,28 +18,66 @@ use crate::{
         self,
         assertion::Audience,
         authentication::{self, ClientAuth},
-        certificate, oauth2,
+        certificate,
+        grant_type::GrantType,
+        oauth2,
     },
     source::Source,
 };
 
 /// Parameters that have their own key, or that only the gateway may set.
-const OWN_PARAMETERS: [&str; 6] =
-    ["grant_type", "client_id", "client_secret", "scope", "resource", "audience"];
+const OWN_PARAMETERS: [&str; 12] = [
+    "grant_type",
+    "client_id",
+    "client_secret",
+    "scope",
+    "resource",
+    "audience",
+    "assertion",
+    "subject_token",
+    "subject_token_type",
+    "actor_token",
+    "actor_token_type",
+    "requested_token_type",
+];
 
 impl Account<'_> {
     pub(super) fn oauth2(&self, file: &OAuth2) -> Option<profile::Kind> {
-        let endpoint = self.endpoint(file);
-        let client_id = self.visible("client_id", file.client_id.get());
-        let auth = self.auth(file);
-        let certificate = self.shown_certificate(file);
+        let preset = self.preset(file);
+        let word = Self::grant_word(file, &preset);
+        let method = Self::method(file, &preset, word);
+        self.hold_against_provider(file, word, method);
+        let grant = self.grant(file, &preset, word, method);
+        let endpoint = match &grant {
+            Some(grant) => self.endpoint(file, &preset, grant),
+            None => None,
+        };
+        let signs_grant = word == GrantWord::JwtBearer;
+        let auth = match method {
+            Some(method) => self.auth(file, &preset, method, signs_grant),
+            None => {
+                self.refuse_keys_of_other_methods(file, Auth::None, signs_grant);
+                Some(ClientAuth::Absent)
+            }
+        };
+        let client_id = match (&file.client_id, &auth) {
+            (Some(id), _) => self.visible("client_id", id.get()),
+            (None, Some(ClientAuth::Absent)) => Some(String::new()),
+            (None, _) => {
+                self.problem(self.at, "the key \"client_id\" is missing");
+                None
+            }
+        };
+        let certificate = self.shown_certificate(file, signs_grant);
         let scope = self.line("scope", &file.scope);
         let audience = self.line("audience", &file.audience);
         let resource =
             given(&file.resource).map(|(at, resource)| self.resource(at, resource)).unwrap_or_default();
         let extra = given(&file.extra).map(|(_, extra)| self.extra(extra)).unwrap_or_default();
+        let token_field = self.token_field(file);
         Some(profile::Kind::OAuth2(oauth2::Settings {
             endpoint: endpoint?,
+            grant: grant?,
             client_id: client_id?,
             auth: auth?,
             certificate,
@@ -46,15 +86,29 @@ impl Account<'_> {
             resource,
             extra,
             dpop: given(&file.dpop).is_some_and(|(_, on)| *on),
+            token_field: token_field?,
         }))
     }
 
-    fn endpoint(&self, file: &OAuth2) -> Option<oauth2::Endpoint> {
-        match (&file.token_url, &file.issuer) {
-            (None, None) => {
-                self.problem(self.at, "one of token_url and issuer is needed");
-                None
+    /// How the client proves itself; `None` when what is traded says who asks.
+    fn method(file: &OAuth2, preset: &Preset, grant: GrantWord) -> Option<Auth> {
+        let written = given(&file.auth).map(|(_, auth)| *auth);
+        let is_anonymous = written == Some(Auth::None) && file.client_id.is_none();
+        match grant {
+            GrantWord::JwtBearer => written,
+            GrantWord::TokenExchange if is_anonymous => None,
+            GrantWord::TokenExchange | GrantWord::ClientCredentials => {
+                written.or(preset.auth).or(Some(Auth::ClientSecretBasic))
             }
+        }
+    }
+
+    fn endpoint(&self, file: &OAuth2, preset: &Preset, grant: &GrantType) -> Option<oauth2::Endpoint> {
+        match (&file.token_url, &file.issuer) {
+            (None, None) if file.provider.is_some() => {
+                preset.token_url.clone().map(oauth2::Endpoint::TokenUrl)
+            }
+            (None, None) => self.endpoint_of_key_file(grant).map(oauth2::Endpoint::TokenUrl),
             (Some(_), Some(issuer)) => {
                 self.problem(issuer.at, "token_url and issuer exclude each other (keep one)");
                 None
@@ -75,12 +129,8 @@ impl Account<'_> {
         }
     }
 
-    fn auth(&self, file: &OAuth2) -> Option<ClientAuth> {
-        let auth = match &file.auth {
-            Some(auth) => *auth.get()?.1,
-            None => Auth::ClientSecretBasic,
-        };
-        self.refuse_keys_of_other_methods(file, auth);
+    fn auth(&self, file: &OAuth2, preset: &Preset, auth: Auth, signs_grant: bool) -> Option<ClientAuth> {
+        self.refuse_keys_of_other_methods(file, auth, signs_grant);
         match auth {
             Auth::ClientSecretBasic => {
                 let encoding = match given(&file.basic_encoding) {
@@ -92,13 +142,16 @@ impl Account<'_> {
             Auth::ClientSecretPost => Some(ClientAuth::SecretPost(self.client_secret(file)?)),
             Auth::ClientSecretJwt => {
                 let secret = self.client_secret(file);
-                Some(ClientAuth::SecretJwt { audience: self.assertion_audience(file)?, secret: secret? })
+                Some(ClientAuth::SecretJwt {
+                    audience: self.assertion_audience(file, preset)?,
+                    secret: secret?,
+                })
             }
             Auth::PrivateKeyJwt => {
                 let field = self.needed("private_key", &file.private_key, "private_key_jwt")?;
                 let key = self.signing_key(field, &file.signing_alg);
                 let key_id = self.line("key_id", &file.key_id);
-                let audience = self.assertion_audience(file)?;
+                let audience = self.assertion_audience(file, preset)?;
                 let (key, algorithm) = key?;
                 Some(ClientAuth::KeyJwt { key, algorithm, key_id, audience })
             }
@@ -136,7 +189,8 @@ impl Account<'_> {
         field.as_ref()
     }
 
-    fn refuse_keys_of_other_methods(&self, file: &OAuth2, auth: Auth) {
+    /// With `signs_grant`, the keys of assertions belong to what is traded.
+    fn refuse_keys_of_other_methods(&self, file: &OAuth2, auth: Auth, signs_grant: bool) {
         if let Some(encoding) = file.basic_encoding.as_ref().filter(|_| auth != Auth::ClientSecretBasic) {
             self.problem(encoding.at, "basic_encoding is only for auth client_secret_basic (remove it)");
         }
@@ -147,7 +201,7 @@ impl Account<'_> {
             let words = "sends no secret (remove client_secret, or choose another auth)";
             self.problem(secret.at, format_args!("{this} {words}"));
         }
-        if auth != Auth::PrivateKeyJwt {
+        if auth != Auth::PrivateKeyJwt && !signs_grant {
             let own = [("key_id", place(&file.key_id)), ("signing_alg", place(&file.signing_alg))];
             self.refuse_stray(&own, "auth private_key_jwt");
             if file.certificate.is_none() {
@@ -155,7 +209,7 @@ impl Account<'_> {
                 self.refuse_stray(&key, "auth private_key_jwt, and beside certificate");
             }
         }
-        if !matches!(auth, Auth::PrivateKeyJwt | Auth::ClientSecretJwt) {
+        if !matches!(auth, Auth::PrivateKeyJwt | Auth::ClientSecretJwt) && !signs_grant {
             let audience = [("assertion_audience", place(&file.assertion_audience))];
             self.refuse_stray(&audience, "auth private_key_jwt and client_secret_jwt");
         }
@@ -170,8 +224,8 @@ impl Account<'_> {
     }
 
     /// The certificate of TLS handshakes. With `private_key_jwt`, `private_key` is another key.
-    fn shown_certificate(&self, file: &OAuth2) -> Option<certificate::Place> {
-        let is_key_of_assertions = matches!(given(&file.auth), Some((_, Auth::PrivateKeyJwt)));
+    fn shown_certificate(&self, file: &OAuth2, signs_grant: bool) -> Option<certificate::Place> {
+        let is_key_of_assertions = signs_grant || matches!(given(&file.auth), Some((_, Auth::PrivateKeyJwt)));
         let private_key = if is_key_of_assertions { &None } else { &file.private_key };
         let keys = CertificateKeys {
             certificate: &file.certificate,
@@ -181,10 +235,12 @@ impl Account<'_> {
         self.certificate(&keys).map(|(place, _)| place)
     }
 
-    fn assertion_audience(&self, file: &OAuth2) -> Option<Audience> {
+    /// For whom assertions are made: what is written, else what the provider wants, else the issuer.
+    pub(super) fn assertion_audience(&self, file: &OAuth2, preset: &Preset) -> Option<Audience> {
         let issuer = given(&file.issuer).map(|(_, issuer)| Audience::Literal(issuer.clone()));
+        let usual = preset.audience.clone().map(Audience::Literal).or(issuer.clone());
         match given(&file.assertion_audience) {
-            None => Some(issuer.unwrap_or(Audience::TokenEndpoint)),
+            None => Some(usual.unwrap_or(Audience::TokenEndpoint)),
             Some((_, text)) if text == "token_endpoint" => Some(Audience::TokenEndpoint),
             Some((at, text)) if text == "issuer" => {
                 if issuer.is_none() {
