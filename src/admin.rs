@@ -125,7 +125,18 @@ fn readyz(shown: &Shown) -> Response<Body> {
                 (None, false) => Some("the first token has not arrived yet"),
                 (_, true) => None,
             };
-            (view.name.clone(), json!({"ready": view.ready, "required": view.required, "reason": reason}))
+            // A failed refresh is told before the old token has expired.
+            let words = view.error.as_ref().map(|error| error.diagnosis());
+            let told = json!({
+                "ready": view.ready,
+                "required": view.required,
+                "reason": reason,
+                "meaning": words.map(|words| words.meaning),
+                "remedy": words.map(|words| words.remedy),
+                "missing_roles": view.notes.missing_roles,
+                "clock_skew_s": view.notes.clock_skew,
+            });
+            (view.name.clone(), told)
         })
         .collect();
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

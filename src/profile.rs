@@ -17,7 +17,9 @@ pub mod answer;
 pub mod assertion;
 pub mod authentication;
 pub mod certificate;
+pub mod content;
 pub mod credential;
+pub mod diagnosis;
 pub mod discovery;
 pub mod dpop;
 pub mod entra;
@@ -28,6 +30,7 @@ pub mod key;
 pub mod key_file;
 pub mod oauth2;
 pub mod refusal;
+pub mod skew;
 
 /// What kind of service account a profile is, with that kind's settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +53,31 @@ impl Kind {
             Kind::Entra(_) | Kind::OAuth2(_) => vec![Slot::Header(AUTHORIZATION)],
             Kind::Static(fixed) => vec![fixed.slot()],
         }
+    }
+}
+
+impl Kind {
+    /// The kind's name in the configuration.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Kind::Entra(_) => "entra",
+            Kind::OAuth2(_) => "oauth2",
+            Kind::Static(_) => "static",
+        }
+    }
+
+    /// How the account is proven to the identity provider.
+    pub fn proven_by(&self) -> Option<&'static str> {
+        match self {
+            Kind::Entra(entra) => Some(entra.as_oauth2().auth.name()),
+            Kind::OAuth2(oauth2) => Some(oauth2.auth.name()),
+            Kind::Static(_) => None,
+        }
+    }
+
+    /// Whether the words of Entra's portal fit.
+    pub fn is_of_entra(&self) -> bool {
+        matches!(self, Kind::Entra(_))
     }
 }
 
@@ -162,6 +190,15 @@ impl Profile {
         match &self.asker {
             Asker::OAuth2(client) => client.provider(),
             Asker::Static(_) => format!("profile {}", self.settings.name),
+        }
+    }
+
+    /// Seconds that the provider's clock was ahead of this machine's at its last answer, failures
+    /// included; `None` while it has not told its time.
+    pub fn clock_skew(&self) -> Option<i64> {
+        match &self.asker {
+            Asker::OAuth2(client) => client.clock_skew(),
+            Asker::Static(_) => None,
         }
     }
 

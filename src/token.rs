@@ -31,9 +31,12 @@ use crate::{
     token::state::{Phase, Report, Shared},
 };
 
+mod notes;
 mod owner;
 pub mod schedule;
 mod state;
+
+pub use notes::Notes;
 
 /// Requests that may wait for one profile's token at a time, unless the settings say otherwise.
 pub const WAITERS_MAX: usize = 10_000;
@@ -90,6 +93,11 @@ pub trait Exchange: Send + Sync + 'static {
     fn presented(&self) -> Option<Arc<Presented>> {
         None
     }
+
+    /// Seconds that the provider's clock was ahead of this machine's at its last answer, when known.
+    fn clock_skew(&self) -> Option<i64> {
+        None
+    }
 }
 
 impl Exchange for Profile {
@@ -103,6 +111,10 @@ impl Exchange for Profile {
 
     fn presented(&self) -> Option<Arc<Presented>> {
         Profile::presented(self)
+    }
+
+    fn clock_skew(&self) -> Option<i64> {
+        Profile::clock_skew(self)
     }
 }
 
@@ -351,6 +363,8 @@ impl Handle {
             refreshed: shared.refreshed.load(Ordering::Relaxed),
             failed: shared.failed.load(Ordering::Relaxed),
             error,
+            notes: shared.notes(),
+            expects_roles: !shared.settings.profile.expected_roles.is_empty(),
         }
     }
 
@@ -405,6 +419,10 @@ pub struct View {
     pub failed: u64,
     /// Why the last exchange failed, if it did.
     pub error: Option<Arc<ExchangeError>>,
+    /// What to look at although it works.
+    pub notes: Notes,
+    /// Whether tokens are compared with expected roles.
+    pub expects_roles: bool,
 }
 
 /// One place in the queue of waiters.

@@ -234,6 +234,7 @@ impl Scrape {
             let left = view.expires_in.map_or(0.0, |left| left.as_secs_f64());
             one(&mut family, &vec![("profile", &view.name)], &ConstGauge::new(left))?;
         }
+        self.encode_notes(encoder)?;
         let mut family = encoder.encode_descriptor(
             "token_requests",
             "Token requests by result",
@@ -244,6 +245,41 @@ impl Scrape {
             for (result, number) in [("ok", view.refreshed), ("failed", view.failed)] {
                 let labels = vec![("profile", view.name.as_str()), ("result", result)];
                 one(&mut family, &labels, &ConstCounter::new(number))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn encode_notes(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let mut family = encoder.encode_descriptor(
+            "token_roles_missing",
+            "Expected roles that the profile's token does not carry",
+            None,
+            MetricType::Gauge,
+        )?;
+        for view in self.profiles.iter().filter(|view| view.expects_roles) {
+            let missing = ConstGauge::new(gauge(view.notes.missing_roles.len()));
+            one(&mut family, &vec![("profile", &view.name)], &missing)?;
+        }
+        let mut family = encoder.encode_descriptor(
+            "token_size",
+            "Size of the profile's last token",
+            Some(&Unit::Bytes),
+            MetricType::Gauge,
+        )?;
+        for view in self.profiles.iter().filter(|view| view.notes.token_bytes > 0) {
+            let size = ConstGauge::new(gauge(view.notes.token_bytes));
+            one(&mut family, &vec![("profile", &view.name)], &size)?;
+        }
+        let mut family = encoder.encode_descriptor(
+            "identity_provider_clock_skew",
+            "How far the provider's clock is ahead of this machine's, negative when behind",
+            Some(&Unit::Seconds),
+            MetricType::Gauge,
+        )?;
+        for view in &self.profiles {
+            if let Some(seconds) = view.notes.clock_skew {
+                one(&mut family, &vec![("profile", &view.name)], &ConstGauge::new(seconds))?;
             }
         }
         Ok(())

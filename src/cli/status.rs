@@ -5,7 +5,10 @@ use std::{fmt::Write as _, net::SocketAddr, process::ExitCode, time::Duration};
 use anyhow::{Context, anyhow};
 use serde_json::Value;
 
-use crate::cli::{Failure, print};
+use crate::{
+    cli::{Failure, print},
+    profile::{diagnosis, skew},
+};
 
 /// A gateway that does not answer within this is not well.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -43,6 +46,26 @@ fn text(body: &Value) -> String {
         let reason = profile.get("reason").and_then(Value::as_str);
         let _ =
             writeln!(out, "profile  {name}: {state}{}", reason.map_or(String::new(), |r| format!(", {r}")));
+        remarks(profile, &mut out);
     }
     out
+}
+
+/// What there is to do about a profile, also about one that is ready.
+fn remarks(profile: &Value, out: &mut String) {
+    let text = |name: &str| profile.get(name).and_then(Value::as_str);
+    if let (Some(meaning), Some(remedy)) = (text("meaning"), text("remedy")) {
+        let _ = writeln!(out, "           means: {meaning}\n           next:  {remedy}");
+    }
+    let missing = profile.get("missing_roles").and_then(Value::as_array).into_iter().flatten();
+    let missing: Vec<_> = missing.filter_map(Value::as_str).collect();
+    if !missing.is_empty() {
+        let _ =
+            writeln!(out, "           its token lacks {} (keybearer doctor tells more)", missing.join(", "));
+    }
+    let skew = profile.get("clock_skew_s").and_then(Value::as_i64).unwrap_or(0);
+    if skew.unsigned_abs() > skew::WARN.as_secs() {
+        let words = diagnosis::of_clock_skew(skew);
+        let _ = writeln!(out, "           {} by {} s", words.meaning, skew.unsigned_abs());
+    }
 }

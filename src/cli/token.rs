@@ -2,13 +2,12 @@
 
 use std::{fmt::Write as _, process::ExitCode, sync::Arc};
 
-use anyhow::{Context, anyhow};
-use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use serde_json::{Map, Value};
+use anyhow::anyhow;
 
 use crate::{
     cli::{Configured, Failure, print},
-    profile::{self, Grant, Kind, Profile, http::Http},
+    clock,
+    profile::{self, Grant, Profile, content::Content, diagnosis, http::Http, refusal::ExchangeError, skew},
 };
 
 pub(super) fn token(configured: &Configured, name: &str, raw: bool) -> Result<ExitCode, Failure> {
@@ -23,74 +22,81 @@ pub(super) fn token(configured: &Configured, name: &str, raw: bool) -> Result<Ex
     let settings = settings.profile.clone();
     let profile = Profile::new(settings.clone(), Arc::new(Http::default()));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let grant = runtime
-        .block_on(profile.exchange(None))
-        .map_err(|error| anyhow!(error))
-        .with_context(|| format!("profile \"{name}\" got no token"))?;
+    let begun = clock::now();
+    let grant = match runtime.block_on(profile.exchange(None)) {
+        Ok(grant) => grant,
+        Err(error) => return Err(refused(&profile, &error).into()),
+    };
     if raw {
         return print(&format!("{}\n", grant.credential.secret().expose()));
     }
-    print(&describe(&settings, &grant))
+    let mut out = describe(&settings, &grant);
+    let _ = writeln!(out, "took       {} ms", clock::now().since(begun).as_millis());
+    out.push_str(&clock(&profile));
+    print(&out)
+}
+
+/// The failure with its words, each on a line of its own.
+fn refused(profile: &Profile, error: &ExchangeError) -> anyhow::Error {
+    let words = error.diagnosis();
+    anyhow!(
+        "profile \"{}\" got no token: {error}\n  means  {}\n  next   {}\n{}",
+        profile.settings().name,
+        words.meaning,
+        words.remedy,
+        clock(profile)
+    )
+}
+
+/// A line when the clocks are apart.
+fn clock(profile: &Profile) -> String {
+    let seconds = profile.clock_skew().unwrap_or(0);
+    if seconds.unsigned_abs() <= skew::WARN.as_secs() {
+        return String::new();
+    }
+    let words = diagnosis::of_clock_skew(seconds);
+    format!("clock      {} by {} s ({})\n", words.meaning, seconds.unsigned_abs(), words.remedy)
 }
 
 fn describe(settings: &profile::Settings, grant: &Grant) -> String {
-    let kind = match settings.kind {
-        Kind::Entra(_) => "entra",
-        Kind::OAuth2(_) => "oauth2",
-        Kind::Static(_) => "static",
-    };
-    let mut out = format!("profile    {} ({kind})\n", settings.name);
+    let mut out = format!("profile    {} ({})\n", settings.name, settings.kind.name());
+    if let Some(method) = settings.kind.proven_by() {
+        let _ = writeln!(out, "proven by  {method}");
+    }
     let lifetime = match grant.lifetime.as_secs() {
         0 => "0 s: for one use, it is not kept".to_owned(),
         seconds => format!("{seconds} s"),
     };
     let _ = writeln!(out, "lifetime   {lifetime}");
-    let Some(claims) = claims(grant.credential.secret().expose()) else {
-        out.push_str("content    opaque: only its issuer can read it\n");
+    let token = grant.credential.secret();
+    let _ = writeln!(out, "size       {} bytes", token.expose().len());
+    let Some(content) = Content::of(token) else {
+        out.push_str("content    opaque: only its issuer can read it, so roles cannot be compared\n");
         return out;
     };
-    for (label, names) in [
-        ("issuer", &["iss"][..]),
-        ("audience", &["aud"]),
-        ("client", &["azp", "appid", "client_id"]),
-        ("roles", &["roles"]),
-        ("scope", &["scp", "scope"]),
+    let roles = Some(content.roles().join(", ")).filter(|roles| !roles.is_empty());
+    for (label, value) in [
+        ("issuer", content.issuer()),
+        ("audience", content.audience()),
+        ("client", content.client()),
+        ("tenant", content.tenant()),
+        ("roles", Some(roles.unwrap_or_else(|| "none".into()))),
+        ("scope", content.scope()),
     ] {
-        if let Some(value) = names.iter().find_map(|name| claims.get(*name)) {
-            let _ = writeln!(out, "{label:10} {}", shown(value));
+        if let Some(value) = value {
+            let _ = writeln!(out, "{label:10} {value}");
         }
     }
-    let missing = missing_roles(&settings.expected_roles, &claims);
+    let missing = content.missing(&settings.expected_roles);
     if !missing.is_empty() {
+        let words = diagnosis::of_missing_roles(settings.kind.is_of_entra());
         let _ = writeln!(
             out,
-            "missing    {} (assign the app role to the service account and grant consent)",
-            missing.join(", ")
+            "missing    {}\n  means  {}\n  next   {}",
+            missing.join(", "),
+            words.meaning,
+            words.remedy
         );
     }
     out
-}
-
-/// The claims of a JWT, unverified: they are shown, nothing depends on them.
-fn claims(token: &str) -> Option<Map<String, Value>> {
-    let payload = token.split('.').nth(1)?;
-    serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(payload).ok()?).ok()
-}
-
-fn shown(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.chars().filter(|c| !c.is_control()).collect(),
-        Value::Array(items) => items.iter().map(shown).collect::<Vec<_>>().join(", "),
-        other => other.to_string(),
-    }
-}
-
-fn missing_roles(expected: &[String], claims: &Map<String, Value>) -> Vec<String> {
-    let has = |role: &str| {
-        let listed = claims.get("roles").and_then(Value::as_array);
-        let spaced = claims.get("scp").and_then(Value::as_str);
-        listed.is_some_and(|roles| roles.iter().any(|r| r.as_str() == Some(role)))
-            || spaced.is_some_and(|scopes| scopes.split(' ').any(|s| s == role))
-    };
-    expected.iter().filter(|role| !has(role)).cloned().collect()
 }

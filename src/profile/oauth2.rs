@@ -7,7 +7,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, RETRY_AFTER};
 use url::{Url, form_urlencoded};
 
 use crate::{
@@ -24,6 +24,7 @@ use crate::{
         grant_type::{GrantType, Trade, Traded},
         http::{self, Http, Showing},
         refusal::ExchangeError,
+        skew::Skew,
     },
     secret::Fingerprint,
 };
@@ -81,6 +82,7 @@ pub(super) struct Client {
     showing: Showing,
     /// What tokens are bound to.
     key: Option<Arc<dpop::Key>>,
+    skew: Skew,
 }
 
 impl Client {
@@ -109,6 +111,7 @@ impl Client {
             discovery: Discovery::default(),
             showing: Showing::default(),
             key,
+            skew: Skew::default(),
         }
     }
 
@@ -207,7 +210,9 @@ impl Client {
             let no_random = || ExchangeError::SetUp { what: "there are no random numbers".into() };
             request = request.header(dpop::DPOP, key.proof(&subject).ok_or_else(no_random)?);
         }
+        let sent = clock::wall();
         let mut response = request.send().await.map_err(|e| ExchangeError::unreachable(url, &e))?;
+        self.skew.observe(response.headers().get(DATE), sent, clock::wall());
         if let Some(key) = &self.key {
             key.learn(&origin, response.headers());
         }
@@ -279,6 +284,10 @@ impl Client {
             form.append_pair("claims", claims);
         }
         form.finish()
+    }
+
+    pub(super) fn clock_skew(&self) -> Option<i64> {
+        self.skew.seconds()
     }
 
     pub(super) fn provider(&self) -> String {

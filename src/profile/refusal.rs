@@ -10,7 +10,11 @@ use serde_json::{Map, Value};
 use url::{Url, form_urlencoded};
 
 use crate::{
-    profile::{answer::Reply, authentication::ProofError},
+    profile::{
+        answer::Reply,
+        authentication::ProofError,
+        diagnosis::{self, Code, Diagnosis, Family},
+    },
     secret::Secret,
     source::SourceError,
 };
@@ -22,12 +26,38 @@ pub enum Class {
     Permanent,
     /// When the secret in its source is replaced.
     Credential,
+    /// When the key in its source is replaced, or by itself, minutes after the provider was told of it.
+    NewCredential,
     /// By itself, minutes after a change in the directory.
     Eventual,
     /// By itself, soon.
     Transient,
     /// When the provider's own waiting time is over.
     Throttled,
+}
+
+impl Class {
+    /// All of them.
+    pub const ALL: [Class; 6] = [
+        Class::Permanent,
+        Class::Credential,
+        Class::NewCredential,
+        Class::Eventual,
+        Class::Transient,
+        Class::Throttled,
+    ];
+
+    /// The name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Class::Permanent => "permanent",
+            Class::Credential => "credential",
+            Class::NewCredential => "new_credential",
+            Class::Eventual => "eventual",
+            Class::Transient => "transient",
+            Class::Throttled => "throttled",
+        }
+    }
 }
 
 /// One exchange that gave no token.
@@ -120,10 +150,11 @@ impl ExchangeError {
         }
     }
 
-    /// The provider's own waiting time, if it gave one.
+    /// The waiting time that the provider gave, or that its answer implies. It holds whatever happens
+    /// meanwhile: demand, a 401, a new secret.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Rejected(rejection) => rejection.retry_after,
+            Self::Rejected(rejection) => rejection.retry_after(),
             _ => None,
         }
     }
@@ -153,11 +184,15 @@ pub struct Rejection {
     status: StatusCode,
     error: Option<String>,
     description: Option<String>,
+    /// Whether the number is one of Azure AD B2C's, which has numbers of its own.
+    is_policys: bool,
     codes: Vec<u64>,
     trace_id: Option<String>,
     correlation_id: Option<String>,
     retry_after: Option<Duration>,
     advice: Option<String>,
+    /// A space at an end of a secret is legal, and most often a slip.
+    has_spaced_secret: bool,
 }
 
 impl Rejection {
@@ -168,15 +203,27 @@ impl Rejection {
             (!reveals(value, secrets)).then(|| printable(value))
         };
         let codes = json.and_then(|m| m.get("error_codes")).and_then(Value::as_array);
+        let mut codes: Vec<u64> = codes.into_iter().flatten().filter_map(Value::as_u64).take(8).collect();
+        let description = text("error_description");
+        let words = description.as_deref().unwrap_or_default();
+        // The policies of Azure AD B2C give their number nowhere else.
+        if codes.is_empty() {
+            codes.extend(number_after(words, "AADB2C").or_else(|| number_after(words, "AADSTS")));
+        }
         Self {
             status: reply.status,
+            is_policys: words.starts_with("AADB2C"),
             error: text("error"),
-            description: text("error_description"),
-            codes: codes.into_iter().flatten().filter_map(Value::as_u64).take(8).collect(),
+            description,
+            codes,
             trace_id: text("trace_id"),
             correlation_id: text("correlation_id"),
             retry_after: reply.retry_after,
             advice: None,
+            has_spaced_secret: secrets.iter().any(|secret| {
+                let plain = secret.expose();
+                plain.trim_matches(' ').len() < plain.len()
+            }),
         }
     }
 
@@ -191,7 +238,12 @@ impl Rejection {
         self.advice = Some(words);
     }
 
-    /// The first of Entra's AADSTS numbers, if there is one.
+    /// Whether the number is an AADB2C number, not an AADSTS number.
+    pub fn is_policys(&self) -> bool {
+        self.is_policys
+    }
+
+    /// The first of Entra's AADSTS numbers, or the AADB2C number, if there is one.
     pub fn code(&self) -> Option<u64> {
         self.codes.first().copied()
     }
@@ -200,39 +252,58 @@ impl Rejection {
         if self.status == StatusCode::TOO_MANY_REQUESTS {
             return Class::Throttled;
         }
-        self.codes
-            .iter()
-            .find_map(|code| class_of_code(*code))
+        self.known_code()
+            .map(|code| code.class)
             .or_else(|| self.error.as_deref().and_then(class_of_error))
             .unwrap_or_else(|| class_of_status(self.status))
     }
+
+    fn family(&self) -> Family {
+        if self.is_policys { Family::Policy } else { Family::Entra }
+    }
+
+    fn known_code(&self) -> Option<&'static Code> {
+        self.codes.iter().find_map(|number| diagnosis::of_code(self.family(), *number))
+    }
+
+    /// The refusal in plain words.
+    pub fn diagnosis(&self) -> Diagnosis {
+        let is_throttled = self.status == StatusCode::TOO_MANY_REQUESTS;
+        let known = self.known_code().filter(|_| !is_throttled);
+        let of_code = known.map(|code| Diagnosis { meaning: code.meaning, remedy: code.remedy });
+        let of_error = || self.error.as_deref().filter(|_| !is_throttled).and_then(diagnosis::of_error);
+        of_code.or_else(of_error).unwrap_or_else(|| diagnosis::of_status(self.status.as_u16()))
+    }
+
+    /// Entra's word for a loop is taken as a wait: whoever goes on asking is locked out for longer.
+    fn retry_after(&self) -> Option<Duration> {
+        let is_loop = !self.is_policys && self.codes.contains(&LOOP_DETECTED);
+        self.retry_after.max(is_loop.then_some(LOOP_PAUSE))
+    }
 }
 
-/// `facts`: what Entra's numbers mean for asking again.
-fn class_of_code(code: u64) -> Option<Class> {
-    Some(match code {
-        7000215 | 7000222 => Class::Credential,
-        700016 | 700011 | 7000229 | 500011 | 50001 | 501051 | 50105 | 65001 | 650056 | 650057 | 70021
-        | 700211 | 700213 | 7002138 => Class::Eventual,
-        700027 => Class::Credential,
-        90055 => Class::Throttled,
-        90033 | 90006 | 90012 | 90024 | 90090 | 90091 | 50033 | 700024 => Class::Transient,
-        7000218 | 7000112 | 70001 | 700025 | 700030 | 50012 | 700229 | 90002 | 50059 | 900023 | 90038
-        | 900382 | 900432 | 9001023 | 50194 | 90124 | 90130 | 70011 | 1002012 | 28002 | 700022 | 700023
-        | 901002 | 53003 | 530032 | 50196 | 90036 | 90092 | 1002016 | 900144 | 90014 | 9002313 => {
-            Class::Permanent
-        }
-        _ => return None,
-    })
+/// The number right behind `prefix` at the start of `text`.
+fn number_after(text: &str, prefix: &str) -> Option<u64> {
+    let rest = text.strip_prefix(prefix)?;
+    let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    rest.get(..digits)?.parse().ok()
 }
+
+/// AADSTS50196: a client that asked for the same too often.
+const LOOP_DETECTED: u64 = 50196;
+/// What Entra wants to see after it.
+const LOOP_PAUSE: Duration = Duration::from_secs(300);
 
 fn class_of_error(error: &str) -> Option<Class> {
     Some(match error {
         "invalid_client" => Class::Credential,
         // The nonce was the newest there was; the next one may be in time.
         "temporarily_unavailable" | "server_error" | "use_dpop_nonce" => Class::Transient,
+        "slow_down" => Class::Throttled,
+        // Entra uses `invalid_grant` for Conditional Access, others for a bad assertion.
         "invalid_request"
         | "invalid_grant"
+        | "access_denied"
         | "unauthorized_client"
         | "unsupported_grant_type"
         | "invalid_scope"
@@ -252,36 +323,14 @@ fn class_of_status(status: StatusCode) -> Class {
     }
 }
 
-/// What the number most often means, for those that an operator meets.
-fn remedy(code: u64) -> Option<&'static str> {
-    Some(match code {
-        7000215 => "the secret is wrong: often the secret's id was pasted instead of its value",
-        7000222 => "the secret has expired: make a new one in the app registration",
-        700016 => "the tenant does not know the client_id: wrong tenant, or registered a moment ago",
-        90002 => "the tenant does not exist: check its name, and the cloud",
-        500011 => "the tenant does not know the scope's App ID URI",
-        501051 | 50105 => "the account has no app role on the API: assign one and grant consent",
-        1002012 | 70011 => "the scope must be the API's App ID URI followed by /.default",
-        7000112 => "the application is disabled in the tenant",
-        53003 => "Conditional Access for workload identities blocks the account",
-        _ => return None,
-    })
-}
-
 impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "refused with HTTP {}", self.status.as_u16())?;
-        if self.status.is_redirection() {
-            write!(f, ", a redirect, which is not followed: the token endpoint's URL is wrong")?;
-        }
         if let Some(error) = &self.error {
             write!(f, " {error}")?;
         }
         if let Some(code) = self.code() {
-            write!(f, " AADSTS{code}")?;
-            if let Some(words) = remedy(code) {
-                write!(f, " ({words})")?;
-            }
+            write!(f, " {}{code}", self.family().prefix())?;
         }
         if let Some(description) = &self.description {
             write!(f, ": {description}")?;
@@ -293,6 +342,12 @@ impl fmt::Display for Rejection {
         }
         if let Some(advice) = &self.advice {
             write!(f, "; {advice}")?;
+        }
+        if self.has_spaced_secret && self.class() != Class::Throttled {
+            write!(
+                f,
+                " [the secret that was sent begins or ends with a space, which is legal but seldom meant]"
+            )?;
         }
         Ok(())
     }
@@ -378,11 +433,45 @@ mod tests {
             r#"{"error":"invalid_client","error_description":"AADSTS7000215: Invalid client secret.\r\nTrace ID: x","error_codes":[7000215],"trace_id":"t-1","correlation_id":"c-1"}"#,
         );
         assert_eq!(
-            error.to_string(),
-            "refused with HTTP 401 invalid_client AADSTS7000215 (the secret is wrong: often the secret's id was \
-             pasted instead of its value): AADSTS7000215: Invalid client secret. trace_id=t-1 correlation_id=c-1"
+            error.explained().to_string(),
+            "refused with HTTP 401 invalid_client AADSTS7000215: AADSTS7000215: Invalid client secret. \
+             trace_id=t-1 correlation_id=c-1 (the secret is wrong: often the secret's id was pasted instead of \
+             its value, or it was cut; next: put the secret's value into its source; it is shown only once, so \
+             make a new one if it is lost)"
         );
         assert_eq!(error.public_words(), "the identity provider refuses the service account");
+    }
+
+    #[test]
+    fn a_policys_number_is_read_from_its_description() {
+        let body = r#"{"error":"invalid_scope","error_description":"AADB2C90085: The service has encountered an error."}"#;
+        let ExchangeError::Rejected(rejection) = rejected(400, body) else { panic!("not rejected") };
+        assert_eq!((rejection.code(), rejection.is_policys()), (Some(90085), true));
+        let shown = rejection.to_string();
+        assert!(shown.contains(" AADB2C90085") && !shown.contains("AADSTS"), "{shown}");
+        for description in ["AADB2C", "AADB2Cx", "AADB2C99999999999999999999999"] {
+            let body = format!(r#"{{"error":"invalid_scope","error_description":"{description}"}}"#);
+            let ExchangeError::Rejected(rejection) = rejected(400, &body) else { panic!("not rejected") };
+            assert_eq!(rejection.code(), None, "{description}");
+        }
+    }
+
+    #[test]
+    fn the_same_number_means_another_thing_at_the_other_door() {
+        let of = |prefix| {
+            let body = format!(r#"{{"error":"x","error_description":"{prefix}90092: y"}}"#);
+            rejected(400, &body).diagnosis().meaning
+        };
+        assert!(of("AADB2C").contains("disabled") && of("AADSTS").contains("does not expect to pass"));
+    }
+
+    #[test]
+    fn a_space_at_the_end_of_the_secret_that_was_refused_is_pointed_out() {
+        let body = br#"{"error":"invalid_client"}"#.to_vec();
+        let reply = Reply { status: StatusCode::UNAUTHORIZED, retry_after: None, body };
+        let shown = |secret: &str| Rejection::read(&reply, None, &[Secret::new(secret.into())]).to_string();
+        assert!(shown("s3cret ").contains("begins or ends with a space"));
+        assert!(!shown("s3 cret").contains("space"));
     }
 
     #[test]

@@ -10,7 +10,12 @@ use crate::{
         Grant, Identity,
         refusal::{Class, ExchangeError},
     },
-    token::{Exchange, Token, Turns, schedule, state::Shared},
+    token::{
+        Exchange, Token, Turns,
+        notes::{self, Clocks},
+        schedule,
+        state::Shared,
+    },
 };
 
 /// How often a secret's source is looked at between exchanges.
@@ -30,7 +35,7 @@ const CLAIMS_FAILURES_MAX: u32 = 3;
 
 /// Fetches, waits, fetches again, until aborted.
 pub(super) async fn run(shared: Arc<Shared>, exchange: impl Exchange, turns: Turns) {
-    let mut failures = 0u32;
+    let (mut failures, mut clocks) = (0u32, Clocks::default());
     let mut source = SourceWatch { exchange: &exchange, asked_with: None, changed_at: None };
     loop {
         let claims = shared.begin();
@@ -39,6 +44,7 @@ pub(super) async fn run(shared: Arc<Shared>, exchange: impl Exchange, turns: Tur
             let _turn = turns.0.acquire().await;
             exchange.exchange(claims.as_deref()).await.and_then(alive)
         };
+        clocks.compare(&shared, exchange.clock_skew());
         let next = match outcome {
             Ok(grant) => {
                 failures = 0;
@@ -94,6 +100,7 @@ fn publish(shared: &Shared, grant: &Grant) -> Next {
         lifetime_s = grant.lifetime.as_secs(),
         "token obtained"
     );
+    notes::look_at(shared, grant, token.generation);
     let refresh = schedule::refresh_after(grant.lifetime, grant.refresh_in, fastrand::f64());
     let due = grant.asked_at.after(if for_one_use { NEVER } else { refresh });
     Next { due, demand_from: grant.asked_at.after(ONE_USE_SPACING), change_from: now }
@@ -111,7 +118,8 @@ fn fail(shared: &Shared, error: ExchangeError, failures: u32) -> Next {
         failures,
         next_attempt_s = pause.as_secs(),
         token_left_s = token_left.as_secs(),
-        "no token: {error}"
+        "no token: {}",
+        error.explained()
     );
     // A refusal may be about the claims; anything else is not.
     let is_refused = matches!(class, Class::Permanent | Class::Eventual);

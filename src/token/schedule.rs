@@ -60,8 +60,9 @@ pub fn pause(failure: Failure, jitter: f64) -> Duration {
         Class::Transient => doubled(1, 30).mul_f64(0.5 + 0.5 * jitter),
         Class::Permanent | Class::Credential => doubled(10, 300),
         // A change in the directory takes minutes; after ten it is no longer on its way.
-        Class::Eventual if failure.in_a_row <= 40 => Duration::from_secs(15),
-        Class::Eventual => Duration::from_secs(300),
+        // A new key, too, is a change on its way.
+        Class::Eventual | Class::NewCredential if failure.in_a_row <= 40 => Duration::from_secs(15),
+        Class::Eventual | Class::NewCredential => Duration::from_secs(300),
         // Entra's usual waiting time for client credentials. A provider that throttles and says "zero
         // seconds", or a date that is past, is not taken at its word for long.
         Class::Throttled => failure.retry_after.unwrap_or(Duration::from_secs(60)).max(doubled(1, 60)),
@@ -116,6 +117,7 @@ mod tests {
         assert_eq!(asked_in_ten_minutes(Class::Permanent, None), 6);
         assert_eq!(asked_in_ten_minutes(Class::Credential, None), 6);
         assert_eq!(asked_in_ten_minutes(Class::Eventual, None), 40);
+        assert_eq!(asked_in_ten_minutes(Class::NewCredential, None), 40);
         assert_eq!(asked_in_ten_minutes(Class::Throttled, None), 10);
         assert_eq!(asked_in_ten_minutes(Class::Throttled, Some(s(120))), 5);
         assert_eq!(asked_in_ten_minutes(Class::Throttled, Some(s(0))), 15);
@@ -134,9 +136,7 @@ mod tests {
 
     #[test]
     fn no_number_of_failures_ends_the_loop() {
-        for class in
-            [Class::Permanent, Class::Credential, Class::Eventual, Class::Transient, Class::Throttled]
-        {
+        for class in Class::ALL {
             let failure = Failure { class, in_a_row: u32::MAX, retry_after: None, token_left: s(0) };
             assert!(pause(failure, 1.0) <= s(300), "{class:?}");
         }

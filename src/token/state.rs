@@ -18,7 +18,7 @@ use tokio::sync::{Notify, watch};
 use crate::{
     clock::{self, Moment},
     profile::refusal::ExchangeError,
-    token::{Reason, Settings, Suppressed, Token, Unavailable},
+    token::{Notes, Reason, Settings, Suppressed, Token, Unavailable},
 };
 
 /// What the owner is doing, for those who wait.
@@ -136,6 +136,7 @@ pub(super) struct Shared {
     /// When the next exchange is due by itself.
     pub(super) due: Mutex<Option<Moment>>,
     orders: Mutex<Orders>,
+    notes: Mutex<Notes>,
 }
 
 impl Shared {
@@ -151,6 +152,7 @@ impl Shared {
             failed: AtomicU64::new(0),
             due: Mutex::default(),
             orders: Mutex::default(),
+            notes: Mutex::default(),
         }
     }
 
@@ -161,6 +163,15 @@ impl Shared {
     /// For those who look: when the owner asks next by itself.
     pub(super) fn is_due_at(&self, due: Option<Moment>) {
         *self.due.lock().unwrap_or_else(PoisonError::into_inner) = due;
+    }
+
+    /// What there is to say beside whether it works.
+    pub(super) fn notes(&self) -> Notes {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn note(&self, change: impl FnOnce(&mut Notes)) {
+        change(&mut self.notes.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     fn is_valid(&self) -> bool {

@@ -157,6 +157,7 @@ fn error(class: Class, retry_after: Option<Duration>) -> ExchangeError {
     let (status, body) = match class {
         Class::Permanent => (400, r#"{"error":"invalid_scope"}"#),
         Class::Credential => (401, r#"{"error":"invalid_client"}"#),
+        Class::NewCredential => (401, r#"{"error":"invalid_client","error_codes":[700027]}"#),
         Class::Eventual => (400, r#"{"error":"unauthorized_client","error_codes":[700016]}"#),
         Class::Transient => (503, ""),
         Class::Throttled => (429, ""),
