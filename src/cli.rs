@@ -16,6 +16,7 @@ use crate::{
     telemetry::log,
 };
 
+mod doctor;
 mod explain;
 mod run;
 mod status;
@@ -71,6 +72,23 @@ enum Command {
         /// Print the token itself and nothing else
         #[arg(long)]
         raw: bool,
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
+    /// Try every profile and upstream, and say of each failure what it means and what to do next
+    Doctor {
+        /// Only this profile
+        #[arg(long, value_name = "PROFILE")]
+        profile: Option<String>,
+        /// Only this route, and the profile that it uses
+        #[arg(long, value_name = "ROUTE", conflicts_with = "profile")]
+        route: Option<String>,
+        /// GET this path from the route's upstream, with a token and without one
+        #[arg(long, value_name = "PATH", requires = "route")]
+        probe: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         config: ConfigArgs,
     },
@@ -181,6 +199,10 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
             print(&explain::explain(&config.inspect()?, &method, &url, &headers, json)?)
         }
         Command::Token { profile, raw, config } => token::token(&config.load()?, &profile, raw),
+        Command::Doctor { profile, route, probe, json, config } => {
+            let wish = crate::doctor::Wish { profile, route, probe };
+            doctor::doctor(&config.inspect()?, wish, json)
+        }
         Command::Status { admin, json, config } => {
             let address = match admin {
                 Some(address) => Some(address),

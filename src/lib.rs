@@ -20,6 +20,7 @@
 //! | 5 | [`admin`] | health and metrics |
 //! | 6 | [`config`] | the file, and everyone's settings from it |
 //! | 7 | [`app`] | wire, bind, run, stop |
+//! | 8 | [`doctor`] | what works, what does not, and what to do about it |
 //! | 8 | [`demo`] | a provider, an API and a tour on loopback |
 //! | 9 | [`cli`] | what a person types |
 //!
@@ -38,6 +39,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod demo;
+pub mod doctor;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;

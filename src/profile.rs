@@ -26,6 +26,7 @@ pub mod entra;
 pub mod fixed;
 pub mod grant_type;
 pub mod http;
+pub mod inventory;
 pub mod key;
 pub mod key_file;
 pub mod oauth2;
@@ -191,6 +192,11 @@ impl Profile {
             Asker::OAuth2(client) => client.provider(),
             Asker::Static(_) => format!("profile {}", self.settings.name),
         }
+    }
+
+    /// The token endpoint that the provider's metadata names; `None` when there is nothing to discover.
+    pub async fn discovered(&self) -> Option<Result<url::Url, refusal::ExchangeError>> {
+        self.client.discovered().await
     }
 
     /// Seconds that the provider's clock was ahead of this machine's at its last answer, failures

@@ -197,7 +197,11 @@ async fn profiles(State(shown): Gateway) -> Json<Vec<Profile>> {
             expires_at: view.expires_in.map(later),
             requests_ok: view.refreshed,
             requests_failed: view.failed,
+            meaning: view.error.as_ref().map(|error| error.diagnosis().meaning),
+            remedy: view.error.as_ref().map(|error| error.diagnosis().remedy),
             error: view.error.map(|error| error.to_string()),
+            missing_roles: view.notes.missing_roles,
+            clock_skew_s: view.notes.clock_skew,
         }
     });
     Json(all.collect())

@@ -133,6 +133,14 @@ pub(super) struct Profile {
     pub(super) requests_failed: u64,
     /// Why the last one failed, if it did.
     pub(super) error: Option<String>,
+    /// What that means.
+    pub(super) meaning: Option<&'static str>,
+    /// What to do about it.
+    pub(super) remedy: Option<&'static str>,
+    /// Expected roles that the last token does not carry.
+    pub(super) missing_roles: Vec<String>,
+    /// Seconds that the identity provider's clock is ahead of this machine's, when known.
+    pub(super) clock_skew_s: Option<i64>,
     /// Routes that it serves.
     pub(super) routes: Vec<String>,
 }

@@ -102,6 +102,16 @@ fn built(builder: reqwest::ClientBuilder) -> Result<reqwest::Client, String> {
         .map_err(|error| innermost(&error))
 }
 
+/// The proxy of the gateway's environment that a request to `url` goes through.
+pub fn outbound_proxy(url: &Url) -> Option<Url> {
+    if url.scheme() == "http" || is_loopback(url) {
+        return None;
+    }
+    let uri = url.as_str().parse().ok()?;
+    let intercept = hyper_util::client::proxy::matcher::Matcher::from_env().intercept(&uri)?;
+    Url::parse(&intercept.uri().to_string()).ok()
+}
+
 fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(url::Host::Ipv4(ip)) => ip.is_loopback(),

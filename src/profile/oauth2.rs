@@ -139,6 +139,15 @@ impl Client {
         }
     }
 
+    /// The token endpoint that the issuer names; `None` when it was given.
+    pub(super) async fn discovered(&self) -> Option<Result<Url, ExchangeError>> {
+        if matches!(self.settings.endpoint, Endpoint::TokenUrl(_)) {
+            return None;
+        }
+        let found = tokio::time::timeout(self.timeout, self.token_url()).await;
+        Some(found.unwrap_or(Err(ExchangeError::TimedOut { after: self.timeout })))
+    }
+
     async fn token_url(&self) -> Result<Url, ExchangeError> {
         match &self.settings.endpoint {
             Endpoint::TokenUrl(url) => Ok(url.clone()),

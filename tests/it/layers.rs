@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// The ladder, as the crate's documentation shows it.
-const LADDER: [(&str, u32); 20] = [
+const LADDER: [(&str, u32); 21] = [
     ("secret", 0),
     ("clock", 0),
     ("telemetry", 0),
@@ -20,6 +20,7 @@ const LADDER: [(&str, u32); 20] = [
     ("admin", 5),
     ("config", 6),
     ("app", 7),
+    ("doctor", 8),
     ("demo", 8),
     ("cli", 9),
     ("main", 10),

@@ -1,0 +1,180 @@
+//! The doctor: tries what the gateway will do with every profile and every upstream, step by step,
+//! and says of each failure what was seen, what it means and what to do next.
+//!
+//! It gets real tokens and opens real connections, but sends no request to an API unless a probe was
+//! asked for. It never shows a secret, a token or anything of an answer but names and numbers.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{sync::Semaphore, time::Instant};
+
+use crate::{
+    config::Settings,
+    doctor::step::{Case, Outcome, Steps},
+    profile::{Grant, http::Http},
+    proxy::settings::RouteSettings,
+    route::Entry,
+    upstream::Origin,
+};
+
+mod account;
+mod handshake;
+mod network;
+mod probe;
+pub mod step;
+
+/// Cases that are examined at a time: enough to be quick, few enough to look like no attack.
+const AT_A_TIME: usize = 8;
+/// What has not begun by then is skipped. Each step has a limit of its own.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// What to examine.
+#[derive(Clone, Debug, Default)]
+pub struct Wish {
+    /// Only this profile.
+    pub profile: Option<String>,
+    /// Only this route, and the profile that it uses.
+    pub route: Option<String>,
+    /// The path to ask the route's upstream for, with a token and without one.
+    pub probe: Option<String>,
+}
+
+/// Everything that was found.
+#[derive(Debug)]
+pub struct Report {
+    /// One case for each profile.
+    pub profiles: Vec<Case>,
+    /// One case for each route.
+    pub routes: Vec<Case>,
+}
+
+impl Report {
+    /// All cases in the order in which they are shown.
+    pub fn cases(&self) -> impl Iterator<Item = &Case> {
+        self.profiles.iter().chain(&self.routes)
+    }
+
+    /// How many steps came out like this.
+    pub fn count(&self, outcome: Outcome) -> usize {
+        self.cases().map(|case| case.steps.count(outcome)).sum()
+    }
+
+    /// Whether nothing has failed.
+    pub fn is_well(&self) -> bool {
+        self.count(Outcome::Failed) == 0
+    }
+}
+
+/// Told how many of how many cases are done.
+pub type Progress = Arc<dyn Fn(usize, usize) + Send + Sync>;
+
+/// Examines what `wish` names. Profiles come first, as probes need their tokens.
+pub async fn examine(settings: &Settings, wish: &Wish, progress: Progress) -> Report {
+    let is_wanted = |route: &&Entry<RouteSettings>| match (&wish.route, &wish.profile) {
+        (Some(wanted), _) => *wanted == route.name,
+        (None, Some(profile)) => route.target.profile.as_ref() == Some(profile),
+        (None, None) => true,
+    };
+    let routes: Vec<&Entry<RouteSettings>> = settings.routes.iter().filter(is_wanted).collect();
+    let serves = |name: &str| routes.iter().any(|route| route.target.profile.as_deref() == Some(name));
+    let profiles = settings.profiles.iter().map(|profile| &profile.profile).filter(|profile| {
+        match (&wish.profile, &wish.route) {
+            (Some(wanted), _) => *wanted == profile.name,
+            (None, Some(_)) => serves(&profile.name),
+            (None, None) => true,
+        }
+    });
+    let profiles: Vec<_> = profiles.cloned().collect();
+    let mut origins: Vec<Origin> = Vec::new();
+    for route in &routes {
+        if !origins.contains(&route.target.upstream) {
+            origins.push(route.target.upstream.clone());
+        }
+    }
+    let round = Round::new(profiles.len() + origins.len(), progress);
+    let http = Arc::new(Http::default());
+    let accounts =
+        profiles.into_iter().map(|profile| account::examine(profile, Arc::clone(&http), round.deadline));
+    let (profiles, grants) = round.all(accounts).await;
+    let networks = origins.iter().map(|origin| upstream(origin.clone(), round.deadline));
+    let (_, reached) = round.all(networks).await;
+    let reached: HashMap<&Origin, Steps> =
+        origins.iter().zip(reached.into_iter().map(Option::unwrap_or_default)).collect();
+    let grants: HashMap<String, Arc<Grant>> =
+        profiles.iter().zip(grants).filter_map(|(case, grant)| Some((case.name.clone(), grant??))).collect();
+    let mut cases = Vec::new();
+    for route in routes {
+        let mut case = Case::of_route(route);
+        case.steps = reached.get(&route.target.upstream).cloned().unwrap_or_default();
+        if let Some(path) = &wish.probe {
+            let grant = route.target.profile.as_ref().and_then(|name| grants.get(name));
+            probe::examine(route, path, grant.map(Arc::as_ref), &mut case.steps).await;
+        }
+        cases.push(case);
+    }
+    Report { profiles, routes: cases }
+}
+
+/// The way to an upstream, once for all routes that lead there.
+async fn upstream(origin: Origin, deadline: Instant) -> (Case, Steps) {
+    let mut steps = Steps::default();
+    if !steps.is_late(deadline) {
+        network::examine(&network::Target::of_upstream(&origin), &mut steps).await;
+    }
+    (Case::default(), steps)
+}
+
+/// Runs cases side by side.
+struct Round {
+    turns: Arc<Semaphore>,
+    deadline: Instant,
+    done: Arc<AtomicUsize>,
+    total: usize,
+    progress: Progress,
+}
+
+impl Round {
+    fn new(total: usize, progress: Progress) -> Self {
+        progress(0, total);
+        let (turns, done) = (Arc::new(Semaphore::new(AT_A_TIME)), Arc::default());
+        Self { turns, deadline: Instant::now() + LIMIT, done, total, progress }
+    }
+
+    /// The outcomes in the order of `jobs`; a job that panics leaves an empty case.
+    async fn all<T, F>(&self, jobs: impl Iterator<Item = F>) -> (Vec<Case>, Vec<Option<T>>)
+    where
+        T: Send + 'static,
+        F: Future<Output = (Case, T)> + Send + 'static,
+    {
+        let begun: Vec<_> = jobs.map(|job| tokio::spawn(self.in_turn(job))).collect();
+        let (mut cases, mut results) = (Vec::new(), Vec::new());
+        for job in begun {
+            let (case, result) = match job.await {
+                Ok((case, result)) => (case, Some(result)),
+                Err(_) => (Case::default(), None),
+            };
+            cases.push(case);
+            results.push(result);
+        }
+        (cases, results)
+    }
+
+    fn in_turn<T, F: Future<Output = T>>(&self, job: F) -> impl Future<Output = T> + use<T, F> {
+        let (turns, done) = (Arc::clone(&self.turns), Arc::clone(&self.done));
+        let (progress, total) = (Arc::clone(&self.progress), self.total);
+        async move {
+            let _turn = turns.acquire().await;
+            let outcome = job.await;
+            progress(done.fetch_add(1, Ordering::Relaxed) + 1, total);
+            outcome
+        }
+    }
+}

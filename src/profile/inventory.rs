@@ -1,0 +1,71 @@
+//! What a profile keeps where: for `keybearer doctor`, which looks at each source by its name.
+
+use crate::{
+    profile::{Kind, authentication::ClientAuth, certificate, oauth2},
+    source::{Source, SourceError},
+};
+
+/// One source of a profile.
+#[derive(Debug)]
+pub struct Item {
+    /// What is kept there, by its key in the configuration.
+    pub what: &'static str,
+    /// Where.
+    pub source: Source,
+    /// Whether it is a document of several lines or binary, not a secret in one line.
+    pub is_document: bool,
+}
+
+impl Item {
+    fn secret(what: &'static str, source: &Source) -> Self {
+        Self { what, source: source.clone(), is_document: false }
+    }
+
+    fn document(what: &'static str, source: &Source) -> Self {
+        Self { what, source: source.clone(), is_document: true }
+    }
+
+    /// Reads it and tells whether a space stands at one of its ends, which is legal and seldom meant.
+    ///
+    /// # Errors
+    /// When it cannot be read, is empty, or holds what no secret holds.
+    pub async fn is_spaced(&self) -> Result<bool, SourceError> {
+        if self.is_document {
+            return self.source.read_document().await.map(|_| false);
+        }
+        let secret = self.source.read().await?;
+        let text = secret.expose();
+        Ok(text.starts_with(' ') || text.ends_with(' '))
+    }
+}
+
+impl Kind {
+    /// Everything that the kind reads from a source.
+    pub fn inventory(&self) -> Vec<Item> {
+        match self {
+            Kind::Entra(entra) => of_client(&entra.as_oauth2()),
+            Kind::OAuth2(client) => of_client(client),
+        }
+    }
+}
+
+fn of_client(client: &oauth2::Settings) -> Vec<Item> {
+    let mut items = match &client.auth {
+        ClientAuth::SecretBasic { secret, .. }
+        | ClientAuth::SecretPost(secret)
+        | ClientAuth::SecretJwt { secret, .. } => vec![Item::secret("client_secret", secret)],
+        ClientAuth::KeyJwt { key, .. } => vec![Item::document("private_key", key)],
+        ClientAuth::CertificateJwt { place, .. } => of_certificate(place),
+        ClientAuth::Assertion(source) => vec![Item::document("client_assertion", source)],
+        ClientAuth::TlsClientAuth | ClientAuth::SelfSignedTls | ClientAuth::None => Vec::new(),
+    };
+    items.extend(client.certificate.iter().flat_map(of_certificate));
+    items
+}
+
+fn of_certificate(place: &certificate::Place) -> Vec<Item> {
+    let mut items = vec![Item::document("certificate", &place.certificate)];
+    items.extend(place.private_key.iter().map(|key| Item::document("private_key", key)));
+    items.extend(place.password.iter().map(|password| Item::secret("certificate_password", password)));
+    items
+}
