@@ -199,6 +199,11 @@ impl Profile {
         self.client.discovered().await
     }
 
+    /// The token endpoint that the provider's metadata names; `None` when there is nothing to discover.
+    pub async fn discovered(&self) -> Option<Result<url::Url, refusal::ExchangeError>> {
+        self.client.discovered().await
+    }
+
     /// Seconds that the provider's clock was ahead of this machine's at its last answer, failures
     /// included; `None` while it has not told its time.
     pub fn clock_skew(&self) -> Option<i64> {
