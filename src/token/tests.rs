@@ -16,7 +16,9 @@ use crate::{
     source::Source,
 };
 
+mod classes;
 mod lifecycle;
+mod noticed;
 mod random;
 mod recovery;
 
@@ -59,6 +61,10 @@ struct Script {
     secret: Option<u64>,
     /// The source gives something else each time.
     flaps: bool,
+    /// What tokens it gives.
+    token: String,
+    /// How far its clock is ahead.
+    skew: Option<i64>,
 }
 
 #[derive(Clone)]
@@ -76,6 +82,8 @@ impl Provider {
             most_in_flight: 0,
             secret: Some(1),
             flaps: false,
+            token: "t".into(),
+            skew: None,
         })))
     }
 
@@ -139,7 +147,8 @@ impl Exchange for Provider {
             Answer::No(class) => return Err(error(class, None)),
             Answer::Wait { class, retry_after } => return Err(error(class, Some(retry_after))),
         };
-        Ok(Grant { credential: Credential::Bearer(Secret::new("t".into())), lifetime, refresh_in, asked_at })
+        let token = self.with(|script| script.token.clone());
+        Ok(Grant { credential: Credential::Bearer(Secret::new(token)), lifetime, refresh_in, asked_at })
     }
 
     async fn identity(&self) -> Option<Identity> {
@@ -150,6 +159,10 @@ impl Exchange for Provider {
             script.secret
         })?;
         Some(Identity::of([&secret.to_be_bytes()[..]]))
+    }
+
+    fn clock_skew(&self) -> Option<i64> {
+        self.with(|script| script.skew)
     }
 }
 

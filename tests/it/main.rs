@@ -27,8 +27,10 @@ mod clients; // callers that nobody here wrote: curl, Python, Node, Java
 mod commands; // the binary: check, explain, token, run, exit codes
 mod contract; // the safety contract of docs/security.md, one test each
 mod crowds; // too many connections, too few files
+mod diagnosis; // what is told about a profile that works, or does not
 mod differential; // the same bytes to Keybearer and to nginx
 mod docs; // what the documentation says, tried
+mod doctor; // keybearer doctor: each step, each failure in words
 mod drain; // stopping under load
 mod floods; // callers of HTTP/2 that want to cost as much as they can
 mod forwarding; // what reaches the upstream, and what comes back

@@ -31,6 +31,7 @@ use tokio::{
     sync::watch,
 };
 use tokio_rustls::TlsAcceptor;
+use x509_parser::time::ASN1Time;
 
 /// A certificate authority of a test's own.
 pub(crate) struct Authority {
@@ -55,8 +56,19 @@ impl Authority {
 
     /// Certificate and key for `name`, in files.
     pub(crate) fn issue(&self, name: &str) -> (PathBuf, PathBuf) {
+        self.issue_for(name, None)
+    }
+
+    /// The same with so many days of life.
+    pub(crate) fn issue_for(&self, name: &str, days: Option<u64>) -> (PathBuf, PathBuf) {
         let key = KeyPair::generate().unwrap();
-        let made = CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
+        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        if let Some(days) = days {
+            let span = keybearer::clock::wall().duration_since(std::time::UNIX_EPOCH).unwrap();
+            let end = span.as_secs() + days * 86_400 + 3600;
+            params.not_after = ASN1Time::from_timestamp(end.cast_signed()).unwrap().to_datetime();
+        }
+        let made = params.signed_by(&key, &self.issuer).unwrap();
         let files = ["pem", "key"].map(|end| self.folder.path().join(format!("{name}.{end}")));
         fs::write(&files[0], made.pem()).unwrap();
         fs::write(&files[1], key.serialize_pem()).unwrap();
@@ -73,12 +85,14 @@ pub(crate) struct Tls<'a> {
     pub(crate) versions: &'a [&'static SupportedProtocolVersion],
     /// Asks for a certificate of the authority.
     pub(crate) asks: bool,
+    /// For how long its certificate is valid; a very long time when absent.
+    pub(crate) days: Option<u64>,
 }
 
 impl<'a> Tls<'a> {
     pub(crate) fn new(authority: &'a Authority) -> Self {
         let versions = rustls::ALL_VERSIONS;
-        Self { authority, name: "localhost", alpn: &["h2", "http/1.1"], versions, asks: false }
+        Self { authority, name: "localhost", alpn: &["h2", "http/1.1"], versions, asks: false, days: None }
     }
 
     fn acceptor(&self) -> TlsAcceptor {
@@ -93,7 +107,7 @@ impl<'a> Tls<'a> {
         } else {
             builder.with_no_client_auth()
         };
-        let (certificate, key) = self.authority.issue(self.name);
+        let (certificate, key) = self.authority.issue_for(self.name, self.days);
         let chain = vec![CertificateDer::from_pem_file(certificate).unwrap()];
         let mut config = builder.with_single_cert(chain, PrivateKeyDer::from_pem_file(key).unwrap()).unwrap();
         config.alpn_protocols = self.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();

@@ -1,0 +1,104 @@
+//! How often a provider that refuses is asked, for each class of failure: with traffic and without,
+//! with a valid token and without.
+
+use std::ops::RangeInclusive;
+
+use super::*;
+
+const TEN_MINUTES: Duration = s(600);
+
+/// What ten minutes of failure cost the provider.
+struct Row {
+    answer: Answer,
+    /// Token requests when there is no token.
+    cold: RangeInclusive<usize>,
+    /// Token requests while an old token is still good for long.
+    warm: RangeInclusive<usize>,
+}
+
+const fn row(answer: Answer, cold: RangeInclusive<usize>, warm: RangeInclusive<usize>) -> Row {
+    Row { answer, cold, warm }
+}
+
+const fn wait(class: Class, seconds: u64) -> Answer {
+    Answer::Wait { class, retry_after: s(seconds) }
+}
+
+const TABLE: [Row; 9] = [
+    // 10, 20, 40, 80, 160, 300 seconds.
+    row(Answer::No(Class::Permanent), 6..=6, 6..=6),
+    row(Answer::No(Class::Credential), 6..=6, 6..=6),
+    // Every 15 seconds, as a change in the directory takes minutes.
+    row(Answer::No(Class::NewCredential), 40..=40, 20..=20),
+    row(Answer::No(Class::Eventual), 40..=40, 20..=20),
+    // 1, 2, 4 … 30 seconds, by chance up to a half less.
+    row(Answer::No(Class::Transient), 23..=46, 20..=20),
+    row(Answer::No(Class::Throttled), 10..=10, 10..=10),
+    // Whatever the class, the provider's own wait holds.
+    row(wait(Class::Throttled, 120), 5..=5, 5..=5),
+    row(wait(Class::Transient, 200), 3..=3, 3..=3),
+    row(wait(Class::Permanent, 300), 2..=2, 2..=2),
+];
+
+/// Requests of ten minutes, each of which wants a token and reports a 401 to the one that it got.
+async fn traffic(handle: &Handle, many: bool) {
+    let end = Instant::now() + TEN_MINUTES;
+    while Instant::now() < end {
+        for _ in 0..if many { 20 } else { 0 } {
+            if let Ok(token) = handle.acquire(Duration::ZERO).await {
+                let _ = handle.reject(token.generation(), None);
+            }
+        }
+        sleep(ms(500)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_class_of_failure_costs_the_provider_its_own_number_of_requests_whatever_the_traffic() {
+    for Row { answer, cold, warm } in TABLE {
+        for many in [false, true] {
+            let provider = Provider::new(answer);
+            let handle = provider.start();
+            traffic(&handle, many).await;
+            assert!(cold.contains(&provider.calls()), "{answer:?} {many}: {} cold", provider.calls());
+
+            let wish = Answer::Wish { life: HOUR, refresh_in: s(60) };
+            let provider = Provider::new(wish);
+            let (handle, _) = provider.started().await;
+            provider.answers(answer);
+            while provider.calls() == 1 {
+                sleep(ms(100)).await;
+            }
+            traffic(&handle, many).await;
+            let asked = provider.calls() - 1;
+            assert!(warm.contains(&asked), "{answer:?} {many}: {asked} warm");
+            assert!(handle.current().is_some(), "{answer:?}: the old token is good for an hour");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wrong_secret_under_traffic_is_no_storm_of_logins() {
+    let provider = Provider::new(Answer::No(Class::Credential));
+    let handle = provider.start();
+    for _ in 0..600 {
+        let outcomes = join_all((0..1000).map(|_| handle.acquire(s(20)))).await;
+        assert!(outcomes.iter().all(|outcome| outcome.is_err()));
+        sleep(s(1)).await;
+    }
+    assert_eq!(provider.calls(), 6, "six logins for six hundred thousand requests");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_loop_that_entra_reports_is_left_alone_for_five_minutes() {
+    let body = r#"{"error":"invalid_grant","error_codes":[50196]}"#.into();
+    let reply = answer::Reply { status: StatusCode::BAD_REQUEST, retry_after: None, body };
+    let error = answer::read(&reply, HOUR, &[]).err().unwrap();
+    let failure = schedule::Failure {
+        class: error.class(),
+        in_a_row: 1,
+        retry_after: error.retry_after(),
+        token_left: Duration::ZERO,
+    };
+    assert!(schedule::pause(failure, 0.0) >= s(300));
+}

@@ -1,0 +1,217 @@
+//! `keybearer doctor`: what works is told as such, each failure with its words and the next step.
+
+use std::{fs, process::Output};
+
+use keybearer::demo::idp::Behaviour;
+use serde_json::Value;
+
+use crate::{
+    peer::{Authority, Peer, Tls},
+    process::command,
+    stage::{CLIENT, Plan, ROLE, SECRET, Stage},
+};
+
+/// Runs the doctor on the stage's configuration, with another thread for the servers of the stage.
+async fn run(stage: &Stage, arguments: &[&str]) -> Output {
+    let path = stage.folder.path().join("keybearer.yaml");
+    let mut doctor = command(&["doctor", "--config", path.to_str().unwrap()]);
+    doctor.args(arguments);
+    tokio::task::spawn_blocking(move || doctor.output().unwrap()).await.unwrap()
+}
+
+async fn report(stage: &Stage, arguments: &[&str]) -> (i32, Value) {
+    let output = run(stage, &[&["--json"], arguments].concat()).await;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let report = serde_json::from_str(&text).unwrap_or_else(|_| {
+        panic!("{text}{}", String::from_utf8_lossy(&output.stderr));
+    });
+    (output.status.code().unwrap(), report)
+}
+
+fn step<'a>(case: &'a Value, name: &str) -> &'a Value {
+    let steps = case["steps"].as_array().unwrap();
+    steps.iter().find(|step| step["step"] == name).unwrap_or_else(|| panic!("no step {name} in {case}"))
+}
+
+/// Outcome, what was seen, what it means, what to do next.
+#[track_caller]
+fn check(case: &Value, name: &str, outcome: &str, words: &[&str]) {
+    let step = step(case, name);
+    assert_eq!(step["outcome"], outcome, "{step}");
+    let text = step.to_string();
+    for word in words {
+        assert!(text.contains(word), "{word} is not in {text}");
+    }
+    let has_words = step["meaning"].is_string() && step["remedy"].is_string();
+    assert_eq!(has_words, outcome == "failed" || outcome == "warning", "{step}");
+}
+
+#[tokio::test]
+async fn what_works_is_told_step_by_step_without_any_secret() {
+    let stage = Plan::default().profile(&format!("expected_roles: [{ROLE}]")).start().await;
+    let (code, report) = report(&stage, &[]).await;
+    assert_eq!((code, &report["ok"]), (0, &Value::Bool(true)), "{report}");
+    assert_eq!((&report["failed"], &report["warnings"]), (&0.into(), &0.into()), "{report}");
+    let profile = &report["profiles"][0];
+    assert_eq!((&profile["name"], &profile["outcome"]), (&"account".into(), &"ok".into()));
+    check(profile, "source", "ok", &["client_secret: file ", "/secret is readable"]);
+    check(profile, "dns", "ok", &["127.0.0.1"]);
+    check(profile, "tcp", "ok", &["connected to 127.0.0.1:"]);
+    check(profile, "token", "ok", &["client_secret_post"]);
+    check(profile, "clock", "ok", &["0 s apart"]);
+    check(profile, "lifetime", "ok", &["3600 s"]);
+    check(profile, "content", "ok", &["issuer ", "audience 0f8fad5b", CLIENT]);
+    check(profile, "roles", "ok", &[ROLE]);
+    let route = &report["routes"][0];
+    assert_eq!((&route["name"], &route["profile"]), (&"orders".into(), &"account".into()));
+    check(route, "tcp", "ok", &[]);
+    let output = run(&stage, &[]).await;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("all is well: 2 examined"), "{text}");
+    assert!(!text.contains('\u{1b}') && output.stderr.is_empty(), "no terminal, no colours: {text}");
+    for shown in [text, report.to_string()] {
+        assert!(!shown.contains("canary") && !shown.contains(SECRET) && !shown.contains("eyJ"), "{shown}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_is_told_with_its_number_its_meaning_and_the_next_step() {
+    let stage = Stage::start().await;
+    stage.idp.set_secrets(CLIENT, &["other"]);
+    let (code, report) = report(&stage, &[]).await;
+    assert_eq!((code, &report["ok"]), (1, &Value::Bool(false)));
+    let profile = &report["profiles"][0];
+    check(profile, "source", "ok", &[]);
+    check(profile, "token", "failed", &["AADSTS7000215", "secret's id was pasted", "make a new one"]);
+    check(profile, "content", "skipped", &["no token"]);
+    check(&report["routes"][0], "tcp", "ok", &[]);
+    let output = run(&stage, &["--profile", "account"]).await;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("means: the secret is wrong") && text.contains("next:  put the secret"), "{text}");
+}
+
+#[tokio::test]
+async fn a_secret_that_cannot_be_read_and_one_with_a_space_are_named_by_their_place() {
+    let stage = Stage::start().await;
+    fs::write(stage.secret_file(), format!("{SECRET} ")).unwrap();
+    let (_, spaced) = report(&stage, &["--profile", "account"]).await;
+    check(&spaced["profiles"][0], "source", "warning", &["begins or ends with a space"]);
+    check(&spaced["profiles"][0], "token", "failed", &["begins or ends with a space"]);
+    fs::remove_file(stage.secret_file()).unwrap();
+    let (code, gone) = report(&stage, &["--profile", "account"]).await;
+    assert_eq!(code, 1);
+    check(&gone["profiles"][0], "source", "failed", &["no such file", "readable by the gateway's user"]);
+    assert!(gone["routes"].as_array().unwrap().len() == 1, "the routes that the profile serves");
+}
+
+#[tokio::test]
+async fn missing_roles_are_a_failure_with_the_fix() {
+    let stage = Plan::default().profile("expected_roles: [Orders.Write]").start().await;
+    let (code, report) = report(&stage, &[]).await;
+    assert_eq!(code, 1);
+    let words = ["expected and missing: Orders.Write", "Assignment required", "assign the app role"];
+    check(&report["profiles"][0], "roles", "failed", &words);
+}
+
+#[tokio::test]
+async fn a_provider_that_is_down_is_told_apart_from_one_that_is_not_there() {
+    let stage = Stage::start().await;
+    stage.idp.go_down().await.unwrap();
+    let (code, down) = report(&stage, &["--profile", "account"]).await;
+    assert_eq!(code, 1);
+    check(&down["profiles"][0], "tcp", "failed", &["nothing listens on the port"]);
+    check(&down["profiles"][0], "token", "skipped", &["cannot be reached"]);
+    let path = stage.folder.path().join("keybearer.yaml");
+    let authority = "https://no-such-name.invalid";
+    fs::write(path, stage.yaml.replace(stage.idp.url(), authority)).unwrap();
+    let (_, absent) = report(&stage, &["--profile", "account"]).await;
+    check(&absent["profiles"][0], "dns", "failed", &["no-such-name.invalid"]);
+    check(&absent["profiles"][0], "tls", "skipped", &[]);
+}
+
+#[tokio::test]
+async fn clocks_that_are_apart_are_measured_also_when_the_provider_refuses() {
+    let behaviour = Behaviour::Raw {
+        status: 401,
+        headers: vec![("date".into(), "Sun, 06 Nov 1994 08:49:37 GMT".into())],
+        body: r#"{"error":"invalid_client","error_codes":[700024]}"#.into(),
+    };
+    let stage = Plan::default().start_with(|idp| idp.set_behaviour(behaviour)).await;
+    let (_, report) = report(&stage, &["--profile", "account"]).await;
+    check(&report["profiles"][0], "token", "failed", &["AADSTS700024", "clock is wrong"]);
+    check(&report["profiles"][0], "clock", "warning", &["this machine's clock is ahead", "NTP"]);
+}
+
+#[tokio::test]
+async fn a_probe_compares_the_answers_with_a_token_and_without() {
+    let stage = Stage::start().await;
+    let arguments = ["--route", "orders", "--probe", "/v1/orders?limit=1"];
+    let (code, well) = report(&stage, &arguments).await;
+    assert_eq!(code, 0, "{well}");
+    check(&well["routes"][0], "with_token", "ok", &["GET /v1/orders gave 200"]);
+    check(&well["routes"][0], "without_token", "ok", &["gave 401"]);
+    stage.api.answer_next_with(200, &[], "open", 1);
+    let (code, open) = report(&stage, &arguments).await;
+    assert_eq!(code, 0);
+    check(&open["routes"][0], "without_token", "warning", &["does not check tokens"]);
+    stage.api.answer_next_with(401, &[("www-authenticate", "Bearer error=\"invalid_token\"")], "", 2);
+    let (code, refused) = report(&stage, &arguments).await;
+    assert_eq!(code, 1);
+    let words = ["invalid_token", "audience is 0f8fad5b-d9cb-469f-a165-70867728950e", "issuer"];
+    check(&refused["routes"][0], "with_token", "failed", &words);
+    stage.idp.set_roles(CLIENT, &["Other"]);
+    let (_, forbidden) = report(&stage, &arguments).await;
+    check(&forbidden["routes"][0], "with_token", "failed", &["its roles: Other", "assign the role"]);
+    stage.idp.set_secrets(CLIENT, &["other"]);
+    let (_, without) = report(&stage, &arguments).await;
+    check(&without["routes"][0], "with_token", "skipped", &["account"]);
+}
+
+#[tokio::test]
+async fn the_certificates_of_upstreams_are_shown_judged_and_counted_down() {
+    let (authority, foreign) = (Authority::new(), Authority::new());
+    let well = Peer::start(Some(Tls::new(&authority))).await;
+    let soon = Peer::start(Some(Tls { days: Some(10), ..Tls::new(&authority) })).await;
+    let other = Peer::start(Some(Tls { name: "other.example", ..Tls::new(&authority) })).await;
+    let plain = Peer::start(None).await;
+    let routes: Vec<_> = [
+        ("well", &well, &authority),
+        ("soon", &soon, &authority),
+        ("foreign", &well, &foreign),
+        ("other", &other, &authority),
+        ("plain", &plain, &authority),
+    ]
+    .iter()
+    .map(|(name, peer, authority)| {
+        let (url, ca) = (peer.url("https"), authority.file());
+        format!("{name}: {{match: {{path: /{name}}}, upstream: {{url: \"{url}\", ca: {{file: {ca:?}}}}}, profile: none}}")
+    })
+    .collect();
+    let stage = Plan::default().routes(&routes.join("\n")).start().await;
+    let (code, report) = report(&stage, &[]).await;
+    assert_eq!(code, 1);
+    let case = |name: &str| {
+        let cases = report["routes"].as_array().unwrap();
+        cases.iter().find(|case| case["name"] == name).unwrap().clone()
+    };
+    check(&case("well"), "tls", "ok", &["TLS 1.3; ", "issued by", "valid until "]);
+    check(&case("soon"), "tls", "warning", &["(10 days)", "expires soon"]);
+    check(&case("foreign"), "tls", "failed", &["UnknownIssuer", "issued by", "ca: {file: …}"]);
+    check(&case("other"), "tls", "failed", &["for another name"]);
+    check(&case("plain"), "tls", "failed", &["does not speak TLS"]);
+}
+
+#[tokio::test]
+async fn what_does_not_exist_is_bad_usage_and_names_what_does() {
+    let stage = Stage::start().await;
+    for (arguments, words) in [
+        (&["--profile", "erp"][..], "(defined: \"account\")"),
+        (&["--route", "nowhere"], "(defined: \"orders\")"),
+        (&["--probe", "/v1"], "--route"),
+    ] {
+        let output = run(&stage, arguments).await;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(words), "{said}");
+    }
+}
