@@ -276,10 +276,27 @@ fn the_readme_lists_the_admin_endpoints_that_there_are() {
     assert_eq!(listed, there);
 }
 
-/// `refusals::name` is a test in `tests/it/refusals.rs`, `src/route/tests.rs::name` one in that file.
 #[test]
 fn every_test_that_the_safety_contract_names_is_there() {
-    let text = text_of(&root().join("docs/security.md"));
+    let found = named_tests(&text_of(&root().join("docs/security.md")));
+    assert!(found > 80, "only {found} tests are named in docs/security.md");
+}
+
+#[test]
+fn every_pitfall_that_others_fell_into_names_a_test_that_is_there() {
+    let testing = text_of(&root().join("docs/testing.md"));
+    let table = section(&testing, "## Pitfalls of others");
+    let rows = table.lines().filter(|line| line.starts_with("| ")).skip(2);
+    for row in rows {
+        assert!(named_tests(row) > 0, "a pitfall without a test: {row}");
+    }
+    let found = named_tests(&table);
+    assert!(found > 40, "only {found} tests are named");
+}
+
+/// How many tests a text names; each must be there. `refusals::name` is a test in `tests/it/refusals.rs`,
+/// `src/route/tests.rs::name` one in that file.
+fn named_tests(text: &str) -> usize {
     let mut found = 0;
     for named in text.split('`').skip(1).step_by(2) {
         let Some((file, name)) = named.rsplit_once("::") else { continue };
@@ -291,7 +308,7 @@ fn every_test_that_the_safety_contract_names_is_there() {
         assert!(has_test(&text_of(&root().join(&path)), name), "{path} has no test {name}");
         found += 1;
     }
-    assert!(found > 80, "only {found} tests are named in docs/security.md");
+    found
 }
 
 /// Whether there is a function of this name that is marked as a test.

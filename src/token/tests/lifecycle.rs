@@ -207,6 +207,21 @@ async fn a_token_that_died_on_its_way_is_a_failure_and_no_tight_loop() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_provider_that_gives_the_same_dying_token_again_is_no_tight_loop() {
+    let provider = Provider::new(Answer::Life(s(600)));
+    let (handle, _) = provider.started().await;
+    // A cache of its own: what it gives has less and less life, until there is a new one.
+    let end = Instant::now() + s(600);
+    while Instant::now() < end {
+        provider.answers(Answer::Life(end - Instant::now()));
+        sleep(ms(100)).await;
+    }
+    assert!(provider.calls() < 12, "{}", provider.calls());
+    provider.answers(Answer::Life(HOUR));
+    assert!(handle.acquire(s(40)).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_absurd_wish_to_be_asked_again_is_no_tight_loop() {
     let provider = Provider::new(Answer::Wish { life: HOUR, refresh_in: ms(1) });
     let (_handle, _) = provider.started().await;
