@@ -196,12 +196,10 @@ impl Profile {
 
     /// The token endpoint that the provider's metadata names; `None` when there is nothing to discover.
     pub async fn discovered(&self) -> Option<Result<url::Url, refusal::ExchangeError>> {
-        self.client.discovered().await
-    }
-
-    /// The token endpoint that the provider's metadata names; `None` when there is nothing to discover.
-    pub async fn discovered(&self) -> Option<Result<url::Url, refusal::ExchangeError>> {
-        self.client.discovered().await
+        match &self.asker {
+            Asker::OAuth2(client) => client.discovered().await,
+            Asker::Static(_) => None,
+        }
     }
 
     /// Seconds that the provider's clock was ahead of this machine's at its last answer, failures

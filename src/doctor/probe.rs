@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{
     HeaderMap, HeaderValue, Method, Request, StatusCode, Uri,
-    header::{AUTHORIZATION, HOST, USER_AGENT, WWW_AUTHENTICATE},
+    header::{HOST, USER_AGENT, WWW_AUTHENTICATE},
 };
 use http_body_util::Empty;
 use hyper::{body::Bytes, client::conn};
@@ -25,7 +25,7 @@ use crate::{
         content::Content,
         diagnosis::{self, Diagnosis},
     },
-    proxy::{settings::RouteSettings, target},
+    proxy::{credentials, settings::RouteSettings, target},
     route::Entry,
     upstream::Http2,
 };
@@ -172,15 +172,18 @@ async fn ask_slowly(
         USER_AGENT,
         HeaderValue::from_static(concat!("keybearer-doctor/", env!("CARGO_PKG_VERSION"))),
     );
-    if let Some(grant) = grant {
-        headers.insert(AUTHORIZATION, grant.header());
-    }
     let is_http2 = origin.http2 == Http2::PriorKnowledge;
     if is_http2 {
         let whole = format!("{origin}{target}");
         *request.uri_mut() = whole.parse().map_err(|_| "the URL is no URL".to_owned())?;
     } else {
         headers.insert(HOST, host);
+    }
+    if let Some(grant) = grant {
+        let (mut head, body) = request.into_parts();
+        credentials::put_one(&grant.credential.ready(), &mut head, &origin.to_string())
+            .map_err(|fault| format!("the credential cannot be put on the request: {}", fault.code()))?;
+        request = Request::from_parts(head, body);
     }
     match stream {
         Stream::Plain(tcp) => exchange(tcp, request, is_http2).await,

@@ -45,6 +45,7 @@ impl Kind {
         match self {
             Kind::Entra(entra) => of_client(&entra.as_oauth2()),
             Kind::OAuth2(client) => of_client(client),
+            Kind::Static(fixed) => vec![Item::secret("its credential", fixed.source())],
         }
     }
 }
@@ -57,7 +58,9 @@ fn of_client(client: &oauth2::Settings) -> Vec<Item> {
         ClientAuth::KeyJwt { key, .. } => vec![Item::document("private_key", key)],
         ClientAuth::CertificateJwt { place, .. } => of_certificate(place),
         ClientAuth::Assertion(source) => vec![Item::document("client_assertion", source)],
-        ClientAuth::TlsClientAuth | ClientAuth::SelfSignedTls | ClientAuth::None => Vec::new(),
+        ClientAuth::TlsClientAuth | ClientAuth::SelfSignedTls | ClientAuth::None | ClientAuth::Absent => {
+            Vec::new()
+        }
     };
     items.extend(client.certificate.iter().flat_map(of_certificate));
     items

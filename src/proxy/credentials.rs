@@ -129,12 +129,7 @@ impl Credentials {
 impl Rest {
     fn put_on(&self, head: &mut request::Parts, upstream: &Upstream) -> Result<(), Fault> {
         if let Some(bound) = &self.bound {
-            let origin = upstream.origin().to_string();
-            let (method, path) = (head.method.as_str(), head.uri.path());
-            let subject = Subject { method, origin: &origin, path, token: Some(&bound.digest) };
-            let proof = bound.key.proof(&subject).ok_or(Fault::Internal)?;
-            head.headers.insert(AUTHORIZATION, bound.authorization.clone());
-            head.headers.insert(DPOP, proof);
+            put_bound(bound, head, &upstream.origin().to_string())?;
         }
         for (name, value) in &self.fields {
             head.headers.insert(name, value.clone());
@@ -144,6 +139,30 @@ impl Rest {
         }
         Ok(())
     }
+}
+
+/// Puts one credential on a request that is the gateway's own, to `origin`.
+///
+/// # Errors
+/// [`Fault`] when the target has no room for a parameter, or the system gives no random numbers.
+pub fn put_one(ready: &Ready, head: &mut request::Parts, origin: &str) -> Result<(), Fault> {
+    match ready {
+        Ready::Header(name, value) => {
+            head.headers.insert(name, value.clone());
+        }
+        Ready::Query(pair) => head.uri = query::with(&head.uri, pair)?,
+        Ready::Dpop(bound) => put_bound(bound, head, origin)?,
+    }
+    Ok(())
+}
+
+fn put_bound(bound: &Bound, head: &mut request::Parts, origin: &str) -> Result<(), Fault> {
+    let (method, path) = (head.method.as_str(), head.uri.path());
+    let subject = Subject { method, origin, path, token: Some(&bound.digest) };
+    let proof = bound.key.proof(&subject).ok_or(Fault::Internal)?;
+    head.headers.insert(AUTHORIZATION, bound.authorization.clone());
+    head.headers.insert(DPOP, proof);
+    Ok(())
 }
 
 fn copy(value: &HeaderValue) -> Option<HeaderValue> {

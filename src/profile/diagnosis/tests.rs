@@ -33,7 +33,7 @@ const EXPECTED: &[(Class, &[u64])] = &[
 fn rejected(status: u16, body: &str) -> ExchangeError {
     let status = StatusCode::from_u16(status).unwrap();
     let reply = Reply { status, retry_after: None, body: body.as_bytes().to_vec() };
-    answer::read(&reply, std::time::Duration::from_secs(300), &[]).err().unwrap()
+    answer::read(&reply, answer::Scheme::Bearer, std::time::Duration::from_secs(300), &[]).err().unwrap()
 }
 
 #[test]
