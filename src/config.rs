@@ -272,7 +272,11 @@ fn one(
         let profiles = routes.iter().filter_map(|(_, _, route)| route.value.as_ref()?.profile.value.clone());
         used.extend(profiles);
     }
-    Some(lower::lower(&file, environment, cx))
+    let settings = lower::lower(&file, environment, cx);
+    let is_used = |profile: &&token::Settings| used.contains(&profile.profile.name);
+    let company: Vec<_> = settings.profiles.iter().filter(is_used).flat_map(|p| p.also.clone()).collect();
+    used.extend(company);
+    Some(settings)
 }
 
 /// Says in which environment a problem arises when its place does not show it.

@@ -1,19 +1,32 @@
-//! Header rules: whatever comes in, one `Authorization` leaves and it is ours, nothing of the caller's
-//! connection leaves, and what no rule names arrives unchanged.
+//! Header rules: whatever comes in, each of our credentials leaves once and none of the caller's does, nothing
+//! of the caller's connection leaves, and what no rule names arrives unchanged. The same for the query.
 
-use std::net::{IpAddr, Ipv4Addr};
-
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Version,
-    header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRANSFER_ENCODING, VIA},
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::{Arc, OnceLock},
 };
 
-use crate::proxy::{
-    credentials::Slots,
-    forwarded::{Source, is_forwarding},
-    headers::{self, Outgoing, REQUEST_ID},
-    notable::Notable,
-    settings::{Forwarding, Underscores},
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Uri, Version,
+    header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRANSFER_ENCODING, VIA},
+    request,
+};
+
+use crate::{
+    profile::{
+        credential::{Credential, Ready, Slot},
+        dpop::{DPOP, Key},
+    },
+    proxy::{
+        credentials::{Credentials, Slots},
+        forwarded::{Source, is_forwarding},
+        headers::{self, Outgoing, REQUEST_ID},
+        notable::Notable,
+        query,
+        settings::{Forwarding, Underscores},
+    },
+    secret::Secret,
+    upstream::{Origin, Scheme, Upstream, tls::Trust},
 };
 
 /// Fields of one connection (RFC 9110 §7.6.1), written down apart from the code under test.
@@ -28,6 +41,9 @@ const HOP_BY_HOP: [&str; 8] = [
     "upgrade",
 ];
 const OURS: HeaderValue = HeaderValue::from_static("Bearer ours");
+const BOUND: HeaderValue = HeaderValue::from_static("DPoP ours");
+const KEY: HeaderName = HeaderName::from_static("x-api-key");
+const OUR_KEY: HeaderValue = HeaderValue::from_static("our key");
 const UPSTREAM: HeaderValue = HeaderValue::from_static("up.example");
 const VIA_US: HeaderValue = HeaderValue::from_static("1.1 kb-0123456789ab");
 const ID: HeaderValue = HeaderValue::from_static("id-1");
@@ -38,6 +54,9 @@ pub(super) fn target(input: &[u8]) {
     let came = fields(lines);
     answers(*choice, came.clone());
     leaves(*choice, &came);
+    if let Ok(query) = std::str::from_utf8(lines) {
+        query_leaves(query);
+    }
 }
 
 /// `name: value` lines; what is no field is left out.
@@ -79,20 +98,75 @@ pub(super) fn leaves(choice: u8, came: &HeaderMap) -> bool {
             is_tls: is(7),
             host: host.as_ref(),
         },
-        slots: &Slots::default(),
+        slots: &slots(),
     };
     let mut left = came.clone();
     if headers::prepare(&mut left, &outgoing).is_err() {
         return false;
     }
-    left.insert(AUTHORIZATION, OURS);
+    let left = with_credentials(left, Uri::from_static("/a")).headers;
     assert_fit_to_leave(came, &left, &outgoing);
+    assert_eq!(values(&left, &KEY), [&OUR_KEY], "exactly one key leaves and it is ours");
+    assert_eq!(values(&left, &DPOP).len(), 1, "exactly one proof leaves");
+    assert_ne!(values(&left, &DPOP), values(came, &DPOP), "the proof is the caller's");
+    true
+}
+
+/// A bound token, a key in a field and a key in the query: all that a route can have.
+fn ready() -> [Ready; 3] {
+    static BOUND: OnceLock<Ready> = OnceLock::new();
+    let token = || Credential::Dpop(Secret::new("ours".into()), Arc::new(Key::generate())).ready();
+    let query = Credential::Query { name: "api_key".into(), value: Secret::new("ours".into()) };
+    [BOUND.get_or_init(token).clone(), Ready::Header(KEY, OUR_KEY), query.ready()]
+}
+
+fn slots() -> Slots {
+    let mut slots = Slots::default();
+    [AUTHORIZATION, DPOP, KEY].into_iter().for_each(|name| slots.add(Slot::Header(name)));
+    slots.add(Slot::Query("api_key".into()));
+    slots
+}
+
+fn with_credentials(headers: HeaderMap, target: Uri) -> request::Parts {
+    let [token, key, parameter] = ready();
+    let credentials = Credentials::made((1, &token), [(1, &key), (1, &parameter)].into_iter());
+    let origin = Origin::new(Scheme::Http, "up.example".into(), 80);
+    let upstream = Upstream::new(origin, &Trust::default(), None).expect("nothing is read for plain http");
+    let (mut head, ()) = Request::new(()).into_parts();
+    (head.headers, head.uri) = (headers, target);
+    credentials.expect("all of these are legal").put_on(&mut head, &upstream).expect("there is room");
+    head
+}
+
+/// Whether a request with this query is forwarded. Our parameter leaves once and last, no other that a server
+/// could take for it does, and what is left stands in its order.
+pub(super) fn query_leaves(query: &str) -> bool {
+    let Ok(target) = Uri::try_from(format!("/a?{query}")) else { return false };
+    if target.path_and_query().is_none_or(|target| target.as_str().len() > 8192) {
+        return false;
+    }
+    let came = target.query().unwrap_or_default().to_owned();
+    let cleaned = slots().clean(target).expect("what is left is a target");
+    let left = with_credentials(HeaderMap::new(), cleaned).uri;
+    assert_eq!(left.path(), "/a");
+    let pieces = left.query().unwrap_or_default().split(['&', ';']).collect::<Vec<_>>();
+    let (ours, theirs) = pieces.split_last().expect("ours is there");
+    assert_eq!(*ours, "api_key=ours", "ours is not the last of {left}");
+    let is_ours =
+        |piece: &&str| query::read(piece.split('=').next().unwrap_or_default().as_bytes()) == "api_key";
+    assert!(!theirs.iter().any(|piece| is_ours(&piece)), "another api_key leaves in {left}");
+    let kept = |pieces: &[&str]| {
+        pieces.iter().filter(|p| !p.is_empty()).map(|p| (*p).to_owned()).collect::<Vec<_>>()
+    };
+    let expected: Vec<&str> = came.split(['&', ';']).filter(|piece| !is_ours(piece)).collect();
+    assert_eq!(kept(theirs), kept(&expected), "of {came} something else is left");
     true
 }
 
 /// The contract of a request's header with a credential on it; `came` is what the caller sent.
 pub(super) fn assert_fit_to_leave(came: &HeaderMap, left: &HeaderMap, outgoing: &Outgoing<'_>) {
-    assert_eq!(values(left, &AUTHORIZATION), [&OURS], "exactly one Authorization leaves and it is ours");
+    let sent = values(left, &AUTHORIZATION);
+    assert!(sent == [&OURS] || sent == [&BOUND], "{} Authorization leave, or it is not ours", sent.len());
     for name in HOP_BY_HOP {
         assert!(!left.contains_key(name), "{name} leaves");
     }
@@ -127,7 +201,8 @@ pub(super) fn assert_fit_to_leave(came: &HeaderMap, left: &HeaderMap, outgoing: 
             "cookie",
             "http2-settings",
         ];
-        HOP_BY_HOP.contains(&text)
+        outgoing.slots.has_field(text)
+            || HOP_BY_HOP.contains(&text)
             || more.contains(&text)
             || is_forwarding(name)
             || named.iter().any(|named| named == text)

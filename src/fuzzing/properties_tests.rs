@@ -32,6 +32,9 @@ const NAMES: &[&str] = &[
     "X-Tier",
     "X-Hop",
     "X_Authorization",
+    "X-Api-Key",
+    "X_API-Key",
+    "DPoP",
     "HTTP2-Settings",
     "Sec-WebSocket-Key",
     "Accept",
@@ -42,6 +45,7 @@ const VALUES: &[&str] = &[
     "Basic dGhlaXJz",
     "",
     "authorization",
+    "X-Api-Key",
     "X-Hop",
     "x-hop, keep-alive",
     "close",
@@ -120,7 +124,7 @@ fn holds<S: Strategy>(inputs: S, one_in: u32, leaves: impl Fn(&S::Value) -> bool
 }
 
 #[test]
-fn whatever_header_comes_in_one_authorization_leaves_and_it_is_ours() {
+fn whatever_header_comes_in_each_of_our_credentials_leaves_once() {
     let inputs = (any::<u8>(), prop::collection::vec(field(), 0..8));
     holds(inputs, 10, |(choice, fields)| {
         let mut came = HeaderMap::new();
@@ -130,6 +134,40 @@ fn whatever_header_comes_in_one_authorization_leaves_and_it_is_ours() {
         }
         headers::leaves(*choice, &came)
     });
+}
+
+#[test]
+fn whatever_query_comes_in_our_parameter_leaves_once_and_all_else_is_as_it_was() {
+    let piece = select(
+        &[
+            "api_key",
+            "API_KEY",
+            "api%5fkey",
+            "api%255Fkey",
+            "api.key",
+            "api+key",
+            "%20api_key",
+            "api_key[]",
+            "api[key",
+            "api_key%00",
+            "apikey",
+            "=",
+            "&",
+            ";",
+            "theirs",
+            "%26",
+            "%3D",
+            "a",
+            "?",
+            "/",
+            "%",
+            "%zz",
+            "é",
+            "+",
+        ][..],
+    );
+    let inputs = prop::collection::vec(piece, 0..12);
+    holds(inputs, 2, |pieces| headers::query_leaves(&pieces.concat()));
 }
 
 #[test]

@@ -28,6 +28,7 @@ pub struct Credentials {
     rest: Option<Rc<Rest>>,
 }
 
+#[derive(Default)]
 struct Rest {
     fields: Vec<(HeaderName, HeaderValue)>,
     /// `name=value`, encoded.
@@ -38,35 +39,33 @@ struct Rest {
 }
 
 impl Credentials {
-    /// Copies that belong to this thread: reference counts that travel between cores cost more than
-    /// the copy. `None` when a value is no header's, which cannot be.
+    /// What goes on requests for `token` and those that go with it.
+    ///
+    /// These are copies that belong to this thread: reference counts that travel between cores cost more
+    /// than the copy. `None` when a value is no header's, which cannot be.
     pub fn of(token: &Token, also: &[Arc<Token>]) -> Option<Self> {
-        if let (Ready::Header(AUTHORIZATION, value), true) = (token.ready(), also.is_empty())
-            && value.as_bytes().starts_with(b"Bearer ")
-        {
-            return Some(Self::bearer(token.generation(), copy(value)?));
-        }
-        let mut rest = Rest {
-            fields: Vec::new(),
-            parameters: Vec::new(),
-            bound: None,
-            generations: also.iter().map(|token| token.generation()).collect(),
-        };
-        for ready in [token].into_iter().chain(also.iter().map(AsRef::as_ref)).map(Token::ready) {
-            match ready {
-                Ready::Header(name, value) => rest.fields.push((name.clone(), copy(value)?)),
-                Ready::Query(pair) => rest.parameters.push(pair.clone()),
-                Ready::Dpop(bound) => {
-                    rest.bound = Some(Bound { authorization: copy(&bound.authorization)?, ..bound.clone() });
-                }
-            }
-        }
-        Some(Self { generation: token.generation(), authorization: None, rest: Some(Rc::new(rest)) })
+        let others = also.iter().map(|token| (token.generation(), token.ready()));
+        Self::made((token.generation(), token.ready()), others)
     }
 
-    /// One `Authorization` field and nothing else.
-    pub fn bearer(generation: u64, value: HeaderValue) -> Self {
-        Self { generation, authorization: Some(value), rest: None }
+    /// The same from generations and what goes on.
+    pub fn made<'a>(
+        own: (u64, &'a Ready),
+        others: impl ExactSizeIterator<Item = (u64, &'a Ready)>,
+    ) -> Option<Self> {
+        let (generation, ready) = own;
+        if let (Ready::Header(AUTHORIZATION, value), 0) = (ready, others.len())
+            && value.as_bytes().starts_with(b"Bearer ")
+        {
+            return Some(Self { generation, authorization: Some(copy(value)?), rest: None });
+        }
+        let mut rest = Rest::default();
+        rest.add(ready)?;
+        for (generation, ready) in others {
+            rest.generations.push(generation);
+            rest.add(ready)?;
+        }
+        Some(Self { generation, authorization: None, rest: Some(Rc::new(rest)) })
     }
 
     /// The generation of the profile's own token.
@@ -127,6 +126,17 @@ impl Credentials {
 }
 
 impl Rest {
+    fn add(&mut self, ready: &Ready) -> Option<()> {
+        match ready {
+            Ready::Header(name, value) => self.fields.push((name.clone(), copy(value)?)),
+            Ready::Query(pair) => self.parameters.push(pair.clone()),
+            Ready::Dpop(bound) => {
+                self.bound = Some(Bound { authorization: copy(&bound.authorization)?, ..bound.clone() });
+            }
+        }
+        Some(())
+    }
+
     fn put_on(&self, head: &mut request::Parts, upstream: &Upstream) -> Result<(), Fault> {
         if let Some(bound) = &self.bound {
             put_bound(bound, head, &upstream.origin().to_string())?;

@@ -6,7 +6,7 @@
 //   IDP_CERTS  folder of a test's keys and certificates: with it there are clients for every other method, and a
 //              second, TLS port that asks for certificates. The line is then `ready URL TLS-URL`.
 
-import { createPublicKey, X509Certificate } from 'node:crypto';
+import { createPublicKey, randomBytes, X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { createServer as createTlsServer } from 'node:https';
@@ -79,6 +79,8 @@ const provider = new Provider(issuer, {
   clients: [
     account('svc-basic', 'client_secret_basic'),
     account('svc post:1', 'client_secret_post'),
+    { ...account('svc-dpop', 'client_secret_basic'), dpop_bound_access_tokens: true },
+    { ...account('svc-dpop-nonce', 'client_secret_basic'), dpop_bound_access_tokens: true },
     // The harness asks and revokes with this one; it is nobody's service account.
     { ...account('api', 'client_secret_basic'), client_secret: 'api-secret', scope: undefined },
     ...(folder ? provenAccounts() : []),
@@ -94,6 +96,11 @@ const provider = new Provider(issuer, {
   features: {
     devInteractions: { enabled: false },
     clientCredentials: { enabled: true },
+    dPoP: {
+      enabled: true,
+      nonceSecret: randomBytes(32),
+      requireNonce: (ctx) => ctx.oidc.client?.clientId === 'svc-dpop-nonce',
+    },
     introspection: { enabled: true, allowedPolicy: () => true },
     mTLS: {
       enabled: true,

@@ -17,7 +17,11 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 pub(crate) const BASIC_CLIENT: &str = "svc-basic";
 /// The account for `client_secret_post`; its name has to be encoded too.
 pub(crate) const POST_CLIENT: &str = "svc post:1";
-/// The secret of both accounts: every character that breaks a lazy encoder.
+/// The account whose tokens are bound to a key (DPoP).
+pub(crate) const BOUND_CLIENT: &str = "svc-dpop";
+/// The same, asked for a nonce in every proof.
+pub(crate) const NONCE_CLIENT: &str = "svc-dpop-nonce";
+/// The secret of all accounts: every character that breaks a lazy encoder.
 pub(crate) const SECRET: &str = "p+s/s=w:o%r&d \"~ 1";
 /// The resource whose tokens are JWTs; without it they are opaque.
 pub(crate) const RESOURCE: &str = "urn:orders";

@@ -31,6 +31,7 @@ mod diagnosis; // what is told about a profile that works, or does not
 mod differential; // the same bytes to Keybearer and to nginx
 mod docs; // what the documentation says, tried
 mod doctor; // keybearer doctor: each step, each failure in words
+mod dpop; // tokens that are bound to a key
 mod drain; // stopping under load
 mod floods; // callers of HTTP/2 that want to cost as much as they can
 mod forwarding; // what reaches the upstream, and what comes back
