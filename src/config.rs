@@ -35,6 +35,7 @@ mod file;
 mod file_grants;
 mod file_listeners;
 mod file_profiles;
+mod file_secrets;
 mod file_upstreams;
 mod limits;
 mod listeners;

@@ -9,7 +9,7 @@
 //!
 //! | level | module | what it knows |
 //! | --- | --- | --- |
-//! | 0 | [`secret`], [`clock`], [`telemetry`], [`replay`], [`route`] | nothing of ours |
+//! | 0 | [`secret`], [`clock`], [`telemetry`], [`replay`], [`route`], [`outbound`] | nothing of ours |
 //! | 1 | [`source`] | where a secret is read |
 //! | 2 | [`profile`] | one exchange with an identity provider |
 //! | 3 | [`caller`] | who is calling |
@@ -44,6 +44,7 @@ pub mod doctor;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod listen;
+pub mod outbound;
 pub mod profile;
 pub mod proxy;
 pub mod replay;

@@ -3,26 +3,37 @@
 //! A profile knows how to ask once. It keeps no token, never retries and never waits its turn: when
 //! to ask, and what to do with the answer, belongs to `token`.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use ::http::header::AUTHORIZATION;
 use aws_lc_rs::digest;
 
 use crate::{
     clock::Moment,
-    profile::credential::{Credential, Slot},
+    outbound,
+    profile::{
+        credential::{Credential, Slot},
+        expiry::Expiry,
+    },
 };
 
 pub mod answer;
 pub mod assertion;
 pub mod authentication;
+pub mod bearer;
 pub mod certificate;
+pub mod client_secret;
 pub mod content;
 pub mod credential;
 pub mod diagnosis;
 pub mod discovery;
 pub mod dpop;
 pub mod entra;
+pub mod expiry;
 pub mod fixed;
 pub mod grant_type;
 pub mod http;
@@ -95,6 +106,10 @@ pub struct Settings {
     pub default_ttl: Duration,
     /// Limit of one token request, from connecting to the last byte of the answer.
     pub timeout: Duration,
+    /// How the identity provider is reached.
+    pub connection: outbound::Settings,
+    /// When the client secret expires, as the configuration says.
+    pub secret_expires: Option<SystemTime>,
 }
 
 impl Settings {
@@ -161,6 +176,7 @@ enum Asker {
 impl Profile {
     /// Prepares the exchange; nothing is sent yet.
     pub fn new(settings: Settings, http: Arc<http::Http>) -> Self {
+        let http = Arc::new(http.of_profile(&settings.name, settings.connection.clone()));
         let client = |request, is_entra| {
             let (ttl, timeout) = (settings.default_ttl, settings.timeout);
             Asker::OAuth2(Box::new(oauth2::Client::new(
@@ -231,6 +247,20 @@ impl Profile {
             Asker::OAuth2(client) => client.identity().await,
             Asker::Static(fixed) => Ok(fixed.identity().await),
         }
+    }
+
+    /// When what the account proves itself with expires, as far as that is known by now.
+    pub fn expiries(&self) -> Vec<Expiry> {
+        let told = self.settings.secret_expires.map(|at| Expiry { what: "client_secret", at });
+        let known = match &self.asker {
+            Asker::OAuth2(client) => client.expiries(),
+            Asker::Static(_) => Vec::new(),
+        };
+        let mut all: Vec<_> = told.into_iter().chain(known).collect();
+        // The end that comes first is the one to know.
+        all.sort_by_key(|expiry| (expiry.what, expiry.at));
+        all.dedup_by_key(|expiry| expiry.what);
+        all
     }
 
     /// The certificate that upstreams are to be shown, if tokens are bound to one.

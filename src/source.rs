@@ -6,24 +6,41 @@
 use std::{
     fmt, fs, io,
     io::Read,
-    path::PathBuf,
-    sync::{Mutex, PoisonError},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
 };
 
 use zeroize::Zeroizing;
 
 use crate::secret::Secret;
 
+pub mod exec;
+pub mod flaws;
+pub mod key_vault;
+pub mod remote;
+pub mod vault;
+
+/// Where systemd puts credentials of a unit (`LoadCredential=`).
+const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 /// The largest secret that is read. A private key with its chain fits many times.
 const BYTES_MAX: u64 = 64 * 1024;
 
 /// A place that holds one secret.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// An environment variable of the gateway's own process.
     Env(String),
     /// A file, its path made absolute when the configuration was read.
     File(PathBuf),
+    /// A credential that systemd gives to the unit, by its name.
+    Credential(String),
+    /// What a command writes to its standard output.
+    Exec(Box<exec::Command>),
+    /// A field of a secret in HashiCorp Vault.
+    Vault(Arc<vault::Vault>),
+    /// A secret in Azure Key Vault.
+    KeyVault(Arc<key_vault::KeyVault>),
 }
 
 /// Why a source gave no secret. Never holds any part of the secret.
@@ -50,6 +67,33 @@ pub enum SourceError {
     /// A control character, most often a second line break.
     #[error("{0} holds a control character at byte {1} (only one line break, at the end, is taken off)")]
     Control(Source, usize),
+    /// A credential was asked for outside of a unit that has some.
+    #[error("{0} cannot be read: CREDENTIALS_DIRECTORY is not set (systemd sets it for a unit with LoadCredential={name}:PATH)", name = .0.name())]
+    NoCredentials(Source),
+    /// A command gave nothing.
+    #[error("{0} gave no secret: {1}")]
+    Exec(Source, exec::Flaw),
+    /// Vault gave nothing.
+    #[error("{0} cannot be read: {1}")]
+    Vault(Source, Box<vault::Flaw>),
+    /// Key Vault gave nothing.
+    #[error("{0} cannot be read: {1}")]
+    KeyVault(Source, Box<key_vault::Flaw>),
+    /// It costs more than reading a file, so it is not looked at here.
+    #[error("{0} is read only when a token is asked for")]
+    NotNow(Source),
+}
+
+impl SourceError {
+    /// Whether it is likely to go away by itself, soon.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Vault(_, flaw) => flaw.is_transient(),
+            Self::KeyVault(_, flaw) => flaw.is_transient(),
+            Self::Exec(_, flaw) => matches!(flaw, exec::Flaw::TimedOut(_) | exec::Flaw::System(_)),
+            _ => false,
+        }
+    }
 }
 
 /// Why a file could not be read, in the words that people use.
@@ -80,7 +124,7 @@ impl Source {
     /// # Errors
     /// When the source cannot be read, is empty, or holds what no secret holds.
     pub async fn read(&self) -> Result<Secret, SourceError> {
-        self.accept(self.bytes().await?)
+        self.accept(self.bytes(false).await?)
     }
 
     /// Reads a document as it is now: a key, a certificate, a token in a file of its own. It may have
@@ -89,7 +133,7 @@ impl Source {
     /// # Errors
     /// When the source cannot be read, is empty or larger than 64 KiB.
     pub async fn read_document(&self) -> Result<Zeroizing<Vec<u8>>, SourceError> {
-        let bytes = Zeroizing::new(self.bytes().await?);
+        let bytes = Zeroizing::new(self.bytes(true).await?);
         if bytes.is_empty() {
             return Err(SourceError::Empty(self.clone()));
         }
@@ -116,7 +160,16 @@ impl Source {
     /// Whether a change can be looked for every few seconds: reading it costs no more than a file.
     pub fn is_cheap(&self) -> bool {
         match self {
-            Source::Env(_) | Source::File(_) => true,
+            Source::Env(_) | Source::File(_) | Source::Credential(_) => true,
+            Source::Exec(_) | Source::Vault(_) | Source::KeyVault(_) => false,
+        }
+    }
+
+    /// When the secret that was read last expires, where its place knows that.
+    pub fn expires(&self) -> Option<SystemTime> {
+        match self {
+            Source::KeyVault(secret) => secret.expires(),
+            _ => None,
         }
     }
 
@@ -126,14 +179,36 @@ impl Source {
     /// # Errors
     /// When the source cannot be read.
     pub fn probe(&self) -> Result<(), SourceError> {
-        self.bytes_now().map(|bytes| drop(Zeroizing::new(bytes)))
+        match self {
+            Source::Env(_) | Source::File(_) | Source::Credential(_) => {
+                self.bytes_now().map(|bytes| drop(Zeroizing::new(bytes)))
+            }
+            Source::Exec(command) => command.probe().map_err(|flaw| SourceError::Exec(self.clone(), flaw)),
+            // What only the network can tell is not asked for.
+            Source::Vault(_) | Source::KeyVault(_) => Ok(()),
+        }
     }
 
-    /// On a thread of its own: a file system that hangs must not hold up the other profiles.
-    async fn bytes(&self) -> Result<Vec<u8>, SourceError> {
-        let source = self.clone();
-        let read = tokio::task::spawn_blocking(move || source.bytes_now());
-        read.await.unwrap_or_else(|_| Err(SourceError::Empty(self.clone())))
+    async fn bytes(&self, is_document: bool) -> Result<Vec<u8>, SourceError> {
+        let bytes = match self {
+            Source::Env(_) | Source::File(_) | Source::Credential(_) => {
+                // On a thread of its own: a file system that hangs must not hold up the other profiles.
+                let source = self.clone();
+                let read = tokio::task::spawn_blocking(move || source.bytes_now());
+                read.await.unwrap_or_else(|_| Err(SourceError::Empty(self.clone())))?
+            }
+            Source::Exec(command) => {
+                command.run().await.map_err(|flaw| SourceError::Exec(self.clone(), flaw))?
+            }
+            Source::Vault(vault) => {
+                vault.read().await.map_err(|flaw| SourceError::Vault(self.clone(), Box::new(flaw)))?
+            }
+            Source::KeyVault(secret) => secret
+                .read(is_document)
+                .await
+                .map_err(|flaw| SourceError::KeyVault(self.clone(), Box::new(flaw)))?,
+        };
+        self.sized(bytes)
     }
 
     fn bytes_now(&self) -> Result<Vec<u8>, SourceError> {
@@ -142,18 +217,37 @@ impl Source {
                 let value = std::env::var_os(name).ok_or_else(|| SourceError::NotSet(self.clone()))?;
                 value.into_encoded_bytes()
             }
-            Source::File(path) => {
-                let unreadable = |e: io::Error| SourceError::Unreadable(self.clone(), Reason::from(&e));
-                let mut bytes = Vec::new();
-                let file = fs::File::open(path).map_err(unreadable)?;
-                file.take(BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-                bytes
+            Source::File(path) => self.file(path)?,
+            Source::Credential(name) => {
+                let folder = std::env::var_os(CREDENTIALS).filter(|folder| !folder.is_empty());
+                let folder = folder.ok_or_else(|| SourceError::NoCredentials(self.clone()))?;
+                self.file(&Path::new(&folder).join(name))?
+            }
+            Source::Exec(_) | Source::Vault(_) | Source::KeyVault(_) => {
+                return Err(SourceError::NotNow(self.clone()));
             }
         };
-        if bytes.len() as u64 > BYTES_MAX {
-            return Err(SourceError::TooLarge(self.clone()));
-        }
+        self.sized(bytes)
+    }
+
+    fn file(&self, path: &Path) -> Result<Vec<u8>, SourceError> {
+        let unreadable = |e: io::Error| SourceError::Unreadable(self.clone(), Reason::from(&e));
+        let mut bytes = Vec::new();
+        let file = fs::File::open(path).map_err(unreadable)?;
+        file.take(BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
         Ok(bytes)
+    }
+
+    fn sized(&self, bytes: Vec<u8>) -> Result<Vec<u8>, SourceError> {
+        if bytes.len() as u64 > BYTES_MAX { Err(SourceError::TooLarge(self.clone())) } else { Ok(bytes) }
+    }
+
+    /// The name of a variable or a credential.
+    fn name(&self) -> &str {
+        match self {
+            Source::Env(name) | Source::Credential(name) => name,
+            _ => "NAME",
+        }
     }
 
     fn accept(&self, mut bytes: Vec<u8>) -> Result<Secret, SourceError> {
@@ -215,6 +309,17 @@ impl fmt::Display for Source {
         match self {
             Source::Env(name) => write!(f, "environment variable {name}"),
             Source::File(path) => write!(f, "file {}", path.display()),
+            Source::Credential(name) => write!(f, "systemd credential {name}"),
+            Source::Exec(command) => write!(f, "command {}", command.name().display()),
+            Source::Vault(vault) => {
+                let vault::Settings { address, path, field, .. } = vault.settings();
+                let address = address.origin().ascii_serialization();
+                write!(f, "field {field:?} of {path} in Vault at {address}")
+            }
+            Source::KeyVault(secret) => {
+                let key_vault::Settings { vault, secret, .. } = secret.settings();
+                write!(f, "secret {secret:?} in Key Vault {}", vault.origin().ascii_serialization())
+            }
         }
     }
 }

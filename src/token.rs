@@ -26,6 +26,7 @@ use crate::{
         self, Grant, Identity, Profile,
         certificate::Presented,
         credential::{Ready, Slot},
+        expiry::Expiry,
         refusal::ExchangeError,
     },
     token::state::{Phase, Report, Shared},
@@ -98,6 +99,11 @@ pub trait Exchange: Send + Sync + 'static {
     fn clock_skew(&self) -> Option<i64> {
         None
     }
+
+    /// When what the account proves itself with expires, as far as that is known by now.
+    fn expiries(&self) -> Vec<Expiry> {
+        Vec::new()
+    }
 }
 
 impl Exchange for Profile {
@@ -115,6 +121,10 @@ impl Exchange for Profile {
 
     fn clock_skew(&self) -> Option<i64> {
         Profile::clock_skew(self)
+    }
+
+    fn expiries(&self) -> Vec<Expiry> {
+        Profile::expiries(self)
     }
 }
 
@@ -365,6 +375,7 @@ impl Handle {
             error,
             notes: shared.notes(),
             expects_roles: !shared.settings.profile.expected_roles.is_empty(),
+            expiries: shared.expiries(),
         }
     }
 
@@ -423,6 +434,8 @@ pub struct View {
     pub notes: Notes,
     /// Whether tokens are compared with expected roles.
     pub expects_roles: bool,
+    /// When what the account proves itself with expires, as far as that is known.
+    pub expiries: Vec<Expiry>,
 }
 
 /// One place in the queue of waiters.

@@ -3,7 +3,7 @@
 //! Label values are names from the configuration and words from fixed lists. A route appears when it
 //! has had its first request, so ten thousand routes do not make ten thousand empty series.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::UNIX_EPOCH};
 
 use axum::{
     body::Body,
@@ -235,6 +235,19 @@ impl Scrape {
             one(&mut family, &vec![("profile", &view.name)], &ConstGauge::new(left))?;
         }
         self.encode_notes(encoder)?;
+        let mut family = encoder.encode_descriptor(
+            "secret_expires",
+            "When what the profile proves itself with expires, in seconds since 1970",
+            Some(&Unit::Seconds),
+            MetricType::Gauge,
+        )?;
+        for view in &self.profiles {
+            for expiry in &view.expiries {
+                let seconds = expiry.at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+                let labels = vec![("profile", view.name.as_str()), ("what", expiry.what)];
+                one(&mut family, &labels, &ConstGauge::new(seconds))?;
+            }
+        }
         let mut family = encoder.encode_descriptor(
             "token_requests",
             "Token requests by result",

@@ -11,6 +11,8 @@ use super::{
     field::{Field, Named},
     file::DurationText,
     file_grants::{GrantWord, Provider},
+    file_secrets::SecretPlace,
+    file_upstreams::PemFile,
 };
 
 /// A service account: how to get a token.
@@ -39,7 +41,10 @@ pub(super) struct Entra {
     /// Application (client) id. Needed unless `federated_token` is `environment`.
     pub(super) client_id: Option<Field<String>>,
     /// Where the client secret is kept. Exactly one of `client_secret`, `certificate` and `federated_token`.
-    pub(super) client_secret: Option<Field<Place>>,
+    pub(super) client_secret: Option<Field<Places>>,
+    /// The day on which the client secret expires, as in `2027-01-31`, or a time, as in
+    /// `2027-01-31T12:00:00Z`. Default: what its place says, if it knows.
+    pub(super) client_secret_expires: Option<Field<String>>,
     /// Where the certificate is kept: PEM with its key, or a PFX file.
     pub(super) certificate: Option<Field<Place>>,
     /// Where the certificate's key is kept, when it is not beside it. PEM.
@@ -67,6 +72,10 @@ pub(super) struct Entra {
     pub(super) token_timeout: Option<Field<DurationText>>,
     /// Further profiles whose credentials go on the same requests. Default none.
     pub(super) also: Option<Field<Vec<Field<String>>>>,
+    /// A proxy towards the identity provider, or `off` for none. Default what `HTTPS_PROXY` and `NO_PROXY` say.
+    pub(super) proxy: Option<Field<String>>,
+    /// Certificate authorities to trust instead of the system's when talking to the identity provider.
+    pub(super) ca: Option<Field<PemFile>>,
 }
 
 /// The kind of an Entra profile.
@@ -114,7 +123,10 @@ pub(super) struct OAuth2 {
     /// Client id. Not needed where what is traded says who asks.
     pub(super) client_id: Option<Field<String>>,
     /// Where the client secret is kept. Needed for the methods that are named after it.
-    pub(super) client_secret: Option<Field<Place>>,
+    pub(super) client_secret: Option<Field<Places>>,
+    /// The day on which the client secret expires, as in `2027-01-31`, or a time, as in
+    /// `2027-01-31T12:00:00Z`. Default: what its place says, if it knows.
+    pub(super) client_secret_expires: Option<Field<String>>,
     /// Where the private key is kept, PEM: the one that signs for `private_key_jwt`, otherwise the
     /// certificate's when that is not beside it.
     pub(super) private_key: Option<Field<Place>>,
@@ -176,6 +188,10 @@ pub(super) struct OAuth2 {
     pub(super) token_timeout: Option<Field<DurationText>>,
     /// Further profiles whose credentials go on the same requests. Default none.
     pub(super) also: Option<Field<Vec<Field<String>>>>,
+    /// A proxy towards the identity provider, or `off` for none. Default what `HTTPS_PROXY` and `NO_PROXY` say.
+    pub(super) proxy: Option<Field<String>>,
+    /// Certificate authorities to trust instead of the system's when talking to the identity provider.
+    pub(super) ca: Option<Field<PemFile>>,
 }
 
 /// The kind of an OAuth 2.0 profile.
@@ -294,7 +310,7 @@ pub(super) enum Federated {
     #[serde(rename = "text")]
     Word(Everything),
     #[serde(rename = "map")]
-    Kept(SecretPlace),
+    Kept(Box<SecretPlace>),
 }
 
 /// Everything from variables.
@@ -326,7 +342,7 @@ pub(super) enum Place {
     #[serde(rename = "list")]
     Listed(Hidden),
     #[serde(rename = "map")]
-    Kept(SecretPlace),
+    Kept(Box<SecretPlace>),
 }
 
 /// Text that was dropped as soon as it was read.
@@ -339,13 +355,31 @@ impl<'de> Deserialize<'de> for Hidden {
     }
 }
 
-/// Where a secret is kept. Exactly one key.
+/// Where a secret is kept, or where two are of which one works.
 #[derive(Debug, Deserialize)]
-pub(super) struct SecretPlace {
-    /// An environment variable of the gateway.
-    pub(super) env: Option<Field<String>>,
-    /// A file, relative to the configuration file.
-    pub(super) file: Option<Field<String>>,
+#[serde(rename = "$shape")]
+pub(super) enum Places {
+    /// A secret in the file: refused, never kept.
+    #[serde(rename = "text")]
+    Inline(Hidden),
+    #[serde(rename = "list")]
+    Several(Vec<Field<Place>>),
+    #[serde(rename = "map")]
+    Kept(Box<SecretPlace>),
+}
+
+impl JsonSchema for Places {
+    fn schema_name() -> Cow<'static, str> {
+        "SecretPlaces".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let one = generator.subschema_for::<SecretPlace>().to_value();
+        json_schema!({
+            "description": "Where a secret is kept, or two places: the second is tried when the provider refuses the first.",
+            "anyOf": [one, { "type": "array", "items": one, "minItems": 2, "maxItems": 2 }],
+        })
+    }
 }
 
 impl JsonSchema for Place {
@@ -355,30 +389,6 @@ impl JsonSchema for Place {
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         SecretPlace::json_schema(generator)
-    }
-}
-
-impl JsonSchema for SecretPlace {
-    fn schema_name() -> Cow<'static, str> {
-        "SecretPlace".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "description": "Where a secret is kept: an environment variable or a file. Never the secret itself.",
-            "type": "object",
-            "properties": {
-                "env": {
-                    "description": "An environment variable of the gateway.",
-                    "type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$"
-                },
-                "file": {
-                    "description": "A file, relative to the configuration file. One line break at its end is taken off.",
-                    "type": "string", "minLength": 1
-                },
-            },
-            "additionalProperties": false, "minProperties": 1, "maxProperties": 1,
-        })
     }
 }
 

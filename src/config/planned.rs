@@ -9,9 +9,6 @@ const PLANNED: &[(&str, &str, &str)] = &[
     ("Mode", "transparent", "use reverse"),
     ("kind", "managed_identity", "use entra or oauth2"),
     ("Route", "callers", "remove the key; whoever reaches the listener may use the route"),
-    ("SecretPlace", "credential", "use {file: PATH}, with the path that systemd shows"),
-    ("SecretPlace", "exec", "use {env: NAME} or {file: PATH}"),
-    ("SecretPlace", "vault", "use {env: NAME} or {file: PATH}"),
 ];
 
 /// What to do until `word` is built, when it is planned for `container`.

@@ -5,16 +5,17 @@ use std::{ops::RangeInclusive, time::Duration};
 use url::Url;
 
 use super::{
-    field::{Field, given},
+    field::{Field, Named, given},
     file,
     file_profiles::{Profile, Recovery},
     lower::Context,
     tree::Position,
     urls,
 };
-use crate::{profile, token};
+use crate::{outbound, profile, token};
 
 mod also;
+mod connection;
 mod entra;
 mod fixed;
 mod grants;
@@ -22,6 +23,7 @@ mod oauth2;
 mod presets;
 mod proofs;
 mod secrets;
+mod vaults;
 
 /// Tokens live minutes to hours; a default beyond a day would outlive any server's mind.
 const DEFAULT_TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
@@ -44,21 +46,8 @@ pub(super) fn lower(file: &file::File, waiters_max: usize, cx: &Context<'_>) -> 
             cx.problem(at, format!("profile {name:?}: {words}"));
         }
         let Some(value) = &field.value else { continue };
-        let account = Account { cx, name, at, waiters_max };
-        let settings = match value {
-            Profile::Entra(f) => {
-                let common = (&f.expected_roles, &f.required, &f.recovery, &f.default_ttl, &f.token_timeout);
-                account.settings(account.entra(f), common)
-            }
-            Profile::OAuth2(f) => {
-                let common = (&f.expected_roles, &f.required, &f.recovery, &f.default_ttl, &f.token_timeout);
-                account.settings(account.oauth2(f), common)
-            }
-            Profile::Static(f) => {
-                let common = (&None, &f.required, &f.recovery, &None, &f.token_timeout);
-                account.settings(account.fixed(f), common)
-            }
-        };
+        let account = Account { cx, name, at, waiters_max, profiles, via: &[] };
+        let settings = account.profile(value);
         out.extend(settings);
     }
     also::lower(profiles, &mut out, cx);
@@ -80,9 +69,42 @@ struct Account<'a> {
     name: &'a str,
     at: Position,
     waiters_max: usize,
+    /// All profiles of the file.
+    profiles: &'a Named<Profile>,
+    /// The profiles for whose secrets this one is needed.
+    via: &'a [&'a str],
 }
 
 impl Account<'_> {
+    fn profile(&self, value: &Profile) -> Option<token::Settings> {
+        match value {
+            Profile::Entra(f) => {
+                let common = (&f.expected_roles, &f.required, &f.recovery, &f.default_ttl, &f.token_timeout);
+                let mut settings = self.settings(self.entra(f), common);
+                let connection = self.connection(&f.proxy, &f.ca);
+                let expires = self.secret_expires(&f.client_secret_expires, f.client_secret.is_some());
+                if let Some(settings) = &mut settings {
+                    (settings.profile.connection, settings.profile.secret_expires) = (connection, expires);
+                }
+                settings
+            }
+            Profile::OAuth2(f) => {
+                let common = (&f.expected_roles, &f.required, &f.recovery, &f.default_ttl, &f.token_timeout);
+                let mut settings = self.settings(self.oauth2(f), common);
+                let connection = self.connection(&f.proxy, &f.ca);
+                let expires = self.secret_expires(&f.client_secret_expires, f.client_secret.is_some());
+                if let Some(settings) = &mut settings {
+                    (settings.profile.connection, settings.profile.secret_expires) = (connection, expires);
+                }
+                settings
+            }
+            Profile::Static(f) => {
+                let common = (&None, &f.required, &f.recovery, &None, &f.token_timeout);
+                self.settings(self.fixed(f), common)
+            }
+        }
+    }
+
     fn problem(&self, at: Position, message: impl std::fmt::Display) {
         self.cx.problem(at, format!("profile {:?}: {message}", self.name));
     }
@@ -107,8 +129,15 @@ impl Account<'_> {
         }
         let roles = given(roles).map(|(_, roles)| self.texts("expected_roles", roles)).unwrap_or_default();
         let name = self.name.to_owned();
-        let profile =
-            profile::Settings { name, kind: kind?, expected_roles: roles, default_ttl: ttl, timeout };
+        let profile = profile::Settings {
+            name,
+            kind: kind?,
+            expected_roles: roles,
+            default_ttl: ttl,
+            timeout,
+            connection: outbound::Settings::default(),
+            secret_expires: None,
+        };
         let required = given(required).is_none_or(|(_, required)| *required);
         let (waiters_max, also) = (self.waiters_max, Vec::new());
         Some(token::Settings { profile, required, recovery: damping, waiters_max, also })

@@ -61,7 +61,7 @@ fn patch(schema: &Value, definitions: &Value) -> Value {
     if let Some(Value::String(reference)) = object.get("$ref") {
         let name = reference.trim_start_matches("#/$defs/");
         // A secret's place is replaced as a whole, so it stays as strict as it is.
-        let whole = name == "SecretPlace" || name == "FullUpstream";
+        let whole = name == "SecretPlace" || name == "SecretPlaces" || name == "FullUpstream";
         return match definitions.get(name) {
             Some(target) if !whole => patch(target, definitions),
             _ => schema.clone(),

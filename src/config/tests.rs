@@ -156,7 +156,7 @@ fn an_environment_patches_and_the_rest_stays() {
     let Kind::OAuth2(kind) = &settings.profiles[0].profile.kind else { panic!("{settings:?}") };
     assert!(matches!(kind.endpoint, oauth2::Endpoint::TokenUrl(_)), "the issuer gave way");
     let authentication::ClientAuth::SecretBasic { secret, .. } = &kind.auth else { panic!("{kind:?}") };
-    assert_eq!(*secret, Source::File(folder.path().join("s")));
+    assert_eq!(*secret, Source::File(folder.path().join("s")).into());
     assert_eq!(kind.client_id, "0123");
     let route = &settings.routes[0];
     assert_eq!(route.target.upstream.host, "c.example");

@@ -10,11 +10,12 @@ use crate::{
         network::{self, Target},
         step::{Case, Outcome, Steps},
     },
+    outbound,
     profile::{
         self, Grant, Profile,
         content::{self, Content},
         diagnosis::{self, Diagnosis},
-        http::{self, Http},
+        http::Http,
         refusal::ExchangeError,
         skew,
     },
@@ -77,7 +78,7 @@ async fn sources(settings: &profile::Settings, steps: &mut Steps) {
 async fn way(profile: &Profile, steps: &mut Steps) -> bool {
     let Ok(url) = Url::parse(&profile.provider()) else { return true };
     let before = steps.count(Outcome::Failed);
-    let proxy = http::outbound_proxy(&url);
+    let proxy = outbound::proxy_for(&url, &profile.settings().connection.proxy);
     let Some(target) = Target::of_url(proxy.as_ref().unwrap_or(&url)) else { return true };
     if let Some(proxy) = &proxy {
         let shown = proxy.origin().ascii_serialization();

@@ -19,12 +19,14 @@ use crate::{
     profile::{
         assertion::{Audience, JWT_BEARER, Signer, Statement, unverified_claims},
         certificate::{self, Certificate, CertificateError, Holder, Presented},
+        client_secret::{Reader, Secrets, Which},
+        expiry::Expiry,
         key::{Algorithm, KeyError, PrivateKey},
         key_file::KeyFileError,
         refusal::ExchangeError,
     },
     secret::{Fingerprint, Secret},
-    source::{Kept, Source},
+    source::{Kept, Source, flaws::Flaws},
 };
 
 /// Client authentication at the token endpoint (RFC 6749 §2.3).
@@ -32,17 +34,17 @@ use crate::{
 pub enum ClientAuth {
     /// `client_secret_basic`: HTTP Basic authentication.
     SecretBasic {
-        /// The client secret.
-        secret: Source,
+        /// The client secret, or two.
+        secret: Secrets,
         /// How the two halves are encoded before they are joined.
         encoding: BasicEncoding,
     },
     /// `client_secret_post`: secret in the form.
-    SecretPost(Source),
+    SecretPost(Secrets),
     /// `client_secret_jwt`: an assertion under HS256, made with the secret.
     SecretJwt {
-        /// The client secret.
-        secret: Source,
+        /// The client secret, or two.
+        secret: Secrets,
         /// For whom the assertion is made.
         audience: Audience,
     },
@@ -77,6 +79,16 @@ pub enum ClientAuth {
 }
 
 impl ClientAuth {
+    /// The client secret, where the method has one.
+    fn secrets(&self) -> Option<&Secrets> {
+        match self {
+            ClientAuth::SecretBasic { secret, .. }
+            | ClientAuth::SecretPost(secret)
+            | ClientAuth::SecretJwt { secret, .. } => Some(secret),
+            _ => None,
+        }
+    }
+
     /// The name of the method (IANA "OAuth Token Endpoint Authentication Methods").
     pub fn name(&self) -> &'static str {
         match self {
@@ -154,16 +166,10 @@ pub(super) struct Proof {
     pub(super) secrets: Vec<Secret>,
     /// What the TLS handshake shows.
     pub(super) certificate: Option<Arc<Certificate>>,
-}
-
-impl Proof {
-    /// Whether `later` says something else: only then is a refused request worth repeating.
-    pub(super) fn differs_from(&self, later: &Proof) -> bool {
-        let texts = |proof: &Proof| -> Vec<_> {
-            proof.parameters.iter().map(|(name, value)| (*name, value.fingerprint())).collect()
-        };
-        self.authorization != later.authorization || texts(self) != texts(later)
-    }
+    /// Which of two client secrets it is made with.
+    which: Which,
+    /// What it is made of. Two with the same are refused alike.
+    material: Vec<Fingerprint>,
 }
 
 /// A client that can prove itself again and again.
@@ -180,6 +186,9 @@ pub(super) struct Authentication {
     presented: Arc<Presented>,
     /// The last token that somebody else has made.
     foreign: Kept<Secret>,
+    secrets: Reader,
+    /// What is wrong with what was read last.
+    flaws: Flaws,
 }
 
 impl Authentication {
@@ -203,6 +212,8 @@ impl Authentication {
             shown: shown.map(Holder::new),
             presented: Arc::default(),
             foreign: Kept::default(),
+            secrets: Reader::default(),
+            flaws: Flaws::default(),
         }
     }
 
@@ -216,9 +227,49 @@ impl Authentication {
         self.shown.as_ref().map(|_| &self.presented)
     }
 
-    /// A token was given for `proof`: from now on upstreams are shown the certificate it is bound to.
-    pub(super) fn bound_to(&self, proof: &Proof) {
+    /// A token was given for `proof`: from now on upstreams are shown the certificate it is bound to, and
+    /// the client secret that it was made with is the one to begin with.
+    pub(super) fn accepted(&self, proof: &Proof) {
         self.presented.set(proof.certificate.clone());
+        if let Some(secrets) = self.method.secrets() {
+            self.secrets.worked(secrets, proof.which, &self.profile);
+        }
+    }
+
+    /// Another proof to try at once, after the provider has refused `proof`: with what has been replaced
+    /// since it was read, or else with the other of two secrets. `None` when there is nothing new to say.
+    ///
+    /// # Errors
+    /// When a source cannot be read.
+    pub(super) async fn another(
+        &self,
+        token_url: &Url,
+        proof: &Proof,
+    ) -> Result<Option<Proof>, ExchangeError> {
+        let later = self.prove_with(token_url, proof.which).await?;
+        if later.material != proof.material {
+            return Ok(Some(later));
+        }
+        if self.method.secrets().is_none_or(|secrets| secrets.second.is_none()) {
+            return Ok(None);
+        }
+        let other = self.prove_with(token_url, proof.which.other()).await?;
+        Ok((other.material != proof.material).then_some(other))
+    }
+
+    /// When what was used last expires, as far as that is known.
+    pub(super) fn expiries(&self) -> Vec<Expiry> {
+        let mut found = Vec::new();
+        if let Some(secrets) = self.method.secrets() {
+            let of = |source: &Source| source.expires().map(|at| Expiry { what: "client_secret", at });
+            found
+                .extend([Some(&secrets.first), secrets.second.as_ref()].into_iter().flatten().filter_map(of));
+        }
+        for holder in [&self.signing, &self.shown].into_iter().flatten() {
+            found.extend(holder.expires().map(|at| Expiry { what: "certificate", at }));
+        }
+        found.dedup();
+        found
     }
 
     /// The proof for a request to `token_url`, made now: secrets are read from their sources.
@@ -226,64 +277,104 @@ impl Authentication {
     /// # Errors
     /// When a source cannot be read, or holds nothing that proves anything.
     pub(super) async fn prove(&self, token_url: &Url) -> Result<Proof, ExchangeError> {
+        let which = self.secrets.favourite();
+        let has_other = self.method.secrets().is_some_and(|secrets| secrets.second.is_some());
+        match self.prove_with(token_url, which).await {
+            // One of two is enough.
+            Err(ExchangeError::Source(error)) if has_other => {
+                let other = self.prove_with(token_url, which.other()).await;
+                other.map_err(|_| ExchangeError::Source(error))
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// The same proof made anew: it may be good for one request only.
+    ///
+    /// # Errors
+    /// When a source cannot be read.
+    pub(super) async fn prove_like(&self, token_url: &Url, proof: &Proof) -> Result<Proof, ExchangeError> {
+        self.prove_with(token_url, proof.which).await
+    }
+
+    async fn prove_with(&self, token_url: &Url, which: Which) -> Result<Proof, ExchangeError> {
         let id = || ("client_id", Secret::new(self.client_id.clone()));
         let certificate = match &self.shown {
-            Some(holder) => Some(self.settled(holder.read().await.map_err(ProofError::from)?)),
+            Some(holder) => {
+                let read = holder.read().await.map_err(ProofError::from)?;
+                Some(self.flaws.settle(&self.profile, "certificate", read))
+            }
             None => None,
         };
-        let mut proof =
-            Proof { parameters: Vec::new(), authorization: None, secrets: Vec::new(), certificate };
+        let mut material: Vec<_> = certificate.iter().map(|shown| shown.fingerprint()).collect();
+        let (mut parameters, mut authorization, mut secrets) = (Vec::new(), None, Vec::new());
         match &self.method {
             // Some servers refuse a client_id beside Basic: RFC 6749 §2.3 wants one method only.
             ClientAuth::SecretBasic { secret, encoding } => {
-                let secret = secret.read().await?;
-                proof.authorization = Some(basic(&self.client_id, &secret, *encoding));
-                proof.secrets.push(secret);
+                let secret = self.secret(secret, which).await?;
+                authorization = Some(basic(&self.client_id, &secret, *encoding));
+                material.push(secret.fingerprint());
+                secrets.push(secret);
             }
             ClientAuth::SecretPost(secret) => {
-                let secret = secret.read().await?;
-                proof.parameters = vec![id(), ("client_secret", secret.clone())];
-                proof.secrets.push(secret);
+                let secret = self.secret(secret, which).await?;
+                parameters = vec![id(), ("client_secret", secret.clone())];
+                material.push(secret.fingerprint());
+                secrets.push(secret);
             }
             // RFC 8705 §2: the certificate is in the handshake, and only the id says whose it is.
             ClientAuth::TlsClientAuth | ClientAuth::SelfSignedTls | ClientAuth::None => {
-                proof.parameters.push(id());
+                parameters.push(id());
             }
             ClientAuth::Absent => {}
             ClientAuth::SecretJwt { .. }
             | ClientAuth::KeyJwt { .. }
             | ClientAuth::CertificateJwt { .. }
             | ClientAuth::Assertion(_) => {
-                let assertion = self.assertion(token_url).await?;
+                let (assertion, print) = self.assertion(token_url, which).await?;
                 let kind = Secret::new(JWT_BEARER.to_owned());
-                proof.parameters =
+                parameters =
                     vec![id(), ("client_assertion_type", kind), ("client_assertion", assertion.clone())];
-                proof.secrets.push(assertion);
+                material.push(print);
+                secrets.push(assertion);
             }
         }
-        Ok(proof)
+        Ok(Proof { parameters, authorization, secrets, certificate, which, material })
     }
 
-    /// A fresh assertion, or the one that somebody else has made.
-    async fn assertion(&self, token_url: &Url) -> Result<Secret, ExchangeError> {
-        let assertion = match &self.method {
+    async fn secret(&self, secrets: &Secrets, which: Which) -> Result<Secret, ExchangeError> {
+        Ok(self.secrets.read(secrets, which, (&self.profile, &self.flaws)).await?)
+    }
+
+    /// A fresh assertion, or the one that somebody else has made, and what it is made of.
+    async fn assertion(&self, token_url: &Url, which: Which) -> Result<(Secret, Fingerprint), ExchangeError> {
+        let (assertion, print) = match &self.method {
             ClientAuth::SecretJwt { secret, audience } => {
-                let secret = secret.read().await?;
-                self.statement(audience, token_url).sign(&Signer::Secret(&secret), clock::wall())
+                let secret = self.secret(secret, which).await?;
+                let signed =
+                    self.statement(audience, token_url).sign(&Signer::Secret(&secret), clock::wall());
+                (signed, secret.fingerprint())
             }
             ClientAuth::KeyJwt { key, algorithm, key_id, audience } => {
-                let private = self.settled(self.private_key(key, *algorithm).await?);
+                let read = self.private_key(key, *algorithm).await?;
+                let private = self.flaws.settle(&self.profile, "private_key", read);
                 let mut statement = self.statement(audience, token_url);
                 statement.key_id = key_id.as_deref();
-                statement.sign(&Signer::Key(&private, *algorithm), clock::wall())
+                (statement.sign(&Signer::Key(&private, *algorithm), clock::wall()), private.fingerprint())
             }
             ClientAuth::CertificateJwt { place, algorithm } => {
                 return self.certificate_assertion(place, *algorithm, token_url).await;
             }
-            ClientAuth::Assertion(source) => return Ok(self.settled(self.foreign_token(source).await?)),
-            _ => None,
+            ClientAuth::Assertion(source) => {
+                let read = self.foreign_token(source).await?;
+                let token = self.flaws.settle(&self.profile, "token of the workload", read);
+                let print = token.fingerprint();
+                return Ok((token, print));
+            }
+            _ => (None, Fingerprint::of(&[])),
         };
-        Ok(assertion.expect("the method is one of assertions, and the key was found to fit the algorithm"))
+        let words = "the method is one of assertions, and the key was found to fit the algorithm";
+        Ok((assertion.expect(words), print))
     }
 
     fn statement<'a>(&'a self, audience: &'a Audience, token_url: &'a Url) -> Statement<'a> {
@@ -306,9 +397,10 @@ impl Authentication {
         place: &certificate::Place,
         algorithm: Algorithm,
         token_url: &Url,
-    ) -> Result<Secret, ExchangeError> {
+    ) -> Result<(Secret, Fingerprint), ExchangeError> {
         let holder = self.signing.as_ref().expect("`new` made it for this method");
-        let certificate = self.settled(holder.read().await.map_err(ProofError::from)?);
+        let read = holder.read().await.map_err(ProofError::from)?;
+        let certificate = self.flaws.settle(&self.profile, "certificate", read);
         let now = clock::wall();
         if certificate.expires() <= now {
             let at = certificate.expires_text().to_owned();
@@ -323,7 +415,7 @@ impl Authentication {
         let mut statement = self.statement(&Audience::TokenEndpoint, token_url);
         statement.thumbprint = Some((name, &print));
         let signed = statement.sign(&Signer::Key(key, algorithm), now);
-        Ok(signed.expect("the key was found to fit the algorithm"))
+        Ok((signed.expect("the key was found to fit the algorithm"), certificate.fingerprint()))
     }
 
     async fn private_key(&self, source: &Source, algorithm: Algorithm) -> Read<PrivateKey> {
@@ -355,14 +447,6 @@ impl Authentication {
         }
     }
 
-    /// The value that counts, with a warning when it is not the newest.
-    fn settled<T, E: std::fmt::Display>(&self, (value, flaw): (T, Option<E>)) -> T {
-        if let Some(flaw) = flaw {
-            tracing::warn!(profile = self.profile, "the last good credential stays in use: {flaw}");
-        }
-        value
-    }
-
     /// What tells that the next proof would be made with another secret, as far as that costs little.
     ///
     /// A token of somebody else's is not part of it: it is renewed all the time and proves the same.
@@ -376,9 +460,7 @@ impl Authentication {
             ClientAuth::SecretBasic { secret, .. }
             | ClientAuth::SecretPost(secret)
             | ClientAuth::SecretJwt { secret, .. } => {
-                if secret.is_cheap() {
-                    prints.push(secret.read().await?.fingerprint());
-                }
+                prints.extend(self.secrets.fingerprint(secret).await?);
             }
             ClientAuth::KeyJwt { key, algorithm, .. } => {
                 if key.is_cheap() {

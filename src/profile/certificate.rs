@@ -321,6 +321,11 @@ impl Holder {
         Ok((Arc::clone(&held.certificate), flaw))
     }
 
+    /// When the last one that could be used expires.
+    pub(super) fn expires(&self) -> Option<SystemTime> {
+        self.kept.last().map(|held| held.certificate.expires())
+    }
+
     async fn read_now(&self) -> Result<Arc<Held>, CertificateError> {
         let document = self.place.certificate.read_document().await?;
         let key = match &self.place.private_key {

@@ -209,6 +209,10 @@ impl ExchangeError {
                 "the key, certificate or token that proves the account is damaged, has expired or does not fit",
                 "put a good one where the profile looks for it, and make it known to the provider",
             ),
+            Self::Authorities(_) => words(
+                "the file with the authorities that this profile trusts cannot be used",
+                "put the PEM file of ca: right, or leave ca out to trust the system's authorities",
+            ),
             Self::Unfit { .. } => words(
                 "what the source holds cannot stand in a header field or a parameter",
                 "put the token, password or key there as one line of visible characters",

@@ -1,60 +1,113 @@
 //! The HTTP clients that talk to identity providers.
 
 use std::{
-    sync::{Mutex, OnceLock, PoisonError},
-    time::Duration,
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use reqwest::StatusCode;
 use url::Url;
 
 use crate::{
-    profile::{
-        certificate::Certificate,
-        refusal::{ExchangeError, innermost},
-    },
+    outbound::{self, Proxy, Roots, RootsError, Settings},
+    profile::{certificate::Certificate, refusal::ExchangeError},
     secret::Fingerprint,
+    source::{Kept, flaws::Flaws},
 };
 
 /// The largest answer that is read from an identity provider.
 pub const ANSWER_BYTES_MAX: usize = 1024 * 1024;
-/// DNS, TCP and TLS towards an identity provider.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Shorter than any usual refresh interval, so that a provider's new address is found.
-const IDLE_CONNECTION: Duration = Duration::from_secs(30);
+/// Clients that are kept for other profiles to share. More appear when authorities are replaced again and
+/// again; those in use live on by themselves.
+const CLIENTS_MAX: usize = 64;
 
-/// The HTTP clients that all profiles share, each made when it is first needed: a machine without
-/// any root certificate can still talk to a provider on loopback.
+/// The HTTP clients of one profile, each made when it is first needed: a machine without any root
+/// certificate can still talk to a provider on loopback. Profiles that reach their providers in the same way
+/// share them.
 #[derive(Default)]
 pub struct Http {
-    /// Honours `HTTPS_PROXY` and `NO_PROXY` of the gateway's environment.
-    outbound: OnceLock<Result<reqwest::Client, String>>,
-    /// TLS to loopback: a proxy has no business there.
-    near: OnceLock<Result<reqwest::Client, String>>,
-    /// Plain HTTP, which only loopback gets.
-    plain: OnceLock<Result<reqwest::Client, String>>,
+    clients: Arc<Clients>,
+    profile: String,
+    settings: Settings,
+    roots: Kept<Roots>,
+    flaws: Flaws,
+}
+
+/// All clients, by what they were made for.
+#[derive(Default)]
+struct Clients(Mutex<HashMap<Key, Result<reqwest::Client, String>>>);
+
+/// What makes clients differ.
+#[derive(PartialEq, Eq, Hash)]
+struct Key {
+    is_plain: bool,
+    is_near: bool,
+    proxy: Proxy,
+    roots: Option<Roots>,
 }
 
 impl Http {
+    /// The clients of `profile`, which share what they can with these.
+    pub fn of_profile(&self, profile: &str, settings: Settings) -> Self {
+        let (clients, profile) = (Arc::clone(&self.clients), profile.to_owned());
+        Self { clients, profile, settings, roots: Kept::default(), flaws: Flaws::default() }
+    }
+
+    /// How the provider is reached.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Reads the file of authorities again, if there is one: before every exchange.
+    ///
+    /// # Errors
+    /// [`ExchangeError::Authorities`] while there have been no good ones.
+    pub async fn refresh(&self) -> Result<(), ExchangeError> {
+        let Some(path) = self.settings.ca.clone() else { return Ok(()) };
+        let fallback = RootsError::Absent(path.clone());
+        let read = tokio::task::spawn_blocking(move || Roots::read(&path));
+        let read = self.roots.or_last(read.await.unwrap_or(Err(fallback)))?;
+        self.flaws.settle(&self.profile, "certificate authorities (ca)", read);
+        Ok(())
+    }
+
     /// The client for `url`.
     ///
     /// # Errors
     /// [`ExchangeError::SetUp`] when TLS cannot be set up, for instance without any root certificate.
-    pub fn client(&self, url: &Url) -> Result<&reqwest::Client, ExchangeError> {
-        let slot = match () {
-            () if url.scheme() == "http" => &self.plain,
-            () if is_loopback(url) => &self.near,
-            () => &self.outbound,
+    pub fn client(&self, url: &Url) -> Result<reqwest::Client, ExchangeError> {
+        let roots = self.roots()?;
+        let key = Key {
+            is_plain: url.scheme() == "http",
+            is_near: outbound::is_near(url),
+            proxy: self.settings.proxy.clone(),
+            roots: roots.clone(),
         };
-        let made = slot.get_or_init(|| built(builder(url)));
-        made.as_ref().map_err(|what| ExchangeError::SetUp { what: what.clone() })
+        let mut clients = self.clients.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if clients.len() >= CLIENTS_MAX && !clients.contains_key(&key) {
+            clients.clear();
+        }
+        let made = clients
+            .entry(key)
+            .or_insert_with(|| outbound::built(outbound::builder(url, &self.settings.proxy, roots.as_ref())));
+        made.clone().map_err(|what| ExchangeError::SetUp { what })
+    }
+
+    fn roots(&self) -> Result<Option<Roots>, ExchangeError> {
+        match (self.roots.last(), &self.settings.ca) {
+            (None, Some(path)) => Ok(Some(self.roots.or_last(Roots::read(path))?.0)),
+            (last, _) => Ok(last),
+        }
     }
 }
 
 /// The client of a profile that shows a certificate in TLS handshakes. It is made anew for another
 /// certificate, so that no connection and no session of the old one is used again.
 #[derive(Default)]
-pub(super) struct Showing(Mutex<Option<(Fingerprint, reqwest::Client)>>);
+pub(super) struct Showing(Mutex<Option<(Shown, reqwest::Client)>>);
+
+/// The certificate that is shown, and the authorities that are trusted.
+type Shown = (Fingerprint, Option<Roots>);
 
 impl Showing {
     /// The client for `url`, always of the same host.
@@ -65,59 +118,21 @@ impl Showing {
         &self,
         url: &Url,
         certificate: &Certificate,
+        http: &Http,
     ) -> Result<reqwest::Client, ExchangeError> {
+        let shown = (certificate.fingerprint(), http.roots()?);
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let print = certificate.fingerprint();
-        if let Some((_, client)) = last.as_ref().filter(|(of, _)| *of == print) {
+        if let Some((_, client)) = last.as_ref().filter(|(of, _)| *of == shown) {
             return Ok(client.clone());
         }
         let identity = reqwest::Identity::from_pem(certificate.pem().expose().as_bytes());
+        let builder = outbound::builder(url, &http.settings.proxy, shown.1.as_ref());
         let made = identity
-            .map_err(|error| innermost(&error))
-            .and_then(|identity| built(builder(url).identity(identity)));
+            .map_err(|error| outbound::reason(&error))
+            .and_then(|identity| outbound::built(builder.identity(identity)));
         let client = made.map_err(|what| ExchangeError::SetUp { what })?;
-        *last = Some((print, client.clone()));
+        *last = Some((shown, client.clone()));
         Ok(client)
-    }
-}
-
-fn builder(url: &Url) -> reqwest::ClientBuilder {
-    let builder = reqwest::Client::builder();
-    if url.scheme() == "http" {
-        builder.no_proxy().tls_certs_only([])
-    } else if is_loopback(url) {
-        builder.no_proxy()
-    } else {
-        builder
-    }
-}
-
-fn built(builder: reqwest::ClientBuilder) -> Result<reqwest::Client, String> {
-    builder
-        .redirect(reqwest::redirect::Policy::none())
-        .connect_timeout(CONNECT_TIMEOUT)
-        .pool_idle_timeout(IDLE_CONNECTION)
-        .user_agent(concat!("keybearer/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .map_err(|error| innermost(&error))
-}
-
-/// The proxy of the gateway's environment that a request to `url` goes through.
-pub fn outbound_proxy(url: &Url) -> Option<Url> {
-    if url.scheme() == "http" || is_loopback(url) {
-        return None;
-    }
-    let uri = url.as_str().parse().ok()?;
-    let intercept = hyper_util::client::proxy::matcher::Matcher::from_env().intercept(&uri)?;
-    Url::parse(&intercept.uri().to_string()).ok()
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
-        Some(url::Host::Domain(name)) => name == "localhost",
-        None => false,
     }
 }
 

@@ -54,7 +54,10 @@ fn of_client(client: &oauth2::Settings) -> Vec<Item> {
     let mut items = match &client.auth {
         ClientAuth::SecretBasic { secret, .. }
         | ClientAuth::SecretPost(secret)
-        | ClientAuth::SecretJwt { secret, .. } => vec![Item::secret("client_secret", secret)],
+        | ClientAuth::SecretJwt { secret, .. } => {
+            let sources = [Some(&secret.first), secret.second.as_ref()];
+            sources.into_iter().flatten().map(|source| Item::secret("client_secret", source)).collect()
+        }
         ClientAuth::KeyJwt { key, .. } => vec![Item::document("private_key", key)],
         ClientAuth::CertificateJwt { place, .. } => of_certificate(place),
         ClientAuth::Assertion(source) => vec![Item::document("client_assertion", source)],

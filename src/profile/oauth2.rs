@@ -21,6 +21,7 @@ use crate::{
         credential::Credential,
         discovery::Discovery,
         dpop,
+        expiry::Expiry,
         grant_type::{GrantType, Trade, Traded},
         http::{self, Http, Showing},
         refusal::ExchangeError,
@@ -123,19 +124,20 @@ impl Client {
     }
 
     async fn ask(&self, claims: Option<&str>) -> Result<Grant, ExchangeError> {
+        self.http.refresh().await?;
         let url = self.token_url().await?;
-        let proof = self.prove(&url).await?;
-        let outcome = self.ask_with(&url, proof.clone(), claims).await;
-        match outcome {
-            // The assertion's time was over: it may have been renewed since it was read.
-            Err(ExchangeError::Rejected(rejection)) if rejection.code() == Some(ASSERTION_EXPIRED) => {
-                let later = self.prove(&url).await?;
-                if !proof.differs_from(&later) {
-                    return Err(ExchangeError::Rejected(rejection));
-                }
-                self.ask_with(&url, later, claims).await
-            }
-            outcome => outcome,
+        let proof = self.authentication.prove(&url).await?;
+        let outcome = self.ask_with(&url, &proof, claims).await;
+        let is_about_proof = matches!(&outcome, Err(ExchangeError::Rejected(rejection))
+            if rejection.is_about_credential() || rejection.code() == Some(ASSERTION_EXPIRED));
+        if !is_about_proof {
+            return outcome;
+        }
+        // Never more than two logins: a provider counts the failed ones, and may lock the account.
+        match self.authentication.another(&url, &proof).await {
+            Ok(Some(other)) => self.ask_with(&url, &other, claims).await,
+            // The provider's words say more than those about a source.
+            Ok(None) | Err(_) => outcome,
         }
     }
 
@@ -159,9 +161,8 @@ impl Client {
         }
     }
 
-    /// What the next request holds besides the settings: what is traded, and what proves the client.
-    async fn prove(&self, url: &Url) -> Result<Proof, ExchangeError> {
-        let mut proof = self.authentication.prove(url).await?;
+    /// `proof` together with what is traded.
+    async fn trading(&self, url: &Url, mut proof: Proof) -> Result<Proof, ExchangeError> {
         let Traded { mut parameters, secrets } =
             self.trade.offer(url, self.settings.scope.as_deref()).await?;
         parameters.append(&mut proof.parameters);
@@ -170,19 +171,19 @@ impl Client {
         Ok(proof)
     }
 
-    async fn ask_with(&self, url: &Url, proof: Proof, claims: Option<&str>) -> Result<Grant, ExchangeError> {
-        let (mut proof, mut asked_at) = (proof, clock::now());
-        let mut reply = self.send(url, &proof, claims).await?;
+    async fn ask_with(&self, url: &Url, proof: &Proof, claims: Option<&str>) -> Result<Grant, ExchangeError> {
+        let mut sent = self.trading(url, proof.clone()).await?;
+        let mut asked_at = clock::now();
+        let mut reply = self.send(url, &sent, claims).await?;
         if self.key.is_some() && dpop::wants_nonce(&reply) {
             // What proves the client may be good for one request only.
-            proof = self.prove(url).await?;
+            sent = self.trading(url, self.authentication.prove_like(url, proof).await?).await?;
             asked_at = clock::now();
-            reply = self.send(url, &proof, claims).await?;
+            reply = self.send(url, &sent, claims).await?;
         }
-        let accepted =
-            answer::read_as(&self.wanted(), &reply, &proof.secrets).map_err(|e| self.advised(e))?;
+        let accepted = answer::read_as(&self.wanted(), &reply, &sent.secrets).map_err(|e| self.advised(e))?;
         self.compare_scope(accepted.scope.as_deref());
-        self.authentication.bound_to(&proof);
+        self.authentication.accepted(&sent);
         Ok(Grant {
             credential: match &self.key {
                 Some(key) => Credential::Dpop(accepted.access_token, Arc::clone(key)),
@@ -196,7 +197,7 @@ impl Client {
 
     async fn send(&self, url: &Url, proof: &Proof, claims: Option<&str>) -> Result<Reply, ExchangeError> {
         let client = match &proof.certificate {
-            Some(certificate) => &self.showing.client(url, certificate)?,
+            Some(certificate) => self.showing.client(url, certificate, &self.http)?,
             None => self.http.client(url)?,
         };
         let mut request = client
@@ -308,6 +309,11 @@ impl Client {
         }
     }
 
+    /// When what the client proves itself with expires, as far as that is known.
+    pub(super) fn expiries(&self) -> Vec<Expiry> {
+        self.authentication.expiries()
+    }
+
     /// What upstreams are to be shown, if tokens are bound to a certificate.
     pub(super) fn presented(&self) -> Option<&Arc<Presented>> {
         self.authentication.presented()
@@ -379,11 +385,12 @@ mod tests {
     async fn one_method_of_authentication_is_in_the_form() {
         let folder = tempfile::tempdir().unwrap();
         let url = "https://id.example.com/token".parse().unwrap();
-        let post = client(ClientAuth::SecretPost(kept(&folder)));
-        let form = post.form(&post.prove(&url).await.unwrap(), None);
+        let post = client(ClientAuth::SecretPost(kept(&folder).into()));
+        let form = post.form(&post.authentication.prove(&url).await.unwrap(), None);
         assert!(form.contains("client_id=svc+post%3A1&client_secret=p%2Bs%2Fs%3Dw"), "{form}");
-        let basic = client(ClientAuth::SecretBasic { secret: kept(&folder), encoding: BasicEncoding::Form });
-        let proof = basic.prove(&url).await.unwrap();
+        let basic =
+            client(ClientAuth::SecretBasic { secret: kept(&folder).into(), encoding: BasicEncoding::Form });
+        let proof = basic.authentication.prove(&url).await.unwrap();
         assert!(proof.authorization.is_some());
         let form = basic.form(&proof, Some("{\"access_token\":{}}"));
         assert!(!form.contains("client_id") && !form.contains("client_secret"), "{form}");
@@ -404,7 +411,7 @@ mod tests {
             |s| s.dpop = true,
             |s| s.endpoint = Endpoint::Issuer("https://id.example.com".into()),
             |s| s.client_id = "other".into(),
-            |s| s.auth = ClientAuth::SecretPost(Source::Env("X".into())),
+            |s| s.auth = ClientAuth::SecretPost(Source::Env("X".into()).into()),
             |s| s.scope = None,
             |s| s.audience = Some("a".into()),
             |s| s.resource = vec!["urn:xurn:y".into()],

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use url::{Url, form_urlencoded};
 
 use crate::{
+    outbound::{self, RootsError},
     profile::{
         answer::Reply,
         authentication::ProofError,
@@ -75,6 +76,9 @@ pub enum ExchangeError {
         /// What is wrong with it.
         what: &'static str,
     },
+    /// The certificate authorities of the profile cannot be used.
+    #[error("the certificate authorities (ca) cannot be used: {0}")]
+    Authorities(#[from] RootsError),
     /// No answer: DNS, TCP, TLS or a broken connection.
     #[error("{endpoint} cannot be reached: {reason}")]
     Unreachable {
@@ -127,14 +131,15 @@ pub enum ExchangeError {
 impl ExchangeError {
     /// A failure without an answer.
     pub fn unreachable(url: &Url, error: &reqwest::Error) -> Self {
-        let what = if error.is_timeout() { "timed out".to_owned() } else { innermost(error) };
+        let what = if error.is_timeout() { "timed out".to_owned() } else { outbound::reason(error) };
         Self::Unreachable { endpoint: url.origin().ascii_serialization(), reason: what }
     }
 
     /// How the failure is likely to go away.
     pub fn class(&self) -> Class {
         match self {
-            Self::Source(_) | Self::Proof(_) | Self::Unfit { .. } => Class::Credential,
+            Self::Source(error) if error.is_transient() => Class::Transient,
+            Self::Source(_) | Self::Proof(_) | Self::Unfit { .. } | Self::Authorities(_) => Class::Credential,
             Self::SetUp { .. } => Class::Permanent,
             Self::Unreachable { .. } | Self::TimedOut { .. } => Class::Transient,
             Self::Rejected(rejection) => rejection.class(),
@@ -165,7 +170,9 @@ impl ExchangeError {
             Self::Unfit { .. } => "the service account's secret cannot go on a request",
             Self::Source(_) => "the gateway cannot read the service account's secret",
             Self::Proof(_) => "the service account's key, certificate or token cannot be used",
-            Self::Unreachable { .. } | Self::SetUp { .. } => "the identity provider cannot be reached",
+            Self::Unreachable { .. } | Self::SetUp { .. } | Self::Authorities(_) => {
+                "the identity provider cannot be reached"
+            }
             Self::TimedOut { .. } => "the identity provider did not answer in time",
             Self::Rejected(rejection) => match rejection.class() {
                 Class::Throttled => "the identity provider asks the gateway to wait",
@@ -246,6 +253,11 @@ impl Rejection {
     /// The first of Entra's AADSTS numbers, or the AADB2C number, if there is one.
     pub fn code(&self) -> Option<u64> {
         self.codes.first().copied()
+    }
+
+    /// Whether the provider refuses what the client proves itself with.
+    pub(super) fn is_about_credential(&self) -> bool {
+        self.class() == Class::Credential
     }
 
     fn class(&self) -> Class {
@@ -351,15 +363,6 @@ impl fmt::Display for Rejection {
         }
         Ok(())
     }
-}
-
-/// The last cause of `error`, in one line: the ones around it only say that something failed.
-pub(super) fn innermost(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    printable(&cause.to_string())
 }
 
 /// Whether `text` repeats a secret, plain or form-encoded.

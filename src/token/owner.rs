@@ -8,6 +8,7 @@ use crate::{
     clock::{self, Moment},
     profile::{
         Grant, Identity,
+        expiry::Expiry,
         refusal::{Class, ExchangeError},
     },
     token::{
@@ -28,6 +29,8 @@ const LIFE_MIN: Duration = Duration::from_secs(1);
 /// The least time between two exchanges for tokens that may not be kept, however great the demand:
 /// who comes in between shares the next.
 const ONE_USE_SPACING: Duration = Duration::from_secs(1);
+/// How often somebody is told that a secret will expire.
+const EXPIRY_WARNINGS: Duration = Duration::from_secs(86_400);
 /// Stands for "never, unless somebody asks" and harms nobody.
 const NEVER: Duration = Duration::from_secs(86_400);
 /// Claims are asked for so often, then without: an upstream's wish must not cost everyone the token.
@@ -37,6 +40,7 @@ const CLAIMS_FAILURES_MAX: u32 = 3;
 pub(super) async fn run(shared: Arc<Shared>, exchange: impl Exchange, turns: Turns) {
     let (mut failures, mut clocks) = (0u32, Clocks::default());
     let mut source = SourceWatch { exchange: &exchange, asked_with: None, changed_at: None };
+    let mut ends = ExpiryWatch::default();
     loop {
         let claims = shared.begin();
         source.asked_with = exchange.identity().await;
@@ -45,6 +49,7 @@ pub(super) async fn run(shared: Arc<Shared>, exchange: impl Exchange, turns: Tur
             exchange.exchange(claims.as_deref()).await.and_then(alive)
         };
         clocks.compare(&shared, exchange.clock_skew());
+        shared.set_expiries(exchange.expiries());
         let next = match outcome {
             Ok(grant) => {
                 failures = 0;
@@ -56,7 +61,7 @@ pub(super) async fn run(shared: Arc<Shared>, exchange: impl Exchange, turns: Tur
             }
         };
         shared.is_due_at(Some(next.due));
-        wait(&shared, &mut source, next).await;
+        wait(&shared, &mut source, &mut ends, next).await;
         shared.is_due_at(None);
     }
 }
@@ -133,10 +138,16 @@ fn fail(shared: &Shared, error: ExchangeError, failures: u32) -> Next {
 ///
 /// Deadlines are on the boot clock. The timers sleep through a suspend; the check of the source wakes
 /// the loop soon after it.
-async fn wait(shared: &Shared, source: &mut SourceWatch<'_, impl Exchange>, next: Next) {
+async fn wait(
+    shared: &Shared,
+    source: &mut SourceWatch<'_, impl Exchange>,
+    ends: &mut ExpiryWatch,
+    next: Next,
+) {
     let mut check = tokio::time::interval_at(tokio::time::Instant::now() + SOURCE_CHECK, SOURCE_CHECK);
     check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
+        ends.look(shared);
         let now = clock::now();
         if now >= next.due || shared.is_wanted(now >= next.demand_from) {
             return;
@@ -154,6 +165,27 @@ async fn wait(shared: &Shared, source: &mut SourceWatch<'_, impl Exchange>, next
                 }
             }
         }
+    }
+}
+
+/// Warns of secrets and certificates that will expire: at once, daily, and when they are other ones.
+#[derive(Default)]
+struct ExpiryWatch {
+    told: Vec<Expiry>,
+    told_at: Option<Moment>,
+}
+
+impl ExpiryWatch {
+    fn look(&mut self, shared: &Shared) {
+        let known = shared.expiries();
+        let is_due = self.told_at.is_none_or(|at| clock::now().since(at) >= EXPIRY_WARNINGS);
+        if !is_due && known == self.told {
+            return;
+        }
+        for words in known.iter().filter_map(|expiry| expiry.warning(clock::wall())) {
+            tracing::warn!(profile = shared.settings.profile.name, "{words}");
+        }
+        (self.told, self.told_at) = (known, Some(clock::now()));
     }
 }
 

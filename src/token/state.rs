@@ -17,7 +17,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::{
     clock::{self, Moment},
-    profile::refusal::ExchangeError,
+    profile::{expiry::Expiry, refusal::ExchangeError},
     token::{Notes, Reason, Settings, Suppressed, Token, Unavailable},
 };
 
@@ -137,6 +137,7 @@ pub(super) struct Shared {
     pub(super) due: Mutex<Option<Moment>>,
     orders: Mutex<Orders>,
     notes: Mutex<Notes>,
+    expiries: Mutex<Vec<Expiry>>,
 }
 
 impl Shared {
@@ -153,7 +154,17 @@ impl Shared {
             due: Mutex::default(),
             orders: Mutex::default(),
             notes: Mutex::default(),
+            expiries: Mutex::default(),
         }
+    }
+
+    /// When what the account proves itself with expires, as far as that is known.
+    pub(super) fn expiries(&self) -> Vec<Expiry> {
+        self.expiries.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_expiries(&self, expiries: Vec<Expiry>) {
+        *self.expiries.lock().unwrap_or_else(PoisonError::into_inner) = expiries;
     }
 
     fn orders(&self) -> MutexGuard<'_, Orders> {

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
 use crate::{
+    outbound,
     profile::{Kind, answer, authentication::ClientAuth, credential::Credential, entra, refusal::Class},
     secret::Secret,
     source::Source,
@@ -187,7 +188,7 @@ fn settings(recovery: Recovery) -> Settings {
         authority: entra::AUTHORITY.parse().unwrap(),
         tenant: "contoso.onmicrosoft.com".into(),
         client_id: "daemon".into(),
-        auth: ClientAuth::SecretPost(Source::Env("NEVER_READ".into())),
+        auth: ClientAuth::SecretPost(Source::Env("NEVER_READ".into()).into()),
         scope: "api://orders/.default".into(),
     };
     let profile = profile::Settings {
@@ -196,6 +197,8 @@ fn settings(recovery: Recovery) -> Settings {
         expected_roles: Vec::new(),
         default_ttl: s(300),
         timeout: s(10),
+        connection: outbound::Settings::default(),
+        secret_expires: None,
     };
     Settings { profile, required: true, recovery, waiters_max: WAITERS_MAX, also: Vec::new() }
 }

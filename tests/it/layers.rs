@@ -9,6 +9,7 @@ const LADDER: [(&str, u32); 21] = [
     ("telemetry", 0),
     ("replay", 0),
     ("route", 0),
+    ("outbound", 0),
     ("source", 1),
     ("profile", 2),
     ("issuer", 2),

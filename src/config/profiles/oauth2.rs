@@ -13,16 +13,14 @@ use super::{
     presets::Preset,
     proofs::{CertificateKeys, place},
 };
-use crate::{
-    profile::{
-        self,
-        assertion::Audience,
-        authentication::{self, ClientAuth},
-        certificate,
-        grant_type::GrantType,
-        oauth2,
-    },
-    source::Source,
+use crate::profile::{
+    self,
+    assertion::Audience,
+    authentication::{self, ClientAuth},
+    certificate,
+    client_secret::Secrets,
+    grant_type::GrantType,
+    oauth2,
 };
 
 /// Parameters that have their own key, or that only the gateway may set.
@@ -173,13 +171,13 @@ impl Account<'_> {
         }
     }
 
-    fn client_secret(&self, file: &OAuth2) -> Option<Source> {
+    fn client_secret(&self, file: &OAuth2) -> Option<Secrets> {
         let Some(secret) = &file.client_secret else {
             let words = "the key \"client_secret\" is missing (or auth: none, for a client without one)";
             self.problem(self.at, words);
             return None;
         };
-        self.secret("client_secret", secret)
+        self.secrets("client_secret", secret)
     }
 
     fn needed<'f, T>(&self, key: &str, field: &'f Option<Field<T>>, auth: &str) -> Option<&'f Field<T>> {

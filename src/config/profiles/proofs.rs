@@ -15,6 +15,7 @@ use crate::{
     profile::{
         authentication::probe_token,
         certificate::{self, Certificate, CertificateError},
+        expiry::Expiry,
         key::{Algorithm, KeyError, PrivateKey},
     },
     source::Source,
@@ -57,6 +58,9 @@ impl Account<'_> {
             }
             None
         });
+        if let Some(certificate) = &probed {
+            self.warn_of(field.at, &Expiry { what: "certificate", at: certificate.expires() });
+        }
         Some((place, probed))
     }
 

@@ -3,13 +3,14 @@
 use super::{
     super::{
         field::Field,
-        file_profiles::{Place, SecretPlace},
+        file_profiles::{Place, Places},
+        file_secrets::SecretPlace,
         problem::is_variable,
         tree::Position,
     },
     Account,
 };
-use crate::source::Source;
+use crate::{profile::client_secret::Secrets, source::Source};
 
 /// How to say where a secret is.
 const KEEP: &str = "write {env: NAME} or {file: PATH}";
@@ -18,52 +19,117 @@ impl Account<'_> {
     /// Where the secret is kept; tries whether it can be read from there.
     pub(super) fn secret(&self, key: &str, field: &Field<Place>) -> Option<Source> {
         let (at, place) = field.get()?;
-        let place = match place {
-            Place::Kept(place) => place,
+        match place {
+            Place::Kept(place) => self.kept(key, at, place),
             Place::Inline(_) | Place::Listed(_) => {
-                let words = format_args!("{key}: a secret does not belong into this file ({KEEP})");
-                self.cx.findings.hide(at, 0);
-                self.problem(at, words);
-                return None;
+                self.refuse_inline(key, at);
+                None
             }
-        };
-        self.kept(key, at, place)
+        }
+    }
+
+    /// The same, or two places of which one is enough.
+    pub(super) fn secrets(&self, key: &str, field: &Field<Places>) -> Option<Secrets> {
+        let (at, places) = field.get()?;
+        match places {
+            Places::Kept(place) => self.kept(key, at, place).map(Secrets::from),
+            Places::Inline(_) => {
+                self.refuse_inline(key, at);
+                None
+            }
+            Places::Several(list) => {
+                let found: Vec<_> = list.iter().map(|field| self.secret(key, field)).collect();
+                let [first, second] = <[_; 2]>::try_from(found).ok().or_else(|| {
+                    self.cx.findings.hide(at, 0);
+                    let words = "expected one place or a list of two (the second is tried when the provider refuses the first)";
+                    self.problem(at, format_args!("{key}: {words}"));
+                    None
+                })?;
+                let (first, second) = (first?, second?);
+                if first == second {
+                    self.problem(at, format_args!("{key}: both places are the same (remove one)"));
+                }
+                Some(Secrets { first, second: Some(second) })
+            }
+        }
+    }
+
+    fn refuse_inline(&self, key: &str, at: Position) {
+        self.cx.findings.hide(at, 0);
+        self.problem(at, format_args!("{key}: a secret does not belong into this file ({KEEP})"));
     }
 
     /// The same for a place that is there for certain.
     pub(super) fn kept(&self, key: &str, at: Position, place: &SecretPlace) -> Option<Source> {
         let (at, source) = self.source(key, at, place)?;
-        if let Err(error) = source.probe() {
-            self.cx.missing(at, format!("profile {:?}: {key}: {error}", self.name));
-        }
+        self.try_source(key, at, &source);
         Some(source)
     }
 
-    fn source(&self, key: &str, at: Position, place: &SecretPlace) -> Option<(Position, Source)> {
-        match (&place.env, &place.file) {
-            (Some(env), None) => {
-                let (at, name) = env.get()?;
-                if is_variable(name) {
-                    return Some((at, Source::Env(name.clone())));
-                }
-                // It may be the secret itself.
-                self.cx.findings.hide(at, 0);
-                self.problem(
-                    at,
-                    format_args!(
-                        "{key}.env: not the name of an environment variable (letters, digits and `_`)"
-                    ),
-                );
-            }
-            (None, Some(file)) => {
-                let (at, path) = file.get()?;
-                if !path.is_empty() {
-                    return Some((at, Source::File(self.cx.path(path))));
-                }
-                self.problem(at, format_args!("{key}.file: the path is empty"));
-            }
-            _ => self.problem(at, format_args!("{key}: expected exactly one of env and file ({KEEP})")),
+    /// Tells when the source cannot be read on this machine.
+    pub(super) fn try_source(&self, key: &str, at: Position, source: &Source) {
+        if let Err(error) = source.probe() {
+            self.cx.missing(at, format!("profile {:?}: {key}: {error}", self.name));
         }
+    }
+
+    fn source(&self, key: &str, at: Position, place: &SecretPlace) -> Option<(Position, Source)> {
+        let SecretPlace { env, file, credential, exec, vault, azure_key_vault } = place;
+        let given = [
+            env.is_some(),
+            file.is_some(),
+            credential.is_some(),
+            exec.is_some(),
+            vault.is_some(),
+            azure_key_vault.is_some(),
+        ];
+        if given.into_iter().filter(|given| *given).count() != 1 {
+            let words = "expected exactly one of env, file, credential, exec, vault and azure_key_vault";
+            self.problem(at, format_args!("{key}: {words} ({KEEP})"));
+            return None;
+        }
+        if let Some((at, name)) = env.as_ref().and_then(Field::get) {
+            return self.variable(key, at, name).map(|source| (at, source));
+        }
+        if let Some((at, path)) = file.as_ref().and_then(Field::get) {
+            if path.is_empty() {
+                self.problem(at, format_args!("{key}.file: the path is empty"));
+                return None;
+            }
+            return Some((at, Source::File(self.cx.path(path))));
+        }
+        if let Some((at, name)) = credential.as_ref().and_then(Field::get) {
+            return self.credential(key, at, name).map(|source| (at, source));
+        }
+        if let Some((at, command)) = exec.as_ref().and_then(Field::get) {
+            return self.exec(key, at, command).map(|source| (at, source));
+        }
+        if let Some((at, vault)) = vault.as_ref().and_then(Field::get) {
+            return self.vault(key, at, vault).map(|source| (at, source));
+        }
+        let (at, secret) = azure_key_vault.as_ref().and_then(Field::get)?;
+        self.key_vault(key, secret).map(|source| (at, source))
+    }
+
+    fn variable(&self, key: &str, at: Position, name: &str) -> Option<Source> {
+        if is_variable(name) {
+            return Some(Source::Env(name.to_owned()));
+        }
+        // It may be the secret itself.
+        self.cx.findings.hide(at, 0);
+        let words = "not the name of an environment variable (letters, digits and `_`)";
+        self.problem(at, format_args!("{key}.env: {words}"));
+        None
+    }
+
+    fn credential(&self, key: &str, at: Position, name: &str) -> Option<Source> {
+        let is_name = !name.is_empty() && !matches!(name, "." | "..");
+        if is_name && name.chars().all(|c| c.is_ascii_graphic() && c != '/') {
+            return Some(Source::Credential(name.to_owned()));
+        }
+        self.cx.findings.hide(at, 0);
+        let words = "not the name of a credential (no `/` and no spaces: what stands before the colon in LoadCredential=NAME:PATH)";
+        self.problem(at, format_args!("{key}.credential: {words}"));
         None
     }
 }

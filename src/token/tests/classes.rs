@@ -93,7 +93,7 @@ async fn a_wrong_secret_under_traffic_is_no_storm_of_logins() {
 async fn a_loop_that_entra_reports_is_left_alone_for_five_minutes() {
     let body = r#"{"error":"invalid_grant","error_codes":[50196]}"#.into();
     let reply = answer::Reply { status: StatusCode::BAD_REQUEST, retry_after: None, body };
-    let error = answer::read(&reply, HOUR, &[]).err().unwrap();
+    let error = answer::read(&reply, answer::Scheme::Bearer, HOUR, &[]).err().unwrap();
     let failure = schedule::Failure {
         class: error.class(),
         in_a_row: 1,

@@ -1,0 +1,124 @@
+//! The client secret, or the two of which one works: what makes a rotation without a gap possible.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::{
+    secret::{Fingerprint, Secret},
+    source::{Kept, Source, SourceError, flaws::Flaws},
+};
+
+/// Where the client secret is, or where two are of which one works.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Secrets {
+    /// The one that is tried first.
+    pub first: Source,
+    /// The one that is tried when the provider refuses the other.
+    pub second: Option<Source>,
+}
+
+impl From<Source> for Secrets {
+    fn from(first: Source) -> Self {
+        Self { first, second: None }
+    }
+}
+
+/// One of two secrets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Which {
+    #[default]
+    First,
+    Second,
+}
+
+impl Which {
+    pub(super) fn other(self) -> Self {
+        match self {
+            Which::First => Which::Second,
+            Which::Second => Which::First,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Which::First => "first",
+            Which::Second => "second",
+        }
+    }
+}
+
+/// Reads them, and remembers which one worked last.
+#[derive(Default)]
+pub(super) struct Reader {
+    first: Kept<Secret>,
+    second: Kept<Secret>,
+    second_works: AtomicBool,
+}
+
+impl Reader {
+    /// The one to begin with.
+    pub(super) fn favourite(&self) -> Which {
+        if self.second_works.load(Ordering::Relaxed) { Which::Second } else { Which::First }
+    }
+
+    /// Reads one of `secrets` as it is now, or as it was last when it cannot be read.
+    ///
+    /// # Errors
+    /// When it could never be read, or is not there at all.
+    pub(super) async fn read(
+        &self,
+        secrets: &Secrets,
+        which: Which,
+        (profile, flaws): (&str, &Flaws),
+    ) -> Result<Secret, SourceError> {
+        let (kept, source) = self.place(secrets, which);
+        let read = kept.or_last(source.read().await)?;
+        let what = if secrets.second.is_some() {
+            format!("{} client_secret", which.name())
+        } else {
+            "client_secret".to_owned()
+        };
+        Ok(flaws.settle(profile, &what, read))
+    }
+
+    /// The provider took the one that is `which`.
+    pub(super) fn worked(&self, secrets: &Secrets, which: Which, profile: &str) {
+        if which == self.favourite() {
+            return;
+        }
+        self.second_works.store(which == Which::Second, Ordering::Relaxed);
+        let (_, source) = self.place(secrets, which);
+        let (works, refused) = (which.name(), which.other().name());
+        tracing::info!(profile, "the {works} client_secret works ({source}), the {refused} is refused");
+    }
+
+    /// What tells that one of them is another now; those that are costly to read aside.
+    ///
+    /// # Errors
+    /// When one could never be read.
+    pub(super) async fn fingerprint(&self, secrets: &Secrets) -> Result<Option<Fingerprint>, SourceError> {
+        let mut prints = Vec::new();
+        let mut failed = None;
+        for which in [Which::First, Which::Second] {
+            let (kept, source) = self.place(secrets, which);
+            if !source.is_cheap() || (which == Which::Second && secrets.second.is_none()) {
+                continue;
+            }
+            match kept.or_last(source.read().await) {
+                Ok((secret, _)) => prints.push(secret.fingerprint()),
+                Err(error) => failed = Some(error),
+            }
+        }
+        if let (true, Some(error)) = (prints.is_empty(), failed) {
+            return Err(error);
+        }
+        let parts: Vec<&[u8]> = prints.iter().map(Fingerprint::as_bytes).collect();
+        Ok((!parts.is_empty()).then(|| Fingerprint::of_all(parts)))
+    }
+
+    fn place<'a>(&'a self, secrets: &'a Secrets, which: Which) -> (&'a Kept<Secret>, &'a Source) {
+        match (which, &secrets.second) {
+            (Which::Second, Some(second)) => (&self.second, second),
+            _ => (&self.first, &secrets.first),
+        }
+    }
+}
