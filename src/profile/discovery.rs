@@ -243,7 +243,7 @@ mod tests {
             words,
             "the issuer's metadata list client_secret_post, private_key_jwt for auth, not none"
         );
-        let post = || ClientAuth::SecretPost(crate::source::Source::Env("X".into()));
+        let post = || ClientAuth::SecretPost(crate::source::Source::Env("X".into()).into());
         assert_eq!(objection(listed(), post()), None);
         assert_eq!(objection(listed(), ClientAuth::Absent), None);
         assert_eq!(objection(Value::Null, ClientAuth::None), None);
