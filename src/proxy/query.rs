@@ -81,7 +81,8 @@ pub fn without(target: Uri, names: &[String]) -> Result<Uri, Fault> {
     }
     let left = left.strip_suffix(['&', ';']).filter(|_| !query.ends_with(['&', ';'])).unwrap_or(&left);
     let mark = if left.is_empty() { "" } else { "?" };
-    made(format!("{}{mark}{left}", target.path()))
+    let made = format!("{}{mark}{left}", target.path());
+    at(target, made)
 }
 
 /// `target` with `pair` behind all other parameters.
@@ -91,12 +92,16 @@ pub fn without(target: Uri, names: &[String]) -> Result<Uri, Fault> {
 pub fn with(target: &Uri, pair: &Secret) -> Result<Uri, Fault> {
     let (path, query) = (target.path(), target.query().unwrap_or_default());
     let and = if query.is_empty() || query.ends_with('&') { "" } else { "&" };
-    made(format!("{path}?{query}{and}{}", pair.expose()))
+    at(target.clone(), format!("{path}?{query}{and}{}", pair.expose()))
 }
 
-fn made(target: String) -> Result<Uri, Fault> {
-    let target: PathAndQuery = target.try_into().map_err(|_| Fault::BadRequest(BadRequest::Target))?;
-    Ok(Uri::from(target))
+/// `target` with another path and query.
+fn at(target: Uri, path: String) -> Result<Uri, Fault> {
+    let bad = || Fault::BadRequest(BadRequest::Target);
+    let path: PathAndQuery = path.try_into().map_err(|_| bad())?;
+    let mut parts = target.into_parts();
+    parts.path_and_query = Some(path);
+    Uri::from_parts(parts).map_err(|_| bad())
 }
 
 #[cfg(test)]
@@ -150,5 +155,7 @@ mod tests {
         ] {
             assert_eq!(with(&target.parse().unwrap(), &pair).unwrap(), expected);
         }
+        let absolute = "http://a.example/b?c".parse().unwrap();
+        assert_eq!(with(&absolute, &pair).unwrap(), "http://a.example/b?c&key=a%20b");
     }
 }
