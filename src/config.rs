@@ -32,6 +32,7 @@ mod access;
 mod collect;
 mod field;
 mod file;
+mod file_azure;
 mod file_grants;
 mod file_listeners;
 mod file_profiles;

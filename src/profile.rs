@@ -26,9 +26,11 @@ pub mod assertion;
 pub mod authentication;
 pub mod bearer;
 pub mod certificate;
+mod claims;
 pub mod client_secret;
 pub mod content;
 pub mod credential;
+mod dates;
 pub mod diagnosis;
 pub mod discovery;
 pub mod dpop;
@@ -40,6 +42,7 @@ pub mod http;
 pub mod inventory;
 pub mod key;
 pub mod key_file;
+pub mod managed_identity;
 pub mod oauth2;
 pub mod refusal;
 pub mod skew;
@@ -53,6 +56,8 @@ pub enum Kind {
     OAuth2(oauth2::Settings),
     /// A credential that lies in its source.
     Static(fixed::Settings),
+    /// The account that Azure gives to a machine.
+    ManagedIdentity(managed_identity::Settings),
 }
 
 impl Kind {
@@ -62,7 +67,9 @@ impl Kind {
             Kind::OAuth2(oauth2) if oauth2.dpop => {
                 vec![Slot::Header(AUTHORIZATION), Slot::Header(dpop::DPOP)]
             }
-            Kind::Entra(_) | Kind::OAuth2(_) => vec![Slot::Header(AUTHORIZATION)],
+            Kind::Entra(_) | Kind::OAuth2(_) | Kind::ManagedIdentity(_) => {
+                vec![Slot::Header(AUTHORIZATION)]
+            }
             Kind::Static(fixed) => vec![fixed.slot()],
         }
     }
@@ -75,6 +82,7 @@ impl Kind {
             Kind::Entra(_) => "entra",
             Kind::OAuth2(_) => "oauth2",
             Kind::Static(_) => "static",
+            Kind::ManagedIdentity(_) => "managed_identity",
         }
     }
 
@@ -83,13 +91,13 @@ impl Kind {
         match self {
             Kind::Entra(entra) => Some(entra.as_oauth2().auth.name()),
             Kind::OAuth2(oauth2) => Some(oauth2.auth.name()),
-            Kind::Static(_) => None,
+            Kind::Static(_) | Kind::ManagedIdentity(_) => None,
         }
     }
 
     /// Whether the words of Entra's portal fit.
     pub fn is_of_entra(&self) -> bool {
-        matches!(self, Kind::Entra(_))
+        matches!(self, Kind::Entra(_) | Kind::ManagedIdentity(_))
     }
 }
 
@@ -171,14 +179,15 @@ pub struct Profile {
 enum Asker {
     OAuth2(Box<oauth2::Client>),
     Static(fixed::Settings),
+    ManagedIdentity(Box<managed_identity::Client>),
 }
 
 impl Profile {
     /// Prepares the exchange; nothing is sent yet.
     pub fn new(settings: Settings, http: Arc<http::Http>) -> Self {
         let http = Arc::new(http.of_profile(&settings.name, settings.connection.clone()));
+        let (ttl, timeout) = (settings.default_ttl, settings.timeout);
         let client = |request, is_entra| {
-            let (ttl, timeout) = (settings.default_ttl, settings.timeout);
             Asker::OAuth2(Box::new(oauth2::Client::new(
                 &settings.name,
                 request,
@@ -192,6 +201,10 @@ impl Profile {
             Kind::Entra(entra) => client(entra.as_oauth2(), true),
             Kind::OAuth2(oauth2) => client(oauth2.clone(), false),
             Kind::Static(fixed) => Asker::Static(fixed.clone()),
+            Kind::ManagedIdentity(identity) => {
+                let client = managed_identity::Client::new(identity.clone(), ttl, timeout);
+                Asker::ManagedIdentity(Box::new(client))
+            }
         };
         Self { settings, asker }
     }
@@ -207,6 +220,7 @@ impl Profile {
         match &self.asker {
             Asker::OAuth2(client) => client.provider(),
             Asker::Static(_) => format!("profile {}", self.settings.name),
+            Asker::ManagedIdentity(client) => client.provider(),
         }
     }
 
@@ -214,7 +228,7 @@ impl Profile {
     pub async fn discovered(&self) -> Option<Result<url::Url, refusal::ExchangeError>> {
         match &self.asker {
             Asker::OAuth2(client) => client.discovered().await,
-            Asker::Static(_) => None,
+            Asker::Static(_) | Asker::ManagedIdentity(_) => None,
         }
     }
 
@@ -223,7 +237,7 @@ impl Profile {
     pub fn clock_skew(&self) -> Option<i64> {
         match &self.asker {
             Asker::OAuth2(client) => client.clock_skew(),
-            Asker::Static(_) => None,
+            Asker::Static(_) | Asker::ManagedIdentity(_) => None,
         }
     }
 
@@ -235,6 +249,8 @@ impl Profile {
         match &self.asker {
             Asker::OAuth2(client) => client.exchange(claims).await,
             Asker::Static(fixed) => fixed.exchange(self.settings.timeout).await,
+            // Managed identities know no claims: a new token is all that can be asked for.
+            Asker::ManagedIdentity(client) => client.exchange().await,
         }
     }
 
@@ -246,6 +262,7 @@ impl Profile {
         match &self.asker {
             Asker::OAuth2(client) => client.identity().await,
             Asker::Static(fixed) => Ok(fixed.identity().await),
+            Asker::ManagedIdentity(client) => Ok(client.identity()),
         }
     }
 
@@ -254,7 +271,7 @@ impl Profile {
         let told = self.settings.secret_expires.map(|at| Expiry { what: "client_secret", at });
         let known = match &self.asker {
             Asker::OAuth2(client) => client.expiries(),
-            Asker::Static(_) => Vec::new(),
+            Asker::Static(_) | Asker::ManagedIdentity(_) => Vec::new(),
         };
         let mut all: Vec<_> = told.into_iter().chain(known).collect();
         // The end that comes first is the one to know.
@@ -267,7 +284,7 @@ impl Profile {
     pub fn presented(&self) -> Option<Arc<certificate::Presented>> {
         match &self.asker {
             Asker::OAuth2(client) => client.presented().cloned(),
-            Asker::Static(_) => None,
+            Asker::Static(_) | Asker::ManagedIdentity(_) => None,
         }
     }
 }

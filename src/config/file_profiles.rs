@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::{
     field::{Field, Named},
     file::DurationText,
+    file_azure::{CloudName, Federated, ManagedIdentity},
     file_grants::{GrantWord, Provider},
     file_secrets::SecretPlace,
     file_upstreams::PemFile,
@@ -26,6 +27,8 @@ pub(super) enum Profile {
     OAuth2(Box<OAuth2>),
     #[serde(rename = "static")]
     Static(Box<Static>),
+    #[serde(rename = "managed_identity")]
+    ManagedIdentity(Box<ManagedIdentity>),
 }
 
 /// An app registration in Microsoft Entra ID, also in the tenant of an Azure AD B2C directory.
@@ -58,8 +61,17 @@ pub(super) struct Entra {
     pub(super) federated_token: Option<Field<Federated>>,
     /// `<App ID URI>/.default`.
     pub(super) scope: Field<String>,
-    /// Base URL of the cloud. Default `https://login.microsoftonline.com`.
+    /// Which of Microsoft's clouds has the tenant. Default `global`.
+    pub(super) cloud: Option<Field<CloudName>>,
+    /// Base URL of the authority, for one that no cloud's name stands for, such as
+    /// `https://contoso.ciamlogin.com`. Excludes `cloud`.
     pub(super) authority: Option<Field<String>>,
+    /// User flow or custom policy of Azure AD B2C, such as `B2C_1_x`: tokens then come from `b2clogin.com`.
+    /// Default none: they come from the directory.
+    pub(super) policy: Option<Field<String>>,
+    /// Whether the gateway declares that it handles claims challenges (continuous access evaluation).
+    /// Default false.
+    pub(super) cae: Option<Field<bool>>,
     /// App roles that tokens should carry; a warning tells when they do not. Default none.
     pub(super) expected_roles: Option<Field<Vec<Field<String>>>>,
     /// Whether readiness waits for this profile's token. Default true.
@@ -300,25 +312,6 @@ pub(super) enum SigningAlg {
     Ps256,
     /// P-256.
     Es256,
-}
-
-/// Where the workload's token comes from.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(rename = "$shape")]
-#[schemars(rename = "FederatedToken", untagged)]
-pub(super) enum Federated {
-    #[serde(rename = "text")]
-    Word(Everything),
-    #[serde(rename = "map")]
-    Kept(Box<SecretPlace>),
-}
-
-/// Everything from variables.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Everything {
-    /// From `AZURE_FEDERATED_TOKEN_FILE`, `AZURE_CLIENT_ID`, `AZURE_TENANT_ID` and `AZURE_AUTHORITY_HOST`.
-    Environment,
 }
 
 /// How id and secret are written into a Basic header.

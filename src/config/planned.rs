@@ -7,7 +7,6 @@
 const PLANNED: &[(&str, &str, &str)] = &[
     ("Mode", "forward", "use reverse"),
     ("Mode", "transparent", "use reverse"),
-    ("kind", "managed_identity", "use entra or oauth2"),
     ("Route", "callers", "remove the key; whoever reaches the listener may use the route"),
 ];
 

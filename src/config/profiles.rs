@@ -16,9 +16,11 @@ use crate::{outbound, profile, token};
 
 mod also;
 mod connection;
+mod door;
 mod entra;
 mod fixed;
 mod grants;
+mod managed_identity;
 mod oauth2;
 mod presets;
 mod proofs;
@@ -101,6 +103,10 @@ impl Account<'_> {
             Profile::Static(f) => {
                 let common = (&None, &f.required, &f.recovery, &None, &f.token_timeout);
                 self.settings(self.fixed(f), common)
+            }
+            Profile::ManagedIdentity(f) => {
+                let common = (&f.expected_roles, &f.required, &f.recovery, &f.default_ttl, &f.token_timeout);
+                self.settings(self.managed_identity(f), common)
             }
         }
     }

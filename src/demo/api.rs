@@ -117,7 +117,7 @@ impl Api {
     pub fn serve(listener: TcpListener, verifier: Verifier, settings: Settings) -> io::Result<Api> {
         let inner = Arc::new(Inner::new(verifier, settings));
         let router = Router::new().fallback(serve).with_state(inner.clone());
-        Ok(Api { inner, server: Loopback::serve(listener, router)? })
+        Ok(Api { inner, server: Loopback::serve(listener, router, None)? })
     }
 
     /// The base URL, without a slash at the end.

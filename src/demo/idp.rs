@@ -1,26 +1,26 @@
 //! An identity provider on loopback, shaped like Entra ID, for the demo and for the tests.
 //!
-//! It serves Entra's token endpoint (v2 and v1), B2C's policy door and a plain OAuth 2.0 door, with
-//! their metadata and keys, and can be told to misbehave. It does not speak TLS, knows no users, and
-//! keeps accounts' secrets in plain sight: it must never be given a real one.
+//! It serves Entra's token endpoint (v2 and v1), B2C's policy door, a plain OAuth 2.0 door and a machine's
+//! endpoints for managed identities, with their metadata and keys, and can be told to misbehave. It knows
+//! no users, and keeps accounts' secrets in plain sight: it must never be given a real one.
 
 pub mod assertion;
 mod door;
 pub mod issue;
+mod knobs;
 pub(in crate::demo) mod loopback;
+mod machine;
+mod metadata;
 pub mod recorded;
 mod refusal;
 
-use std::{
-    collections::{HashMap, VecDeque},
-    fmt, io,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{fmt, io, sync::Arc, time::Duration};
 
+use rustls::ServerConfig;
 use tokio::{net::TcpListener, sync::watch};
 
-use issue::{Claims, Grant, Reason, Register};
+use issue::{Claims, Reason};
+use knobs::Inner;
 use loopback::{Loopback, lock};
 use recorded::Recorded;
 
@@ -28,8 +28,8 @@ use recorded::Recorded;
 pub const TENANT: &str = "contoso.onmicrosoft.com";
 /// The same tenant's GUID, which stands in `tid` and in issuers.
 pub const TENANT_ID: &str = "c0117050-7e4a-4111-8222-333344445555";
-/// Within Entra's default range of 60 to 90 minutes; the tests set their own.
-const LIFETIME: Duration = Duration::from_secs(3600);
+/// What a caller of the machine's endpoint shows when it is shaped like App Service's.
+pub const IDENTITY_HEADER: &str = "demo-identity-header";
 
 /// A service account as the identity provider knows it.
 #[derive(Clone, PartialEq, Eq)]
@@ -113,8 +113,18 @@ impl Idp {
 
     /// Starts one on a socket that is already bound. Must be called within a runtime.
     pub fn serve(listener: TcpListener) -> io::Result<Idp> {
-        let inner = Arc::new(Inner::new(format!("http://{}", listener.local_addr()?)));
-        let server = Loopback::serve(listener, door::router(inner.clone()))?;
+        Idp::serve_as(listener, None)
+    }
+
+    /// Starts one that speaks TLS, as Microsoft's libraries demand it of an authority.
+    pub async fn start_with_tls(tls: ServerConfig) -> io::Result<Idp> {
+        Idp::serve_as(Loopback::bind().await?, Some(tls))
+    }
+
+    fn serve_as(listener: TcpListener, tls: Option<ServerConfig>) -> io::Result<Idp> {
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let inner = Arc::new(Inner::new(format!("{scheme}://{}", listener.local_addr()?)));
+        let server = Loopback::serve(listener, door::router(inner.clone()), tls)?;
         Ok(Idp { inner, server })
     }
 
@@ -165,6 +175,12 @@ impl Idp {
         if let Some(account) = lock(&self.inner.knobs).accounts.get_mut(client_id) {
             account.roles = roles.iter().map(|role| (*role).to_owned()).collect();
         }
+    }
+
+    /// Makes a known account the identity of the machine that the provider runs on: its endpoints for managed
+    /// identities give tokens of it to whoever names no other.
+    pub fn set_machine(&self, client_id: &str) {
+        lock(&self.inner.knobs).machine = Some(client_id.to_owned());
     }
 
     /// Makes an API known: its App ID URI and the GUID that stands in `aud`. The first one added is
@@ -265,111 +281,4 @@ impl Verifier {
 pub(in crate::demo) async fn reached(counter: &watch::Sender<u64>, count: u64) {
     // The sender is borrowed, so the channel cannot close.
     let _ = counter.subscribe().wait_for(|now| *now >= count).await;
-}
-
-/// What the knobs change and the doors read.
-struct Inner {
-    base: String,
-    register: Register,
-    requests: watch::Sender<u64>,
-    issued: watch::Sender<u64>,
-    knobs: Mutex<Knobs>,
-    seen: assertion::Seen,
-}
-
-struct Knobs {
-    accounts: HashMap<String, Account>,
-    apis: Vec<(String, String)>,
-    lifetime: Duration,
-    refresh_in: Option<Duration>,
-    strict: bool,
-    delay: Duration,
-    standing: Behaviour,
-    next: VecDeque<Behaviour>,
-    last: Option<Recorded>,
-}
-
-/// How one request is to be treated, decided when it arrives.
-struct Plan {
-    behaviour: Behaviour,
-    delay: Duration,
-}
-
-impl Inner {
-    fn new(base: String) -> Inner {
-        let knobs = Knobs {
-            accounts: HashMap::new(),
-            apis: Vec::new(),
-            lifetime: LIFETIME,
-            refresh_in: None,
-            strict: false,
-            delay: Duration::ZERO,
-            standing: Behaviour::Normal,
-            next: VecDeque::new(),
-            last: None,
-        };
-        Inner {
-            base,
-            register: Register::default(),
-            requests: watch::Sender::new(0),
-            issued: watch::Sender::new(0),
-            knobs: Mutex::new(knobs),
-            seen: assertion::Seen::default(),
-        }
-    }
-
-    fn record(&self, request: Recorded) -> Plan {
-        let plan = {
-            let mut knobs = lock(&self.knobs);
-            knobs.last = Some(request);
-            let behaviour = knobs.next.pop_front().unwrap_or_else(|| knobs.standing.clone());
-            Plan { behaviour, delay: knobs.delay }
-        };
-        self.requests.send_modify(|count| *count += 1);
-        plan
-    }
-
-    /// Holds a request that hangs until the standing behaviour is another one.
-    async fn after_hanging(&self, mut behaviour: Behaviour) -> Behaviour {
-        while matches!(behaviour, Behaviour::Hang) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            behaviour = lock(&self.knobs).standing.clone();
-        }
-        behaviour
-    }
-
-    fn issue(&self, grant: &Grant) -> String {
-        let token = self.register.issue(grant);
-        self.issued.send_modify(|count| *count += 1);
-        token
-    }
-
-    fn tenant_id(&self, name: &str) -> Option<String> {
-        let known = name.eq_ignore_ascii_case(TENANT) || name.eq_ignore_ascii_case(TENANT_ID);
-        known.then(|| TENANT_ID.to_owned())
-    }
-
-    fn account(&self, client_id: &str) -> Option<Account> {
-        lock(&self.knobs).accounts.get(client_id).cloned()
-    }
-
-    /// An API answers to its App ID URI and to its GUID.
-    fn audience(&self, resource: &str) -> Option<String> {
-        let knobs = lock(&self.knobs);
-        let api = knobs.apis.iter().find(|(uri, audience)| uri == resource || audience == resource)?;
-        Some(api.1.clone())
-    }
-
-    fn first_audience(&self) -> String {
-        lock(&self.knobs).apis.first().map(|(_, audience)| audience.clone()).unwrap_or_default()
-    }
-
-    fn is_strict(&self) -> bool {
-        lock(&self.knobs).strict
-    }
-
-    fn lifetime(&self) -> (Duration, Option<Duration>) {
-        let knobs = lock(&self.knobs);
-        (knobs.lifetime, knobs.refresh_in)
-    }
 }

@@ -12,7 +12,7 @@ use crate::{
     },
     outbound,
     profile::{
-        self, Grant, Profile,
+        self, Grant, Kind, Profile,
         content::{self, Content},
         diagnosis::{self, Diagnosis},
         http::Http,
@@ -76,6 +76,10 @@ async fn sources(settings: &profile::Settings, steps: &mut Steps) {
 
 /// The way to the provider, step by step. Through an outbound proxy only the way to that can be seen.
 async fn way(profile: &Profile, steps: &mut Steps) -> bool {
+    // A machine's own endpoint is asked without a proxy or a name, and says by itself what is wrong.
+    if matches!(profile.settings().kind, Kind::ManagedIdentity(_)) {
+        return true;
+    }
     let Ok(url) = Url::parse(&profile.provider()) else { return true };
     let before = steps.count(Outcome::Failed);
     let proxy = outbound::proxy_for(&url, &profile.settings().connection.proxy);

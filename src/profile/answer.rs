@@ -13,6 +13,7 @@ use crate::{
     clock,
     profile::{
         assertion::unverified_claims,
+        dates,
         refusal::{ExchangeError, Rejection},
     },
     secret::Secret,
@@ -216,7 +217,8 @@ fn lifetime(json: &Map<String, Value>) -> Option<Duration> {
     if let Some(span) = json.get("expires_in").and_then(seconds) {
         return Some(span);
     }
-    let until = json.get("expires_on").and_then(seconds)?;
+    let until = json.get("expires_on")?;
+    let until = seconds(until).or_else(|| dates::since_1970(until.as_str()?))?;
     let now = clock::wall().duration_since(std::time::UNIX_EPOCH).ok()?;
     Some(until.saturating_sub(now).min(LIFETIME_MAX))
 }

@@ -9,6 +9,7 @@ use crate::{
     profile::{
         Kind, Profile, Settings, entra,
         http::Http,
+        managed_identity,
         refusal::{Class, ExchangeError},
     },
     secret::Secret,
@@ -58,6 +59,10 @@ impl Kind {
         match self {
             Kind::Entra(entra) => {
                 Some(Kind::Entra(entra::Settings { scope: scope.to_owned(), ..entra.clone() }))
+            }
+            Kind::ManagedIdentity(identity) => {
+                let resource = scope.strip_suffix("/.default").unwrap_or(scope).to_owned();
+                Some(Kind::ManagedIdentity(managed_identity::Settings { resource, ..identity.clone() }))
             }
             Kind::OAuth2(_) | Kind::Static(_) => None,
         }

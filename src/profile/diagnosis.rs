@@ -223,6 +223,7 @@ impl ExchangeError {
                 "try again; a firewall that drops packets looks like this, so does a proxy that hangs",
             ),
             Self::Rejected(rejection) => rejection.diagnosis(),
+            Self::ManagedIdentity(failure) => failure.diagnosis,
             Self::Unusable { .. } | Self::TooLarge { .. } => words(
                 "what answered is no token endpoint, or a proxy has answered in its place",
                 "open the endpoint's URL from this machine and see who answers",

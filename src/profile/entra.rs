@@ -15,6 +15,37 @@ use crate::profile::{
 /// The global cloud's authority.
 pub const AUTHORITY: &str = "https://login.microsoftonline.com";
 
+/// Microsoft's clouds: each has tenants, accounts and authorities of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cloud {
+    /// Everywhere else.
+    Global,
+    /// For authorities of the United States.
+    UsGovernment,
+    /// Run by 21Vianet.
+    China,
+    /// Bleu, in France.
+    BleuFrance,
+    /// Delos, in Germany.
+    DelosGermany,
+    /// For the government of Singapore.
+    SingaporeGovernment,
+}
+
+impl Cloud {
+    /// The base URL of its authority.
+    pub fn authority(self) -> &'static str {
+        match self {
+            Cloud::Global => AUTHORITY,
+            Cloud::UsGovernment => "https://login.microsoftonline.us",
+            Cloud::China => "https://login.partner.microsoftonline.cn",
+            Cloud::BleuFrance => "https://login.sovcloud-identity.fr",
+            Cloud::DelosGermany => "https://login.sovcloud-identity.de",
+            Cloud::SingaporeGovernment => "https://login.sovcloud-identity.sg",
+        }
+    }
+}
+
 /// A service account that is an app registration in an Entra tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -28,13 +59,18 @@ pub struct Settings {
     pub auth: ClientAuth,
     /// `<App ID URI>/.default`.
     pub scope: String,
+    /// A user flow or custom policy of Azure AD B2C, whose own token endpoint is asked.
+    pub policy: Option<String>,
+    /// Whether the gateway declares that it handles claims challenges (continuous access evaluation).
+    pub cae: bool,
 }
 
 impl Settings {
     /// The same account in the words of RFC 6749: v2 endpoint.
     pub fn as_oauth2(&self) -> oauth2::Settings {
         let mut token_url = self.authority.clone();
-        token_url.set_path(&format!("/{}/oauth2/v2.0/token", self.tenant));
+        let policy = self.policy.as_ref().map(|policy| format!("/{policy}")).unwrap_or_default();
+        token_url.set_path(&format!("/{}{policy}/oauth2/v2.0/token", self.tenant));
         oauth2::Settings {
             endpoint: Endpoint::TokenUrl(token_url),
             grant: GrantType::ClientCredentials,
@@ -47,6 +83,7 @@ impl Settings {
             extra: Vec::new(),
             dpop: false,
             token_field: answer::ACCESS_TOKEN.into(),
+            cae: self.cae,
         }
     }
 }

@@ -46,6 +46,7 @@ impl Kind {
             Kind::Entra(entra) => of_client(&entra.as_oauth2()),
             Kind::OAuth2(client) => of_client(client),
             Kind::Static(fixed) => vec![Item::secret("its credential", fixed.source())],
+            Kind::ManagedIdentity(_) => Vec::new(),
         }
     }
 }

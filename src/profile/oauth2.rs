@@ -18,6 +18,7 @@ use crate::{
         assertion,
         authentication::{Authentication, ClientAuth, Proof},
         certificate::{self, Presented},
+        claims,
         credential::Credential,
         discovery::Discovery,
         dpop,
@@ -58,6 +59,8 @@ pub struct Settings {
     pub dpop: bool,
     /// The member of the answer that holds the token.
     pub token_field: String,
+    /// Whether every request declares that claims challenges are understood (Entra's `cp1`).
+    pub cae: bool,
 }
 
 /// The token endpoint, given or to be found.
@@ -290,8 +293,8 @@ impl Client {
         for (name, value) in &settings.extra {
             form.append_pair(name, value);
         }
-        if let Some(claims) = claims {
-            form.append_pair("claims", claims);
+        if let Some(claims) = claims::requested(settings.cae, claims) {
+            form.append_pair("claims", &claims);
         }
         form.finish()
     }
@@ -341,6 +344,7 @@ impl Client {
             parts.push(value.as_deref().unwrap_or_default().as_bytes());
         }
         parts.push(claims.unwrap_or_default().as_bytes());
+        parts.push(if settings.cae { b"cp1" } else { b"" });
         parts.extend(settings.resource.iter().map(|r| r.as_bytes()));
         parts.push(if settings.dpop { b"dpop" } else { b"" });
         parts.push(b"grant");
@@ -370,6 +374,7 @@ mod tests {
             extra: vec![("organization".into(), "o&1".into())],
             dpop: false,
             token_field: "access_token".into(),
+            cae: false,
         };
         let http = Arc::new(Http::default());
         Client::new("account", settings, false, Duration::from_secs(300), Duration::from_secs(10), http)
@@ -407,8 +412,9 @@ mod tests {
         assert!(identity == base.identity_with(Some(&print("s")), None));
         assert!(identity != base.identity_with(Some(&print("rotated")), None));
         assert!(identity != base.identity_with(Some(&print("s")), Some("{}")));
-        let changes: [fn(&mut Settings); 8] = [
+        let changes: [fn(&mut Settings); 9] = [
             |s| s.dpop = true,
+            |s| s.cae = true,
             |s| s.endpoint = Endpoint::Issuer("https://id.example.com".into()),
             |s| s.client_id = "other".into(),
             |s| s.auth = ClientAuth::SecretPost(Source::Env("X".into()).into()),

@@ -15,6 +15,7 @@ use crate::{
         answer::Reply,
         authentication::ProofError,
         diagnosis::{self, Code, Diagnosis, Family},
+        managed_identity::Failure,
     },
     secret::Secret,
     source::SourceError,
@@ -110,6 +111,9 @@ pub enum ExchangeError {
         /// What the TLS library says.
         what: String,
     },
+    /// The machine's own endpoint gave none.
+    #[error("{0}")]
+    ManagedIdentity(Box<Failure>),
     /// More than the reader takes.
     #[error("the answer (HTTP {status}) is larger than 1 MiB")]
     TooLarge {
@@ -143,6 +147,7 @@ impl ExchangeError {
             Self::SetUp { .. } => Class::Permanent,
             Self::Unreachable { .. } | Self::TimedOut { .. } => Class::Transient,
             Self::Rejected(rejection) => rejection.class(),
+            Self::ManagedIdentity(failure) => failure.class,
             // Envoy never asked again after an empty 200: any nonsense may be a proxy's bad minute.
             Self::Unusable { .. } | Self::TooLarge { .. } => Class::Transient,
             Self::Discovery { permanent, .. } => {
@@ -160,6 +165,7 @@ impl ExchangeError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Rejected(rejection) => rejection.retry_after(),
+            Self::ManagedIdentity(failure) => failure.retry_after,
             _ => None,
         }
     }
@@ -179,6 +185,7 @@ impl ExchangeError {
                 Class::Transient => "the identity provider is out of order",
                 _ => "the identity provider refuses the service account",
             },
+            Self::ManagedIdentity(failure) => failure.public,
             Self::Unusable { .. } | Self::TooLarge { .. } => "the identity provider's answer cannot be used",
             Self::Discovery { .. } => "the identity provider's metadata cannot be used",
         }
@@ -366,7 +373,7 @@ impl fmt::Display for Rejection {
 }
 
 /// Whether `text` repeats a secret, plain or form-encoded.
-fn reveals(text: &str, secrets: &[Secret]) -> bool {
+pub(super) fn reveals(text: &str, secrets: &[Secret]) -> bool {
     secrets.iter().any(|secret| {
         let plain = secret.expose();
         let encoded: String = form_urlencoded::byte_serialize(plain.as_bytes()).collect();
@@ -375,7 +382,7 @@ fn reveals(text: &str, secrets: &[Secret]) -> bool {
 }
 
 /// One line of at most 240 characters without control characters.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     const SHOWN_MAX: usize = 240;
     let line = text.lines().next().unwrap_or_default();
     let mut out: String = line.chars().filter(|c| !c.is_control()).take(SHOWN_MAX).collect();

@@ -22,6 +22,7 @@ mod lifecycle;
 mod noticed;
 mod random;
 mod recovery;
+mod throttling;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -190,6 +191,8 @@ fn settings(recovery: Recovery) -> Settings {
         client_id: "daemon".into(),
         auth: ClientAuth::SecretPost(Source::Env("NEVER_READ".into()).into()),
         scope: "api://orders/.default".into(),
+        policy: None,
+        cae: false,
     };
     let profile = profile::Settings {
         name: "orders-daemon".into(),

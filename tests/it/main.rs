@@ -33,6 +33,7 @@ mod docs; // what the documentation says, tried
 mod doctor; // keybearer doctor: each step, each failure in words
 mod dpop; // tokens that are bound to a key
 mod drain; // stopping under load
+mod entra; // B2C's policies, and claims with every token request
 mod floods; // callers of HTTP/2 that want to cost as much as they can
 mod forwarding; // what reaches the upstream, and what comes back
 mod grants; // assertions and foreign tokens that are traded, and what is answered
@@ -42,6 +43,8 @@ mod keys; // credentials that lie in their source, alone and together
 mod layers; // the ladder of modules
 mod listeners; // TLS and unix sockets: who gets in, and with which certificate
 mod logs; // access lines and metrics, and what never gets into them
+mod managed_identity; // the gateway on a pretended Azure machine
+mod microsoft; // MSAL and azure-identity against the demo's provider
 mod proofs; // accounts that prove themselves by certificates and by tokens of others
 mod real_proofs; // every way of client authentication against oidc-provider, and bound tokens
 mod real_server; // the gateway against oidc-provider, curl in front

@@ -52,6 +52,16 @@ impl Process {
         Self::run(command).await
     }
 
+    /// Starts it with these environment variables as well.
+    pub(crate) async fn start_with_variables(config: &Path, variables: &[(&str, String)]) -> Process {
+        let mut command = command(&RUN);
+        command.arg(config);
+        for (name, value) in variables {
+            command.env(name, value);
+        }
+        Self::run(command).await
+    }
+
     /// Starts it where no process may open more than so many files.
     pub(crate) async fn start_with_files(stage: &Stage, files: usize) -> Process {
         let path = stage.folder.path().join("process.yaml");

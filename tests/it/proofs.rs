@@ -26,14 +26,14 @@ use crate::{
 };
 
 /// A certificate with an RSA key, as files.
-struct Made {
+pub(crate) struct Made {
     folder: TempDir,
     key: KeyPair,
     certificate: rcgen::Certificate,
 }
 
 impl Made {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::until(2999)
     }
 
@@ -51,7 +51,7 @@ impl Made {
         made
     }
 
-    fn pem(&self) -> String {
+    pub(crate) fn pem(&self) -> String {
         self.certificate.pem() + &self.key.serialize_pem()
     }
 
@@ -64,12 +64,19 @@ impl Made {
         store.writer(password).write().unwrap()
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     fn write(&self, name: &str, bytes: &[u8]) {
         fs::write(self.path(name), bytes).unwrap();
+    }
+
+    /// The certificate's SHA-1 in hexadecimal, as Microsoft's portal shows it.
+    pub(crate) fn thumbprint(&self) -> String {
+        let sha1 = &aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY;
+        let digest = aws_lc_rs::digest::digest(sha1, self.certificate.der());
+        digest.as_ref().iter().map(|byte| format!("{byte:02X}")).collect()
     }
 
     /// `key: {file: …}` for the configuration.
@@ -78,7 +85,7 @@ impl Made {
     }
 
     /// The account, with this certificate registered and no secret.
-    fn account(&self) -> Account {
+    pub(crate) fn account(&self) -> Account {
         let mut account = Account::new(CLIENT, SECRET, &[ROLE]);
         account.secrets.clear();
         account.certificates.push(self.certificate.der().to_vec());
@@ -86,7 +93,7 @@ impl Made {
     }
 
     /// A workload's token, signed by this key, that ends five minutes after `now`.
-    fn token(&self, now: SystemTime) -> String {
+    pub(crate) fn token(&self, now: SystemTime) -> String {
         let source = Source::File(self.path("only.key"));
         let key = PrivateKey::from_pem(self.key.serialize_pem().as_bytes(), &source).unwrap();
         let statement = Statement {
@@ -101,7 +108,7 @@ impl Made {
     }
 
     /// The account, with the tokens of this key's cluster trusted and no secret.
-    fn trusting_account(&self) -> Account {
+    pub(crate) fn trusting_account(&self) -> Account {
         let mut account = Account::new(CLIENT, SECRET, &[ROLE]);
         account.secrets.clear();
         account.trusts.push(assertion::Trust {

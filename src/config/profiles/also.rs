@@ -19,6 +19,7 @@ fn also(profile: &Profile) -> &List {
         Profile::Entra(f) => &f.also,
         Profile::OAuth2(f) => &f.also,
         Profile::Static(f) => &f.also,
+        Profile::ManagedIdentity(f) => &f.also,
     }
 }
 

@@ -1,13 +1,11 @@
 //! Profiles of kind `entra`.
 
-use url::Url;
-
 use super::{
     super::{
         field::{Field, given},
-        file_profiles::{Entra, Everything, Federated},
+        file_azure::{Everything, Federated},
+        file_profiles::Entra,
         tree::Position,
-        urls,
     },
     Account,
     proofs::{CertificateKeys, Workload, place},
@@ -29,12 +27,13 @@ impl Account<'_> {
                 Some((self.at, text))
             }
         };
-        let authority = match (&file.authority, workload.as_ref().and_then(|w| w.authority.clone())) {
-            (None, Some(authority)) => Some(authority),
-            (field, _) => self.authority(field),
-        };
         let tenant = told(&file.tenant, "tenant", |w| w.tenant.clone());
         let tenant = tenant.and_then(|(at, tenant)| self.tenant(at, &tenant));
+        let authority = match workload.as_ref().and_then(|w| w.authority.clone()) {
+            Some(authority) if file.authority.is_none() && file.cloud.is_none() => Some(authority),
+            _ => self.authority(file, tenant.as_deref()),
+        };
+        let policy = self.policy(file);
         let client_id = told(&file.client_id, "client_id", |w| w.client_id.clone());
         let client_id = self.visible("client_id", client_id.as_ref().map(|(at, id)| (*at, id)));
         let scope = file.scope.get().and_then(|(at, scope)| self.default_scope(at, scope));
@@ -44,6 +43,8 @@ impl Account<'_> {
             client_id: client_id?,
             auth: auth?,
             scope: scope?,
+            policy,
+            cae: given(&file.cae).is_some_and(|(_, cae)| *cae),
         }))
     }
 
@@ -85,20 +86,6 @@ impl Account<'_> {
         Some((ClientAuth::CertificateJwt { place, algorithm }, None))
     }
 
-    fn authority(&self, field: &Option<Field<String>>) -> Option<Url> {
-        let Some(field) = field else { return Url::parse(entra::AUTHORITY).ok() };
-        let (at, text) = field.get()?;
-        match urls::secure(text) {
-            Ok(url) if matches!(url.path(), "" | "/") && url.query().is_none() => return Some(url),
-            Ok(_) => self.problem(
-                at,
-                format_args!("authority: leave out path and query (as in {})", entra::AUTHORITY),
-            ),
-            Err(words) => self.problem(at, format_args!("authority: {words}")),
-        }
-        None
-    }
-
     fn tenant(&self, at: Position, tenant: &str) -> Option<String> {
         if ["common", "organizations", "consumers"].iter().any(|word| tenant.eq_ignore_ascii_case(word)) {
             let words =
@@ -114,7 +101,7 @@ impl Account<'_> {
         Some(tenant.to_owned())
     }
 
-    fn default_scope(&self, at: Position, scope: &str) -> Option<String> {
+    pub(super) fn default_scope(&self, at: Position, scope: &str) -> Option<String> {
         let words = if scope.split_whitespace().count() > 1 {
             "Entra gives a service account one scope per token, <App ID URI>/.default (a second API needs a second profile)"
         } else if !scope.ends_with("/.default") || scope.len() == "/.default".len() {
@@ -133,7 +120,7 @@ fn is_from_environment(file: &Entra) -> bool {
     matches!(given(&file.federated_token), Some((_, Federated::Word(Everything::Environment))))
 }
 
-fn is_guid(text: &str) -> bool {
+pub(super) fn is_guid(text: &str) -> bool {
     let lengths: Vec<usize> = text.split('-').map(str::len).collect();
     lengths == [8, 4, 4, 4, 12] && text.chars().all(|c| c == '-' || c.is_ascii_hexdigit())
 }

@@ -85,6 +85,7 @@ impl Account<'_> {
             extra,
             dpop: given(&file.dpop).is_some_and(|(_, on)| *on),
             token_field: token_field?,
+            cae: false,
         }))
     }
 

@@ -5,7 +5,8 @@
 use super::{
     super::{
         field::{Field, given},
-        file_profiles::{Everything, Federated, Place, SigningAlg},
+        file_azure::{Everything, Federated},
+        file_profiles::{Place, SigningAlg},
         tree::Position,
         urls,
     },

@@ -221,7 +221,7 @@ impl Account<'_> {
 
 fn is_of_azure(profile: &Profile) -> bool {
     match profile {
-        Profile::Entra(_) => true,
+        Profile::Entra(_) | Profile::ManagedIdentity(_) => true,
         Profile::OAuth2(_) | Profile::Static(_) => false,
     }
 }

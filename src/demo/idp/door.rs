@@ -18,9 +18,12 @@ use serde_json::{Value, json};
 use url::form_urlencoded;
 
 use super::{
-    Behaviour, Inner, Plan, assertion,
-    issue::{self, Grant, unix_ms},
+    Behaviour, assertion,
+    issue::{Grant, unix_ms},
+    knobs::{Inner, Plan},
     loopback::{pairs, pause, raw},
+    machine,
+    metadata::{entra_metadata, keys, plain_metadata, policy_metadata},
     recorded::{Recorded, basic},
     refusal::{Refusal, Voice},
 };
@@ -29,7 +32,7 @@ use super::{
 const BODY_BYTES: usize = 64 * 1024;
 
 /// Where a token request came in.
-enum Door {
+pub(super) enum Door {
     /// Entra ID, version 2.0 and 1.0 of the endpoint.
     Entra {
         tenant: String,
@@ -47,9 +50,9 @@ enum Door {
 }
 
 /// A token request as it was read.
-struct Asked {
+pub(super) struct Asked {
     parts: Parts,
-    form: Vec<(String, String)>,
+    pub(super) form: Vec<(String, String)>,
 }
 
 /// Who asks, and how that was shown.
@@ -67,6 +70,8 @@ pub(super) fn router(idp: Arc<Inner>) -> Router {
         .route("/{tenant}/oauth2/v2.0/token", post(entra))
         .route("/{tenant}/oauth2/token", post(entra_v1))
         .route("/{tenant}/{policy}/oauth2/v2.0/token", post(policy))
+        .route("/metadata/identity/oauth2/token", get(machine::imds))
+        .route("/msi/token", get(machine::app_service))
         .route("/.well-known/openid-configuration", get(plain_metadata))
         .route("/.well-known/oauth-authorization-server", get(plain_metadata))
         .route("/{tenant}/v2.0/.well-known/openid-configuration", get(entra_metadata))
@@ -97,69 +102,28 @@ async fn policy(
     answer(&idp, &Door::Policy { tenant, policy }, request).await
 }
 
-async fn plain_metadata(State(idp): State<Arc<Inner>>) -> Json<Value> {
-    let base = &idp.base;
-    Json(metadata(base, &format!("{base}/oauth2"), "token", &format!("{base}/jwks")))
-}
-
-async fn entra_metadata(State(idp): State<Arc<Inner>>, Path(tenant): Path<String>) -> Response {
-    tenant_metadata(&idp, &Door::Entra { tenant })
-}
-
-async fn policy_metadata(
-    State(idp): State<Arc<Inner>>,
-    Path((tenant, policy)): Path<(String, String)>,
-) -> Response {
-    tenant_metadata(&idp, &Door::Policy { tenant, policy })
-}
-
-/// As Entra does, the issuer names the tenant by its GUID, however it was asked for.
-fn tenant_metadata(idp: &Inner, door: &Door) -> Response {
-    let tenant = door.tenant().unwrap_or("");
-    let Some(id) = idp.tenant_id(tenant) else {
-        return Refusal::unknown_tenant(tenant).answer(door.voice(), None);
-    };
-    let base = &idp.base;
-    let (root, issuer) = match door {
-        Door::Policy { policy, .. } => (format!("{base}/{tenant}/{policy}"), format!("{base}/{id}/v2.0/")),
-        _ => (format!("{base}/{tenant}"), format!("{base}/{id}/v2.0")),
-    };
-    let (oauth2, keys) = (format!("{root}/oauth2"), format!("{root}/discovery/v2.0/keys"));
-    Json(metadata(&issuer, &oauth2, "v2.0/token", &keys)).into_response()
-}
-
-fn metadata(issuer: &str, oauth2: &str, token: &str, keys: &str) -> Value {
-    let authorize = token.replace("token", "authorize");
-    json!({
-        "issuer": issuer,
-        "token_endpoint": format!("{oauth2}/{token}"),
-        "authorization_endpoint": format!("{oauth2}/{authorize}"),
-        "jwks_uri": keys,
-        "grant_types_supported": ["client_credentials"],
-        "response_types_supported": ["token"],
-        "subject_types_supported": ["pairwise"],
-        "id_token_signing_alg_values_supported": ["RS256"],
-        "token_endpoint_auth_methods_supported": ["client_secret_post", "client_secret_basic"],
-    })
-}
-
-async fn keys() -> Json<Value> {
-    Json(issue::key_set())
-}
-
 async fn answer(idp: &Inner, door: &Door, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let body = to_bytes(body, BODY_BYTES).await.unwrap_or_default();
     let form = form_urlencoded::parse(&body).into_owned().collect();
     let asked = Asked { parts, form };
-    let Plan { behaviour, delay } = idp.record(recorded(&asked));
+    respond(idp, door.voice(), &asked, || grant(idp, door, &asked)).await
+}
+
+/// Does what the script says; `decide` is what the door does by itself.
+pub(super) async fn respond(
+    idp: &Inner,
+    voice: Voice,
+    asked: &Asked,
+    decide: impl FnOnce() -> Result<Value, Refusal>,
+) -> Response {
+    let Plan { behaviour, delay } = idp.record(recorded(asked));
     pause(delay).await;
     let behaviour = idp.after_hanging(behaviour).await;
     let correlation_id = asked.header("client-request-id").map(str::to_owned);
-    let voice = door.voice();
     let refuse = |refusal: Refusal| refusal.answer(voice, correlation_id.as_deref());
     let mut response = match behaviour {
-        Behaviour::Normal | Behaviour::Hang => grant(idp, door, &asked).map_or_else(refuse, success),
+        Behaviour::Normal | Behaviour::Hang => decide().map_or_else(refuse, success),
         Behaviour::Raw { status, headers, body } => raw(status, &headers, body),
         Behaviour::Status(status) => refuse(Refusal::of_status(status)),
         Behaviour::Refuse { status, error, code } => {
@@ -170,7 +134,7 @@ async fn answer(idp: &Inner, door: &Door, request: Request) -> Response {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_after_seconds));
             response
         }
-        Behaviour::Shape(shape) => match grant(idp, door, &asked) {
+        Behaviour::Shape(shape) => match decide() {
             Ok(mut token) => {
                 shape(&mut token);
                 success(token)
@@ -234,14 +198,14 @@ fn grant(idp: &Inner, door: &Door, asked: &Asked) -> Result<Value, Refusal> {
     Ok(body)
 }
 
-fn merge(body: &mut Value, members: Value) {
+pub(super) fn merge(body: &mut Value, members: Value) {
     if let (Value::Object(body), Value::Object(members)) = (body, members) {
         body.extend(members);
     }
 }
 
 /// An account without roles gets a token without the claim, as from Entra.
-fn roles_claim(roles: &[String]) -> Vec<(&'static str, Value)> {
+pub(super) fn roles_claim(roles: &[String]) -> Vec<(&'static str, Value)> {
     if roles.is_empty() { Vec::new() } else { vec![("roles", json!(roles))] }
 }
 
@@ -302,7 +266,7 @@ fn target(idp: &Inner, door: &Door, tenant: &str, asked: &Asked) -> Result<(Stri
 }
 
 impl Door {
-    fn tenant(&self) -> Option<&str> {
+    pub(super) fn tenant(&self) -> Option<&str> {
         match self {
             Door::Entra { tenant } | Door::EntraV1 { tenant } | Door::Policy { tenant, .. } => Some(tenant),
             Door::Plain => None,
@@ -325,7 +289,7 @@ impl Door {
         }
     }
 
-    fn voice(&self) -> Voice {
+    pub(super) fn voice(&self) -> Voice {
         match self {
             Door::Entra { .. } | Door::EntraV1 { .. } => Voice::Entra,
             Door::Policy { .. } => Voice::Policy,
@@ -335,12 +299,20 @@ impl Door {
 }
 
 impl Asked {
-    fn header(&self, name: &str) -> Option<&str> {
+    /// A request whose parameters are in its query.
+    pub(super) fn query(request: Request) -> Asked {
+        let (parts, _) = request.into_parts();
+        let query = parts.uri.query().unwrap_or_default();
+        let form = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+        Asked { parts, form }
+    }
+
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.parts.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
     /// RFC 6749 §3.2: an empty parameter counts as absent.
-    fn field(&self, name: &str) -> Option<&str> {
+    pub(super) fn field(&self, name: &str) -> Option<&str> {
         self.form.iter().find(|(n, v)| n == name && !v.is_empty()).map(|(_, v)| v.as_str())
     }
 

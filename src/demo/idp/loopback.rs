@@ -7,7 +7,7 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -19,11 +19,14 @@ use axum::{
 };
 use hyper::server::conn::http1;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use rustls::ServerConfig;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpSocket, TcpStream},
     sync::oneshot,
     task::{JoinHandle, JoinSet},
 };
+use tokio_rustls::TlsAcceptor;
 
 /// More than any test opens at once; beyond it, connections wait in the backlog.
 const CONNECTIONS: usize = 20_000;
@@ -38,6 +41,7 @@ const BIND_TRIES: u32 = 250;
 pub(in crate::demo) struct Loopback {
     address: SocketAddr,
     router: Router,
+    tls: Option<TlsAcceptor>,
     phase: Mutex<Phase>,
 }
 
@@ -64,11 +68,16 @@ impl Loopback {
         TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await
     }
 
-    /// Serves `router` on `listener`. Must be called within a runtime.
-    pub(in crate::demo) fn serve(listener: TcpListener, router: Router) -> io::Result<Loopback> {
+    /// Serves `router` on `listener`, with TLS or without. Must be called within a runtime.
+    pub(in crate::demo) fn serve(
+        listener: TcpListener,
+        router: Router,
+        tls: Option<ServerConfig>,
+    ) -> io::Result<Loopback> {
         let address = listener.local_addr()?;
-        let running = Running::start(listener, router.clone());
-        Ok(Loopback { address, router, phase: Mutex::new(Phase::Up(running)) })
+        let tls = tls.map(|config| TlsAcceptor::from(Arc::new(config)));
+        let running = Running::start(listener, router.clone(), tls.clone());
+        Ok(Loopback { address, router, tls, phase: Mutex::new(Phase::Up(running)) })
     }
 
     /// Where it listens, also while it is down.
@@ -108,7 +117,7 @@ impl Loopback {
             }
             tokio::time::sleep(PAUSE).await;
         };
-        *lock(&self.phase) = Phase::Up(Running::start(listener, self.router.clone()));
+        *lock(&self.phase) = Phase::Up(Running::start(listener, self.router.clone(), self.tls.clone()));
         Ok(())
     }
 
@@ -128,13 +137,18 @@ impl Loopback {
 }
 
 impl Running {
-    fn start(listener: TcpListener, router: Router) -> Running {
+    fn start(listener: TcpListener, router: Router, tls: Option<TlsAcceptor>) -> Running {
         let (stop, stopped) = oneshot::channel();
-        Running { stop: Some(stop), task: tokio::spawn(accept(listener, router, stopped)) }
+        Running { stop: Some(stop), task: tokio::spawn(accept(listener, router, tls, stopped)) }
     }
 }
 
-async fn accept(listener: TcpListener, router: Router, mut stopped: oneshot::Receiver<()>) {
+async fn accept(
+    listener: TcpListener,
+    router: Router,
+    tls: Option<TlsAcceptor>,
+    mut stopped: oneshot::Receiver<()>,
+) {
     let mut connections = JoinSet::new();
     loop {
         // Each branch may be dropped: accepting and joining lose nothing, stopping is final.
@@ -142,7 +156,7 @@ async fn accept(listener: TcpListener, router: Router, mut stopped: oneshot::Rec
             _ = &mut stopped => break,
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
-                Ok((stream, _)) => drop(connections.spawn(converse(stream, router.clone()))),
+                Ok((stream, _)) => drop(connections.spawn(greet(stream, router.clone(), tls.clone()))),
                 Err(_) => tokio::time::sleep(PAUSE).await,
             },
         }
@@ -151,9 +165,21 @@ async fn accept(listener: TcpListener, router: Router, mut stopped: oneshot::Rec
     connections.shutdown().await;
 }
 
-async fn converse(stream: TcpStream, router: Router) {
+async fn greet(stream: TcpStream, router: Router, tls: Option<TlsAcceptor>) {
     // Without it, answers wait for the client's delayed acknowledgement. Failing costs only time.
     let _ = stream.set_nodelay(true);
+    match tls {
+        None => converse(stream, router).await,
+        // A handshake that fails is the client's end of the connection; the client sees it too.
+        Some(tls) => {
+            if let Ok(stream) = tls.accept(stream).await {
+                converse(stream, router).await;
+            }
+        }
+    }
+}
+
+async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router) {
     let service = TowerToHyperService::new(router);
     // An error here is the client's end of the connection; the client sees it too.
     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
