@@ -12,7 +12,9 @@ use super::{
     file::DurationText,
     file_azure::{CloudName, Federated, ManagedIdentity},
     file_grants::{GrantWord, Provider},
+    file_proofs::{Auth, BasicEncoding, SigningAlg},
     file_secrets::SecretPlace,
+    file_static::Static,
     file_upstreams::PemFile,
 };
 
@@ -212,116 +214,6 @@ pub(super) struct OAuth2 {
 pub(super) enum OAuth2Kind {
     /// Any OAuth 2.0 server.
     OAuth2,
-}
-
-/// A token, a password or a key that is put on requests as it is. Exactly one of `bearer`, `basic`, `header`
-/// and `query`.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[schemars(deny_unknown_fields)]
-pub(super) struct Static {
-    /// Always `static`.
-    #[expect(dead_code, reason = "chose this struct already")]
-    pub(super) kind: Field<StaticKind>,
-    /// Where the token is kept that goes into `Authorization: Bearer`.
-    pub(super) bearer: Option<Field<Place>>,
-    /// A user's name and password for `Authorization: Basic`.
-    pub(super) basic: Option<Field<Basic>>,
-    /// A key in a header field of its own.
-    pub(super) header: Option<Field<HeaderKey>>,
-    /// A key in a parameter of the query.
-    pub(super) query: Option<Field<QueryKey>>,
-    /// Whether readiness waits until the secret could be read. Default true.
-    pub(super) required: Option<Field<bool>>,
-    /// How often a 401 may cause another look at the secret. Default 0s and 1s.
-    pub(super) recovery: Option<Field<Recovery>>,
-    /// The longest that reading the secret may take, 100ms to 5m. Default 10s.
-    pub(super) token_timeout: Option<Field<DurationText>>,
-    /// Further profiles whose credentials go on the same requests. Default none.
-    pub(super) also: Option<Field<Vec<Field<String>>>>,
-}
-
-/// The kind of a static profile.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum StaticKind {
-    /// Nobody is asked: the credential lies in its place.
-    Static,
-}
-
-/// HTTP Basic authentication (RFC 7617).
-#[derive(Debug, Deserialize, JsonSchema)]
-#[schemars(deny_unknown_fields)]
-pub(super) struct Basic {
-    /// The user's name, without a colon.
-    pub(super) username: Field<String>,
-    /// Where the password is kept.
-    pub(super) password: Field<Place>,
-}
-
-/// A key in a header field.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[schemars(deny_unknown_fields)]
-pub(super) struct HeaderKey {
-    /// The field, such as `X-Api-Key`. A caller's own field of this name is never forwarded.
-    pub(super) name: Field<String>,
-    /// Where the key is kept.
-    pub(super) value: Field<Place>,
-    /// What stands in front of the key, such as `"ApiKey "`. Default nothing.
-    pub(super) prefix: Option<Field<String>>,
-}
-
-/// A key in the query.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[schemars(deny_unknown_fields)]
-pub(super) struct QueryKey {
-    /// The parameter, such as `api_key`. A caller's own parameter of this name is never forwarded.
-    pub(super) name: Field<String>,
-    /// Where the key is kept.
-    pub(super) value: Field<Place>,
-}
-
-/// How a client proves who it is to the token endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Auth {
-    /// Id and secret in a Basic header.
-    ClientSecretBasic,
-    /// Id and secret in the body.
-    ClientSecretPost,
-    /// An assertion under HS256, made with the secret.
-    ClientSecretJwt,
-    /// An assertion signed with a private key.
-    PrivateKeyJwt,
-    /// A certificate of a known authority in the TLS handshake.
-    TlsClientAuth,
-    /// A certificate that the server knows itself in the TLS handshake.
-    SelfSignedTlsClientAuth,
-    /// An assertion that others make, such as a workload's identity token.
-    ClientAssertion,
-    /// The id alone.
-    None,
-}
-
-/// How assertions are signed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "UPPERCASE")]
-pub(super) enum SigningAlg {
-    /// RSA, the older way.
-    Rs256,
-    /// RSA, the newer way.
-    Ps256,
-    /// P-256.
-    Es256,
-}
-
-/// How id and secret are written into a Basic header.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum BasicEncoding {
-    /// Form-encoded first.
-    Form,
-    /// As they are.
-    Raw,
 }
 
 /// Where a secret is kept, or by mistake the secret itself.

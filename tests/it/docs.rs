@@ -171,7 +171,7 @@ fn write_keys_and_tokens(yaml: &str, folder: &Path) {
                 serde_json::json!({"type": "serviceaccount", "keyId": "1", "key": key, "userId": "2"})
                     .to_string()
             }
-            Some((_, "token")) => "not-a-token\n".to_owned(),
+            Some((_, "token")) => "e30.e30.c2ln\n".to_owned(),
             _ => continue,
         };
         fs::write(folder.join(name), text).unwrap();

@@ -5,7 +5,7 @@ use http::{HeaderName, HeaderValue};
 use super::{
     super::{
         field::{Field, given},
-        file_profiles::{Basic, HeaderKey, QueryKey, Static},
+        file_static::{Basic, HeaderKey, QueryKey, Static},
     },
     Account,
 };

@@ -6,7 +6,8 @@ use super::{
     super::{
         field::{Field, given},
         file_grants::GrantWord,
-        file_profiles::{Auth, OAuth2, Place},
+        file_profiles::{OAuth2, Place},
+        file_proofs::Auth,
         urls,
     },
     Account,

@@ -6,7 +6,8 @@ use super::{
     super::{
         field::{Field, Named, given},
         file_grants::GrantWord,
-        file_profiles::{Auth, BasicEncoding, OAuth2, Resource},
+        file_profiles::{OAuth2, Resource},
+        file_proofs::{Auth, BasicEncoding},
         tree::Position,
     },
     Account,
@@ -44,7 +45,7 @@ impl Account<'_> {
         let preset = self.preset(file);
         let word = Self::grant_word(file, &preset);
         let method = Self::method(file, &preset, word);
-        self.hold_against_provider(file, word, method);
+        self.hold_against_provider(file, word);
         let grant = self.grant(file, &preset, word, method);
         let endpoint = match &grant {
             Some(grant) => self.endpoint(file, &preset, grant),
@@ -94,8 +95,8 @@ impl Account<'_> {
         let written = given(&file.auth).map(|(_, auth)| *auth);
         let is_anonymous = written == Some(Auth::None) && file.client_id.is_none();
         match grant {
+            GrantWord::JwtBearer | GrantWord::TokenExchange if is_anonymous => None,
             GrantWord::JwtBearer => written,
-            GrantWord::TokenExchange if is_anonymous => None,
             GrantWord::TokenExchange | GrantWord::ClientCredentials => {
                 written.or(preset.auth).or(Some(Auth::ClientSecretBasic))
             }

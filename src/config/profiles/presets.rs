@@ -9,7 +9,8 @@ use super::{
     super::{
         field::{Field, given},
         file_grants::{GrantWord, Provider},
-        file_profiles::{Auth, OAuth2},
+        file_profiles::OAuth2,
+        file_proofs::Auth,
         tree::Position,
         urls,
     },
@@ -94,7 +95,7 @@ impl Account<'_> {
     }
 
     /// What is known of the provider, against what the profile is going to do there.
-    pub(super) fn hold_against_provider(&self, file: &OAuth2, grant: GrantWord, auth: Option<Auth>) {
+    pub(super) fn hold_against_provider(&self, file: &OAuth2, grant: GrantWord) {
         let Some((_, provider)) = given(&file.provider) else { return };
         match provider {
             Provider::Auth0 if grant == GrantWord::ClientCredentials && file.audience.is_none() => {
@@ -127,10 +128,9 @@ impl Account<'_> {
             Provider::Salesforce => self.salesforce(file, grant),
             _ => {}
         }
-        if let (Some(auth), Some(refusal)) = (auth, refusal(*provider, file))
-            && !refusal.taken.contains(&auth)
+        if let (Some((at, auth)), Some(refusal)) = (given(&file.auth), refusal(*provider, file))
+            && !refusal.taken.contains(auth)
         {
-            let at = place(&file.auth).unwrap_or(self.at);
             self.problem(at, format_args!("auth: {}", refusal.words));
         }
     }

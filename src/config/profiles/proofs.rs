@@ -6,7 +6,8 @@ use super::{
     super::{
         field::{Field, given},
         file_azure::{Everything, Federated},
-        file_profiles::{Place, SigningAlg},
+        file_profiles::Place,
+        file_proofs::SigningAlg,
         tree::Position,
         urls,
     },
