@@ -90,7 +90,7 @@ impl Kind {
     pub fn proven_by(&self) -> Option<&'static str> {
         match self {
             Kind::Entra(entra) => Some(entra.as_oauth2().auth.name()),
-            Kind::OAuth2(oauth2) => Some(oauth2.auth.name()),
+            Kind::OAuth2(oauth2) => Some(oauth2.proven_by()),
             Kind::Static(_) | Kind::ManagedIdentity(_) => None,
         }
     }
@@ -229,6 +229,14 @@ impl Profile {
         match &self.asker {
             Asker::OAuth2(client) => client.discovered().await,
             Asker::Static(_) | Asker::ManagedIdentity(_) => None,
+        }
+    }
+
+    /// What the issuer's metadata, once they were read, say against the way of client authentication.
+    pub fn objection(&self) -> Option<String> {
+        match &self.asker {
+            Asker::OAuth2(client) => client.objection(),
+            Asker::Static(_) => None,
         }
     }
 

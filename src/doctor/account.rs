@@ -102,6 +102,13 @@ async fn way(profile: &Profile, steps: &mut Steps) -> bool {
         None => true,
         Some(Ok(url)) => {
             steps.ok("discovery", format!("the token endpoint is {url}"));
+            if let Some(words) = profile.objection() {
+                let diagnosis = Diagnosis {
+                    meaning: "servers forget to list what they take, so it is asked all the same",
+                    remedy: "if the token is refused, set auth to one of these",
+                };
+                steps.warn("methods", words, diagnosis);
+            }
             true
         }
         Some(Err(error)) => {

@@ -1,7 +1,13 @@
 //! What a profile keeps where: for `keybearer doctor`, which looks at each source by its name.
 
 use crate::{
-    profile::{Kind, authentication::ClientAuth, certificate, oauth2},
+    profile::{
+        Kind,
+        authentication::ClientAuth,
+        certificate,
+        grant_type::{AssertionKey, GrantType},
+        oauth2,
+    },
     source::{Source, SourceError},
 };
 
@@ -67,7 +73,22 @@ fn of_client(client: &oauth2::Settings) -> Vec<Item> {
         }
     };
     items.extend(client.certificate.iter().flat_map(of_certificate));
+    items.extend(of_grant(&client.grant));
     items
+}
+
+fn of_grant(grant: &GrantType) -> Vec<Item> {
+    match grant {
+        GrantType::ClientCredentials => Vec::new(),
+        GrantType::JwtBearer(settings) => match &settings.key {
+            AssertionKey::File(source) => vec![Item::document("service_account", source)],
+            AssertionKey::Own { key, .. } => vec![Item::document("private_key", key)],
+        },
+        GrantType::TokenExchange(settings) => {
+            let actor = settings.actor.iter().map(|actor| Item::secret("actor_token", &actor.source));
+            std::iter::once(Item::secret("subject_token", &settings.subject.source)).chain(actor).collect()
+        }
+    }
 }
 
 fn of_certificate(place: &certificate::Place) -> Vec<Item> {

@@ -72,6 +72,17 @@ pub enum Endpoint {
     Issuer(String),
 }
 
+impl Settings {
+    /// What tells the server who asks: the method of client authentication, or what is traded instead.
+    pub(super) fn proven_by(&self) -> &'static str {
+        match (&self.auth, &self.grant) {
+            (ClientAuth::Absent, GrantType::JwtBearer(_)) => "jwt_bearer",
+            (ClientAuth::Absent, GrantType::TokenExchange(_)) => "token_exchange",
+            (auth, _) => auth.name(),
+        }
+    }
+}
+
 /// One OAuth 2.0 client, ready to ask.
 pub(super) struct Client {
     profile: String,
@@ -151,6 +162,11 @@ impl Client {
         }
         let found = tokio::time::timeout(self.timeout, self.token_url()).await;
         Some(found.unwrap_or(Err(ExchangeError::TimedOut { after: self.timeout })))
+    }
+
+    /// What the issuer's metadata, once they were read, say against the way of client authentication.
+    pub(super) fn objection(&self) -> Option<String> {
+        self.discovery.objection(&self.settings.auth)
     }
 
     async fn token_url(&self) -> Result<Url, ExchangeError> {
@@ -257,7 +273,7 @@ impl Client {
     fn advised(&self, error: ExchangeError) -> ExchangeError {
         let ExchangeError::Rejected(mut rejection) = error else { return error };
         if rejection.may_be_about_the_client()
-            && let Some(words) = self.discovery.objection(&self.settings.auth)
+            && let Some(words) = self.objection()
         {
             rejection.advise(words);
         }
