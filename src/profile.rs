@@ -236,7 +236,7 @@ impl Profile {
     pub fn objection(&self) -> Option<String> {
         match &self.asker {
             Asker::OAuth2(client) => client.objection(),
-            Asker::Static(_) => None,
+            Asker::Static(_) | Asker::ManagedIdentity(_) => None,
         }
     }
 
