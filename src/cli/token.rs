@@ -65,6 +65,7 @@ fn describe(settings: &profile::Settings, grant: &Grant) -> String {
     }
     let lifetime = match grant.lifetime.as_secs() {
         0 => "0 s: for one use, it is not kept".to_owned(),
+        _ if grant.lifetime >= Grant::FOR_EVER => "no end of its own".to_owned(),
         seconds => format!("{seconds} s"),
     };
     let _ = writeln!(out, "lifetime   {lifetime}");

@@ -282,6 +282,47 @@ async fn a_websocket_starts_with_a_proof() {
     verified(&seen, &origin).unwrap();
 }
 
+/// The upstream asks for its nonce, refuses the token and takes the third attempt, all while the caller is still
+/// sending: nothing of the body is lost, and each attempt has a proof of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_survives_a_nonce_and_a_refusal_in_its_middle() {
+    let server = AuthorizationServer::start(60).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let origin = format!("http://{}", listener.local_addr().unwrap());
+    let folder = folder();
+    let gateway = bound(&server, BOUND_CLIENT, &quoted(&origin), &folder);
+    let mut caller = Peer::connect(gateway.listener("local").unwrap()).await;
+    caller.send("POST /up HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n").await;
+    let mut proofs = HashSet::new();
+    let mut tokens = HashSet::new();
+    let field = |head: &str, name: &str| {
+        let mut lines = head.lines().filter_map(|line| line.split_once(": "));
+        lines.find(|(known, _)| known.eq_ignore_ascii_case(name)).unwrap().1.to_owned()
+    };
+    let mut kept = Vec::new();
+    for answer in ["use_dpop_nonce", "invalid_token", ""] {
+        let mut upstream = Peer::accept(&listener).await;
+        let head = upstream.head().await;
+        let proof = field(&head, "dpop");
+        let nonce = part(&proof, 1)["nonce"].clone();
+        assert_eq!(nonce.is_null(), proofs.is_empty(), "{nonce}");
+        proofs.insert(proof);
+        tokens.insert(field(&head, "authorization"));
+        upstream.until("first").await;
+        if !answer.is_empty() {
+            let challenge = format!("WWW-Authenticate: DPoP error=\"{answer}\"\r\nDPoP-Nonce: n-1\r\n");
+            upstream.send(format!("HTTP/1.1 401 No\r\n{challenge}Content-Length: 0\r\n\r\n")).await;
+            kept.push(upstream);
+            continue;
+        }
+        caller.send("6\r\nsecond\r\n0\r\n\r\n").await;
+        upstream.until("second\r\n0\r\n\r\n").await;
+        upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+        assert!(caller.head().await.starts_with("HTTP/1.1 200 "));
+    }
+    assert_eq!((proofs.len(), tokens.len()), (3, 2));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_ignores_the_proof_and_one_that_wants_it_are_told_apart_from_a_bad_secret() {
     let server = AuthorizationServer::start(60).await;

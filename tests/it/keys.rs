@@ -308,6 +308,32 @@ async fn a_websocket_starts_with_every_credential() {
     assert!(!asked.contains("theirs"), "{asked}");
 }
 
+/// gRPC says "no" inside a 200, in the header of an answer without a body.
+#[tokio::test]
+async fn a_grpc_call_is_made_again_with_the_rotated_key_and_everything_beside_it() {
+    let folder = folder(&[("key", "old"), ("other", "k2"), ("secret", SECRET)]);
+    let judge = Judge::start(|seen| {
+        let status = if seen.values("x-api-key") == ["new"] { "0" } else { "16" };
+        (200, vec![("content-type", "application/grpc".into()), ("grpc-status", status.into())])
+    })
+    .await;
+    let (_idp, profile) = account(", also: [key, parameter]").await;
+    let upstream = format!("{{url: \"{}\", http2: prior_knowledge}}", judge.url());
+    let routes = format!("routes: {{all: {{upstream: {upstream}, profile: account}}}}\n");
+    let gateway = gateway(&folder, &format!("profiles:\n{profile}{KEYS}{routes}"));
+    eventually("all are there", || gateway.profiles().iter().all(|profile| profile.is_ready())).await;
+    fs::write(folder.path().join("key"), "new").unwrap();
+    let http = reqwest::Client::builder().no_proxy().http2_prior_knowledge().build().unwrap();
+    let call = http.post(url(&gateway, "/test.Orders/Get")).header("content-type", "application/grpc");
+    let answer =
+        call.header("te", "trailers").header("x-api-key", "theirs").body("\0\0\0\0\0").send().await.unwrap();
+    assert_eq!((answer.status().as_u16(), &answer.headers()["grpc-status"]), (200, &"0".parse().unwrap()));
+    let seen = judge.last();
+    assert_eq!((seen.version, seen.target.as_str()), (Version::HTTP_2, "/test.Orders/Get?sig=k2"));
+    assert_eq!((seen.values("x-api-key"), seen.values("authorization").len()), (vec!["new"], 1));
+    assert_eq!(seen.body, b"\0\0\0\0\0");
+}
+
 #[tokio::test]
 async fn a_redirect_is_passed_on_and_never_followed_with_the_key() {
     let folder = folder(&[("key", "k1")]);
