@@ -44,6 +44,7 @@ pub mod key;
 pub mod key_file;
 pub mod managed_identity;
 pub mod oauth2;
+mod proof;
 pub mod refusal;
 pub mod skew;
 

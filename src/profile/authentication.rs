@@ -1,32 +1,18 @@
-//! How a client proves who it is at the token endpoint (RFC 6749 §2.3).
-//!
-//! One method is used, the configured one: trying another after a failure would double the failed
-//! logins that the provider counts. What is kept in sources is read for each proof, so a rotated
-//! secret, key or certificate needs no restart.
+//! The ways in which a client can prove who it is at the token endpoint (RFC 6749 §2.3): settings, and
+//! what can be wrong with what they name.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
-
-use base64::{Engine, prelude::BASE64_STANDARD};
-use reqwest::header::HeaderValue;
-use serde_json::Map;
-use url::{Url, form_urlencoded};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::{
-    clock,
     profile::{
-        assertion::{Audience, JWT_BEARER, Signer, Statement, unverified_claims},
-        certificate::{self, Certificate, CertificateError, Holder, Presented},
-        client_secret::{Reader, Secrets, Which},
-        expiry::Expiry,
-        key::{Algorithm, KeyError, PrivateKey},
+        assertion::{Audience, unverified_claims},
+        certificate::{self, CertificateError},
+        client_secret::Secrets,
+        key::{Algorithm, KeyError},
         key_file::KeyFileError,
-        refusal::ExchangeError,
     },
-    secret::{Fingerprint, Secret},
-    source::{Kept, Source, flaws::Flaws},
+    secret::Secret,
+    source::Source,
 };
 
 /// Client authentication at the token endpoint (RFC 6749 §2.3).
@@ -80,7 +66,7 @@ pub enum ClientAuth {
 
 impl ClientAuth {
     /// The client secret, where the method has one.
-    fn secrets(&self) -> Option<&Secrets> {
+    pub(super) fn secrets(&self) -> Option<&Secrets> {
         match self {
             ClientAuth::SecretBasic { secret, .. }
             | ClientAuth::SecretPost(secret)
@@ -152,353 +138,6 @@ pub enum ProofError {
     },
 }
 
-/// A value, and what is wrong with a newer one that was passed over.
-type Read<T> = Result<(T, Option<ExchangeError>), ExchangeError>;
-
-/// What proves the client in one token request.
-#[derive(Clone)]
-pub(super) struct Proof {
-    /// Parameters of the form.
-    pub(super) parameters: Vec<(&'static str, Secret)>,
-    /// The `Authorization` field.
-    pub(super) authorization: Option<HeaderValue>,
-    /// What is sent and must not come back in an error.
-    pub(super) secrets: Vec<Secret>,
-    /// What the TLS handshake shows.
-    pub(super) certificate: Option<Arc<Certificate>>,
-    /// Which of two client secrets it is made with.
-    which: Which,
-    /// What it is made of. Two with the same are refused alike.
-    material: Vec<Fingerprint>,
-}
-
-/// A client that can prove itself again and again.
-pub(super) struct Authentication {
-    profile: String,
-    client_id: String,
-    method: ClientAuth,
-    /// The key of `private_key_jwt`, with the bytes that it was made of.
-    key: Kept<(Fingerprint, PrivateKey)>,
-    /// The certificate that signs assertions.
-    signing: Option<Holder>,
-    /// The certificate that is shown in TLS handshakes.
-    shown: Option<Holder>,
-    presented: Arc<Presented>,
-    /// The last token that somebody else has made.
-    foreign: Kept<Secret>,
-    secrets: Reader,
-    /// What is wrong with what was read last.
-    flaws: Flaws,
-}
-
-impl Authentication {
-    /// `shown` is the certificate for TLS handshakes, with whatever `method`.
-    pub(super) fn new(
-        profile: &str,
-        client_id: String,
-        method: ClientAuth,
-        shown: Option<certificate::Place>,
-    ) -> Self {
-        let signing = match &method {
-            ClientAuth::CertificateJwt { place, .. } => Some(Holder::new(place.clone())),
-            _ => None,
-        };
-        Self {
-            profile: profile.to_owned(),
-            client_id,
-            method,
-            key: Kept::default(),
-            signing,
-            shown: shown.map(Holder::new),
-            presented: Arc::default(),
-            foreign: Kept::default(),
-            secrets: Reader::default(),
-            flaws: Flaws::default(),
-        }
-    }
-
-    /// Whether a certificate is shown in TLS handshakes.
-    pub(super) fn shows_certificate(&self) -> bool {
-        self.shown.is_some()
-    }
-
-    /// What upstreams are to be shown, if tokens are bound to a certificate.
-    pub(super) fn presented(&self) -> Option<&Arc<Presented>> {
-        self.shown.as_ref().map(|_| &self.presented)
-    }
-
-    /// A token was given for `proof`: from now on upstreams are shown the certificate it is bound to, and
-    /// the client secret that it was made with is the one to begin with.
-    pub(super) fn accepted(&self, proof: &Proof) {
-        self.presented.set(proof.certificate.clone());
-        if let Some(secrets) = self.method.secrets() {
-            self.secrets.worked(secrets, proof.which, &self.profile);
-        }
-    }
-
-    /// Another proof to try at once, after the provider has refused `proof`: with what has been replaced
-    /// since it was read, or else with the other of two secrets. `None` when there is nothing new to say.
-    ///
-    /// # Errors
-    /// When a source cannot be read.
-    pub(super) async fn another(
-        &self,
-        token_url: &Url,
-        proof: &Proof,
-    ) -> Result<Option<Proof>, ExchangeError> {
-        let later = self.prove_with(token_url, proof.which).await?;
-        if later.material != proof.material {
-            return Ok(Some(later));
-        }
-        if self.method.secrets().is_none_or(|secrets| secrets.second.is_none()) {
-            return Ok(None);
-        }
-        let other = self.prove_with(token_url, proof.which.other()).await?;
-        Ok((other.material != proof.material).then_some(other))
-    }
-
-    /// When what was used last expires, as far as that is known.
-    pub(super) fn expiries(&self) -> Vec<Expiry> {
-        let mut found = Vec::new();
-        if let Some(secrets) = self.method.secrets() {
-            let of = |source: &Source| source.expires().map(|at| Expiry { what: "client_secret", at });
-            found
-                .extend([Some(&secrets.first), secrets.second.as_ref()].into_iter().flatten().filter_map(of));
-        }
-        for holder in [&self.signing, &self.shown].into_iter().flatten() {
-            found.extend(holder.expires().map(|at| Expiry { what: "certificate", at }));
-        }
-        found.dedup();
-        found
-    }
-
-    /// The proof for a request to `token_url`, made now: secrets are read from their sources.
-    ///
-    /// # Errors
-    /// When a source cannot be read, or holds nothing that proves anything.
-    pub(super) async fn prove(&self, token_url: &Url) -> Result<Proof, ExchangeError> {
-        let which = self.secrets.favourite();
-        let has_other = self.method.secrets().is_some_and(|secrets| secrets.second.is_some());
-        match self.prove_with(token_url, which).await {
-            // One of two is enough.
-            Err(ExchangeError::Source(error)) if has_other => {
-                let other = self.prove_with(token_url, which.other()).await;
-                other.map_err(|_| ExchangeError::Source(error))
-            }
-            outcome => outcome,
-        }
-    }
-
-    /// The same proof made anew: it may be good for one request only.
-    ///
-    /// # Errors
-    /// When a source cannot be read.
-    pub(super) async fn prove_like(&self, token_url: &Url, proof: &Proof) -> Result<Proof, ExchangeError> {
-        self.prove_with(token_url, proof.which).await
-    }
-
-    async fn prove_with(&self, token_url: &Url, which: Which) -> Result<Proof, ExchangeError> {
-        let id = || ("client_id", Secret::new(self.client_id.clone()));
-        let certificate = match &self.shown {
-            Some(holder) => {
-                let read = holder.read().await.map_err(ProofError::from)?;
-                Some(self.flaws.settle(&self.profile, "certificate", read))
-            }
-            None => None,
-        };
-        let mut material: Vec<_> = certificate.iter().map(|shown| shown.fingerprint()).collect();
-        let (mut parameters, mut authorization, mut secrets) = (Vec::new(), None, Vec::new());
-        match &self.method {
-            // Some servers refuse a client_id beside Basic: RFC 6749 §2.3 wants one method only.
-            ClientAuth::SecretBasic { secret, encoding } => {
-                let secret = self.secret(secret, which).await?;
-                authorization = Some(basic(&self.client_id, &secret, *encoding));
-                material.push(secret.fingerprint());
-                secrets.push(secret);
-            }
-            ClientAuth::SecretPost(secret) => {
-                let secret = self.secret(secret, which).await?;
-                parameters = vec![id(), ("client_secret", secret.clone())];
-                material.push(secret.fingerprint());
-                secrets.push(secret);
-            }
-            // RFC 8705 §2: the certificate is in the handshake, and only the id says whose it is.
-            ClientAuth::TlsClientAuth | ClientAuth::SelfSignedTls | ClientAuth::None => {
-                parameters.push(id());
-            }
-            ClientAuth::Absent => {}
-            ClientAuth::SecretJwt { .. }
-            | ClientAuth::KeyJwt { .. }
-            | ClientAuth::CertificateJwt { .. }
-            | ClientAuth::Assertion(_) => {
-                let (assertion, print) = self.assertion(token_url, which).await?;
-                let kind = Secret::new(JWT_BEARER.to_owned());
-                parameters =
-                    vec![id(), ("client_assertion_type", kind), ("client_assertion", assertion.clone())];
-                material.push(print);
-                secrets.push(assertion);
-            }
-        }
-        Ok(Proof { parameters, authorization, secrets, certificate, which, material })
-    }
-
-    async fn secret(&self, secrets: &Secrets, which: Which) -> Result<Secret, ExchangeError> {
-        Ok(self.secrets.read(secrets, which, (&self.profile, &self.flaws)).await?)
-    }
-
-    /// A fresh assertion, or the one that somebody else has made, and what it is made of.
-    async fn assertion(&self, token_url: &Url, which: Which) -> Result<(Secret, Fingerprint), ExchangeError> {
-        let (assertion, print) = match &self.method {
-            ClientAuth::SecretJwt { secret, audience } => {
-                let secret = self.secret(secret, which).await?;
-                let signed =
-                    self.statement(audience, token_url).sign(&Signer::Secret(&secret), clock::wall());
-                (signed, secret.fingerprint())
-            }
-            ClientAuth::KeyJwt { key, algorithm, key_id, audience } => {
-                let read = self.private_key(key, *algorithm).await?;
-                let private = self.flaws.settle(&self.profile, "private_key", read);
-                let mut statement = self.statement(audience, token_url);
-                statement.key_id = key_id.as_deref();
-                (statement.sign(&Signer::Key(&private, *algorithm), clock::wall()), private.fingerprint())
-            }
-            ClientAuth::CertificateJwt { place, algorithm } => {
-                return self.certificate_assertion(place, *algorithm, token_url).await;
-            }
-            ClientAuth::Assertion(source) => {
-                let read = self.foreign_token(source).await?;
-                let token = self.flaws.settle(&self.profile, "token of the workload", read);
-                let print = token.fingerprint();
-                return Ok((token, print));
-            }
-            _ => (None, Fingerprint::of(&[])),
-        };
-        let words = "the method is one of assertions, and the key was found to fit the algorithm";
-        Ok((assertion.expect(words), print))
-    }
-
-    fn statement<'a>(&'a self, audience: &'a Audience, token_url: &'a Url) -> Statement<'a> {
-        let audience = match audience {
-            Audience::TokenEndpoint => token_url.as_str(),
-            Audience::Literal(text) => text,
-        };
-        Statement {
-            issuer: &self.client_id,
-            subject: Some(&self.client_id),
-            audience,
-            key_id: None,
-            thumbprint: None,
-            claims: Map::new(),
-        }
-    }
-
-    async fn certificate_assertion(
-        &self,
-        place: &certificate::Place,
-        algorithm: Algorithm,
-        token_url: &Url,
-    ) -> Result<(Secret, Fingerprint), ExchangeError> {
-        let holder = self.signing.as_ref().expect("`new` made it for this method");
-        let read = holder.read().await.map_err(ProofError::from)?;
-        let certificate = self.flaws.settle(&self.profile, "certificate", read);
-        let now = clock::wall();
-        if certificate.expires() <= now {
-            let at = certificate.expires_text().to_owned();
-            return Err(ProofError::CertificateExpired { place: place.certificate.clone(), at }.into());
-        }
-        let source = place.private_key.as_ref().unwrap_or(&place.certificate);
-        let key = certificate.signing_key(algorithm, source).map_err(ProofError::from)?;
-        let (name, print) = match algorithm {
-            Algorithm::Rs256 => ("x5t", certificate.thumbprint_sha1()),
-            Algorithm::Ps256 | Algorithm::Es256 => ("x5t#S256", certificate.thumbprint_sha256()),
-        };
-        let mut statement = self.statement(&Audience::TokenEndpoint, token_url);
-        statement.thumbprint = Some((name, &print));
-        let signed = statement.sign(&Signer::Key(key, algorithm), now);
-        Ok((signed.expect("the key was found to fit the algorithm"), certificate.fingerprint()))
-    }
-
-    async fn private_key(&self, source: &Source, algorithm: Algorithm) -> Read<PrivateKey> {
-        let read = async {
-            let pem = source.read_document().await?;
-            let bytes = Fingerprint::of(&pem);
-            if let Some(known) = self.key.last().filter(|(of, _)| *of == bytes) {
-                return Ok(known);
-            }
-            let key = PrivateKey::from_pem(&pem, source).map_err(ProofError::from)?;
-            key.fits(algorithm, source).map_err(ProofError::from)?;
-            Ok::<_, ExchangeError>((bytes, key))
-        };
-        let ((_, key), flaw) = self.key.or_last(read.await)?;
-        Ok((key, flaw))
-    }
-
-    /// A token that is renewed by others, as it is now.
-    async fn foreign_token(&self, source: &Source) -> Read<Secret> {
-        let read = source.read_document().await.map_err(ExchangeError::from);
-        let read = read.and_then(|bytes| Ok(token_in(&bytes, source)?));
-        let (token, flaw) = self.foreign.or_last(read)?;
-        match expiry(token.expose()).filter(|at| *at <= clock::wall()) {
-            Some(at) => {
-                let at = httpdate::fmt_http_date(at);
-                Err(ProofError::TokenExpired { place: source.clone(), at }.into())
-            }
-            None => Ok((token, flaw)),
-        }
-    }
-
-    /// What tells that the next proof would be made with another secret, as far as that costs little.
-    ///
-    /// A token of somebody else's is not part of it: it is renewed all the time and proves the same.
-    /// But while there is none that is valid, there is no answer, so that the next valid one is noticed.
-    ///
-    /// # Errors
-    /// When a source cannot be read.
-    pub(super) async fn fingerprint(&self) -> Result<Option<Fingerprint>, ExchangeError> {
-        let mut prints = Vec::new();
-        match &self.method {
-            ClientAuth::SecretBasic { secret, .. }
-            | ClientAuth::SecretPost(secret)
-            | ClientAuth::SecretJwt { secret, .. } => {
-                prints.extend(self.secrets.fingerprint(secret).await?);
-            }
-            ClientAuth::KeyJwt { key, algorithm, .. } => {
-                if key.is_cheap() {
-                    prints.push(self.private_key(key, *algorithm).await?.0.fingerprint());
-                }
-            }
-            ClientAuth::Assertion(source) => {
-                if source.is_cheap() {
-                    self.foreign_token(source).await?;
-                }
-            }
-            ClientAuth::CertificateJwt { .. }
-            | ClientAuth::TlsClientAuth
-            | ClientAuth::SelfSignedTls
-            | ClientAuth::None
-            | ClientAuth::Absent => {}
-        }
-        for holder in [&self.signing, &self.shown].into_iter().flatten().filter(|holder| holder.is_cheap()) {
-            prints.push(holder.read().await.map_err(ProofError::from)?.0.fingerprint());
-        }
-        let parts: Vec<&[u8]> = prints.iter().map(Fingerprint::as_bytes).collect();
-        Ok((!parts.is_empty()).then(|| Fingerprint::of_all(parts)))
-    }
-}
-
-/// The value of `Authorization` for `client_secret_basic` (RFC 6749 §2.3.1).
-fn basic(client_id: &str, secret: &Secret, encoding: BasicEncoding) -> HeaderValue {
-    let half = |text: &str| match encoding {
-        BasicEncoding::Form => form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>(),
-        BasicEncoding::Raw => text.to_owned(),
-    };
-    let joined = zeroize::Zeroizing::new(format!("{}:{}", half(client_id), half(secret.expose())));
-    let mut value = HeaderValue::from_str(&format!("Basic {}", BASE64_STANDARD.encode(joined.as_bytes())))
-        .expect("base64 is legal in a header");
-    value.set_sensitive(true);
-    value
-}
-
 /// Whether a file holds one token, as `keybearer check` tells it.
 ///
 /// # Errors
@@ -508,7 +147,7 @@ pub fn probe_token(bytes: &[u8], source: &Source) -> Result<(), ProofError> {
 }
 
 /// The one token that a file holds, without the line break at its end.
-fn token_in(bytes: &[u8], source: &Source) -> Result<Secret, ProofError> {
+pub(super) fn token_in(bytes: &[u8], source: &Source) -> Result<Secret, ProofError> {
     let text = std::str::from_utf8(bytes).map_or("", str::trim);
     let is_jwt = text.matches('.').count() == 2 && !text.starts_with('.');
     if !is_jwt || !text.bytes().all(|b| b.is_ascii_graphic()) {
@@ -521,29 +160,4 @@ fn token_in(bytes: &[u8], source: &Source) -> Result<Secret, ProofError> {
 pub(super) fn expiry(token: &str) -> Option<SystemTime> {
     let seconds = unverified_claims(token)?.get("exp")?.as_f64()?;
     UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn secret() -> Secret {
-        Secret::new("p+s/s=w:o%r&d \"~ 1".into())
-    }
-
-    #[test]
-    fn basic_encodes_each_half_as_a_form_before_joining() {
-        let value = basic("svc post:1", &secret(), BasicEncoding::Form);
-        let encoded = value.to_str().unwrap().strip_prefix("Basic ").unwrap().to_owned();
-        let plain = String::from_utf8(BASE64_STANDARD.decode(encoded).unwrap()).unwrap();
-        assert_eq!(plain, "svc+post%3A1:p%2Bs%2Fs%3Dw%3Ao%25r%26d+%22%7E+1");
-        assert!(value.is_sensitive());
-    }
-
-    #[test]
-    fn basic_raw_joins_the_halves_as_they_are() {
-        let value = basic("id", &secret(), BasicEncoding::Raw);
-        let encoded = value.to_str().unwrap().strip_prefix("Basic ").unwrap().to_owned();
-        assert_eq!(BASE64_STANDARD.decode(encoded).unwrap(), b"id:p+s/s=w:o%r&d \"~ 1");
-    }
 }

@@ -19,7 +19,7 @@ use crate::{
         refusal::ExchangeError,
     },
     secret::{Fingerprint, Secret},
-    source::{Kept, Source},
+    source::{Kept, Source, flaws::Flaws},
 };
 
 /// The grant type of RFC 7523 §2.1.
@@ -150,6 +150,7 @@ pub(super) struct Trade {
     key: Kept<(Fingerprint, SigningKey)>,
     subject: Kept<Secret>,
     actor: Kept<Secret>,
+    flaws: Flaws,
 }
 
 /// A key with everything that an assertion says about its owner.
@@ -166,7 +167,8 @@ struct SigningKey {
 impl Trade {
     pub(super) fn new(profile: &str, grant: GrantType) -> Self {
         let profile = profile.to_owned();
-        Self { profile, grant, key: Kept::default(), subject: Kept::default(), actor: Kept::default() }
+        let (key, subject, actor) = (Kept::default(), Kept::default(), Kept::default());
+        Self { profile, grant, key, subject, actor, flaws: Flaws::default() }
     }
 
     /// What is traded in a request to `token_url`, read and signed now.
@@ -282,27 +284,20 @@ impl Trade {
             Ok::<_, ExchangeError>((print, read))
         };
         let ((_, key), flaw) = self.key.or_last(read.await)?;
-        self.tell(source, flaw);
-        Ok(key)
+        Ok(self.flaws.settle(&self.profile, "key of assertions", (key, flaw)))
     }
 
     async fn foreign(&self, token: &ForeignToken, kept: &Kept<Secret>) -> Result<Secret, ExchangeError> {
         let source = &token.source;
         let read = source.read().await.map_err(ExchangeError::from);
-        let (secret, flaw) = kept.or_last(read)?;
-        self.tell(source, flaw);
+        let what = if std::ptr::eq(kept, &self.actor) { "actor_token" } else { "subject_token" };
+        let secret = self.flaws.settle(&self.profile, what, kept.or_last(read)?);
         match expiry(secret.expose()).filter(|at| *at <= clock::wall()) {
             Some(at) => {
                 let at = httpdate::fmt_http_date(at);
                 Err(ProofError::TokenExpired { place: source.clone(), at }.into())
             }
             None => Ok(secret),
-        }
-    }
-
-    fn tell(&self, source: &Source, flaw: Option<ExchangeError>) {
-        if let Some(flaw) = flaw {
-            tracing::warn!(profile = self.profile, %source, "the last good credential stays in use: {flaw}");
         }
     }
 }
