@@ -82,8 +82,10 @@ async fn way(profile: &Profile, steps: &mut Steps) -> bool {
     }
     let Ok(url) = Url::parse(&profile.provider()) else { return true };
     let before = steps.count(Outcome::Failed);
-    let proxy = outbound::proxy_for(&url, &profile.settings().connection.proxy);
-    let Some(target) = Target::of_url(proxy.as_ref().unwrap_or(&url)) else { return true };
+    let connection = &profile.settings().connection;
+    let proxy = outbound::proxy_for(&url, &connection.proxy);
+    let target = Target::of_url(proxy.as_ref().unwrap_or(&url), connection.ca.as_ref());
+    let Some(target) = target else { return true };
     if let Some(proxy) = &proxy {
         let shown = proxy.origin().ascii_serialization();
         steps.ok("proxy", format!("{shown} is used; the name, the way and TLS beyond it are not looked at"));

@@ -62,11 +62,11 @@ impl Target {
     }
 
     /// An identity provider, or the proxy on the way there; `None` for what is no server.
-    pub(super) fn of_url(url: &Url) -> Option<Self> {
+    pub(super) fn of_url(url: &Url, ca: Option<&PathBuf>) -> Option<Self> {
         let host = url.host_str()?.trim_start_matches('[').trim_end_matches(']').to_owned();
         let tls = (url.scheme() == "https").then(|| Tls {
             name: host.clone(),
-            ca: None,
+            ca: ca.cloned(),
             identity: None,
             min_tls: MinTls::Tls12,
             protocols: &["h2", "http/1.1"],

@@ -22,6 +22,7 @@ mod peer; // upstreams that speak TLS and HTTP/2
 mod process; // starts the binary as an operator would
 mod programs; // callers and servers in other languages, started and spoken to
 mod stage; // starts gateway, provider and API; sends requests
+mod vaults; // servers that keep secrets
 
 mod clients; // callers that nobody here wrote: curl, Python, Node, Java
 mod commands; // the binary: check, explain, token, run, exit codes
@@ -45,12 +46,14 @@ mod listeners; // TLS and unix sockets: who gets in, and with which certificate
 mod logs; // access lines and metrics, and what never gets into them
 mod managed_identity; // the gateway on a pretended Azure machine
 mod microsoft; // MSAL and azure-identity against the demo's provider
+mod outbound; // proxies and certificate authorities towards identity providers
 mod proofs; // accounts that prove themselves by certificates and by tokens of others
 mod real_proofs; // every way of client authentication against oidc-provider, and bound tokens
 mod real_server; // the gateway against oidc-provider, curl in front
 mod recovery; // what becomes of an upstream's 401
 mod refusals; // bad requests: the answer, and that nothing reaches the upstream
 mod reload; // another configuration while everything runs
+mod sources; // where secrets are kept, and what becomes of new, broken and second ones
 mod storms; // many requests at once
 mod streams; // answers that arrive bit by bit: events, early hints
 mod switches; // other accounts while the gateway serves

@@ -95,7 +95,7 @@ impl<'a> Tls<'a> {
         Self { authority, name: "localhost", alpn: &["h2", "http/1.1"], versions, asks: false, days: None }
     }
 
-    fn acceptor(&self) -> TlsAcceptor {
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider));
         let builder = builder.with_protocol_versions(self.versions).unwrap();
