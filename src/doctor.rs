@@ -84,7 +84,9 @@ pub async fn examine(settings: &Settings, wish: &Wish, progress: Progress) -> Re
         (None, None) => true,
     };
     let routes: Vec<&Entry<RouteSettings>> = settings.routes.iter().filter(is_wanted).collect();
-    let serves = |name: &str| routes.iter().any(|route| route.target.profile.as_deref() == Some(name));
+    let serves = |name: &str| {
+        routes.iter().any(|route| credentials(settings, route).any(|credential| credential == name))
+    };
     let profiles = settings.profiles.iter().map(|profile| &profile.profile).filter(|profile| {
         match (&wish.profile, &wish.route) {
             (Some(wanted), _) => *wanted == profile.name,
@@ -115,12 +117,20 @@ pub async fn examine(settings: &Settings, wish: &Wish, progress: Progress) -> Re
         let mut case = Case::of_route(route);
         case.steps = reached.get(&route.target.upstream).cloned().unwrap_or_default();
         if let Some(path) = &wish.probe {
-            let grant = route.target.profile.as_ref().and_then(|name| grants.get(name));
-            probe::examine(route, path, grant.map(Arc::as_ref), &mut case.steps).await;
+            let had: Option<Vec<_>> =
+                credentials(settings, route).map(|name| grants.get(name).cloned()).collect();
+            probe::examine(route, path, &had.unwrap_or_default(), &mut case.steps).await;
         }
         cases.push(case);
     }
     Report { profiles, routes: cases }
+}
+
+/// The profiles whose credentials go on a route's requests.
+fn credentials<'a>(settings: &'a Settings, route: &'a Entry<RouteSettings>) -> impl Iterator<Item = &'a str> {
+    let first = route.target.profile.as_deref();
+    let others = settings.profiles.iter().filter(move |profile| Some(profile.profile.name.as_str()) == first);
+    first.into_iter().chain(others.flat_map(|profile| profile.also.iter().map(String::as_str)))
 }
 
 /// The way to an upstream, once for all routes that lead there.

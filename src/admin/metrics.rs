@@ -103,7 +103,7 @@ impl RouteSum {
 #[derive(Debug)]
 struct Scrape {
     routes: Vec<RouteSum>,
-    profiles: Vec<token::View>,
+    profiles: Vec<token::view::View>,
     listeners: Vec<ListenerSum>,
     replay_bytes: usize,
     dropped_lines: Option<usize>,

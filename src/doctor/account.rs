@@ -33,7 +33,9 @@ pub(super) async fn examine(
     deadline: Instant,
 ) -> (Case, Option<Arc<Grant>>) {
     let profile = Profile::new(settings.clone(), http);
-    let mut case = Case::of_profile(&settings, profile.provider());
+    // Who talks to nobody has no address.
+    let provider = Some(profile.provider()).filter(|provider| Url::parse(provider).is_ok());
+    let mut case = Case::of_profile(&settings, provider);
     if case.steps.is_late(deadline) {
         return (case, None);
     }
@@ -142,6 +144,9 @@ async fn token(profile: &Profile, steps: &mut Steps) -> Option<Grant> {
 }
 
 fn clock(profile: &Profile, steps: &mut Steps) {
+    if Url::parse(&profile.provider()).is_err() {
+        return;
+    }
     match profile.clock_skew() {
         None => steps.skip("clock", "the provider did not tell its time"),
         Some(seconds) if seconds.unsigned_abs() > skew::WARN.as_secs() => {
@@ -202,6 +207,7 @@ fn lifetime(grant: &Grant, steps: &mut Steps) {
             format!("{} s", short.as_secs()),
             words("so short a life means token requests all the time"),
         ),
+        Grant::FOR_EVER => steps.ok("lifetime", "until it is replaced"),
         life => steps.ok("lifetime", format!("{} s", life.as_secs())),
     }
 }

@@ -14,7 +14,7 @@ use crate::{
         handshake::{self, Shown},
         step::Steps,
     },
-    profile::diagnosis::{self, Diagnosis},
+    profile::diagnosis::{Diagnosis, network::of_network},
     upstream::{Identity, MinTls, Origin, Scheme},
 };
 
@@ -123,9 +123,9 @@ async fn resolve(target: &Target, steps: &mut Steps) -> Option<Vec<SocketAddr>> 
         Err(_) => "timed out".to_owned(),
     };
     let words = if failure == "timed out" {
-        diagnosis::of_network("Temporary failure in name resolution")
+        of_network("Temporary failure in name resolution")
     } else {
-        diagnosis::of_network("dns error")
+        of_network("dns error")
     };
     steps.fail("dns", format!("{}: {failure}", target.host), words);
     None
@@ -143,7 +143,7 @@ async fn connect(addresses: &[SocketAddr], steps: &mut Steps) -> Option<TcpStrea
         }
     }
     let Some((address, tcp, took)) = reached else {
-        let words = failures.first().map(|(_, error)| diagnosis::of_network(error))?;
+        let words = failures.first().map(|(_, error)| of_network(error))?;
         let shown: Vec<_> = failures.iter().map(|(address, error)| format!("{address}: {error}")).collect();
         steps.fail("tcp", shown.join("; "), words);
         return None;
@@ -173,14 +173,14 @@ async fn knock(address: SocketAddr) -> Result<(TcpStream, Duration), String> {
 async fn encrypt(tcp: TcpStream, tls: &Tls, steps: &mut Steps) -> Option<Stream> {
     let begun = Instant::now();
     let Ok((outcome, shown)) = timeout(TLS_LIMIT, handshake::shake(tcp, tls)).await else {
-        steps.fail("tls", "no handshake within 5 s", diagnosis::of_network("timed out"));
+        steps.fail("tls", "no handshake within 5 s", of_network("timed out"));
         return None;
     };
     let chain = chain(&shown);
     match outcome {
         Err(error) => {
             let shown = if chain.is_empty() { String::new() } else { format!("; it showed {chain}") };
-            steps.fail("tls", format!("{error}{shown}"), diagnosis::of_network(&error));
+            steps.fail("tls", format!("{error}{shown}"), of_network(&error));
             None
         }
         Ok(stream) => {

@@ -1,7 +1,7 @@
 //! One request to a route's upstream with a token and one without: does the API check tokens, and does
 //! it take ours?
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use http::{
     HeaderMap, HeaderValue, Method, Request, StatusCode, Uri,
@@ -23,7 +23,7 @@ use crate::{
     profile::{
         Grant,
         content::Content,
-        diagnosis::{self, Diagnosis},
+        diagnosis::{Diagnosis, network::of_network},
     },
     proxy::{credentials, settings::RouteSettings, target},
     route::Entry,
@@ -34,10 +34,13 @@ use crate::{
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// Asks for `path` as a caller would write it. Only GET is sent, and only to this route's upstream.
+///
+/// `grants` are those of the route's profile and of the profiles that go with it, in this order; there are
+/// none when one of them could not be had.
 pub(super) async fn examine(
     route: &Entry<RouteSettings>,
     path: &str,
-    grant: Option<&Grant>,
+    grants: &[Arc<Grant>],
     steps: &mut Steps,
 ) {
     let target = path.parse::<Uri>().ok().filter(|uri| uri.path().starts_with('/'));
@@ -48,7 +51,7 @@ pub(super) async fn examine(
         steps.fail("probe", path.to_owned(), words);
         return;
     };
-    let without = ask(route, &target, None).await;
+    let without = ask(route, &target, &[]).await;
     let Some(profile) = &route.target.profile else {
         open(&without, steps);
         return;
@@ -62,15 +65,15 @@ pub(super) async fn examine(
             steps.warn("without_token", answer.shown(&target), words);
         }
         Ok(answer) => steps.ok("without_token", answer.shown(&target)),
-        Err(error) => steps.fail("without_token", error.clone(), diagnosis::of_network(error)),
+        Err(error) => steps.fail("without_token", error.clone(), of_network(error)),
     }
-    let Some(grant) = grant else {
+    let Some(grant) = grants.first() else {
         steps.skip("with_token", format!("profile \"{profile}\" gave no token"));
         return;
     };
-    match ask(route, &target, Some(grant)).await {
+    match ask(route, &target, grants).await {
         Ok(answer) => judge(&answer, &target, grant, steps),
-        Err(error) => steps.fail("with_token", error.clone(), diagnosis::of_network(&error)),
+        Err(error) => steps.fail("with_token", error.clone(), of_network(&error)),
     }
 }
 
@@ -81,7 +84,7 @@ fn open(answer: &Result<Answer, String>, steps: &mut Steps) {
             steps.warn("probe", answer.status.to_string(), of_trouble());
         }
         Ok(answer) => steps.ok("probe", answer.status.to_string()),
-        Err(error) => steps.fail("probe", error.clone(), diagnosis::of_network(error)),
+        Err(error) => steps.fail("probe", error.clone(), of_network(error)),
     }
 }
 
@@ -150,14 +153,14 @@ impl Answer {
     }
 }
 
-async fn ask(route: &Entry<RouteSettings>, target: &Uri, grant: Option<&Grant>) -> Result<Answer, String> {
-    timeout(LIMIT, ask_slowly(route, target, grant)).await.unwrap_or_else(|_| Err("timed out".into()))
+async fn ask(route: &Entry<RouteSettings>, target: &Uri, grants: &[Arc<Grant>]) -> Result<Answer, String> {
+    timeout(LIMIT, ask_slowly(route, target, grants)).await.unwrap_or_else(|_| Err("timed out".into()))
 }
 
 async fn ask_slowly(
     route: &Entry<RouteSettings>,
     target: &Uri,
-    grant: Option<&Grant>,
+    grants: &[Arc<Grant>],
 ) -> Result<Answer, String> {
     let origin = &route.target.upstream;
     let mut unseen = Steps::default();
@@ -179,7 +182,7 @@ async fn ask_slowly(
     } else {
         headers.insert(HOST, host);
     }
-    if let Some(grant) = grant {
+    for grant in grants {
         let (mut head, body) = request.into_parts();
         credentials::put_one(&grant.credential.ready(), &mut head, &origin.to_string())
             .map_err(|fault| format!("the credential cannot be put on the request: {}", fault.code()))?;

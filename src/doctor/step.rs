@@ -133,8 +133,9 @@ pub struct Case {
 
 impl Case {
     /// A profile's, without steps.
-    pub(super) fn of_profile(settings: &profile::Settings, provider: String) -> Self {
-        let about = vec![("kind", settings.kind.name().to_owned()), ("provider", provider)];
+    pub(super) fn of_profile(settings: &profile::Settings, provider: Option<String>) -> Self {
+        let mut about = vec![("kind", settings.kind.name().to_owned())];
+        about.extend(provider.map(|provider| ("provider", provider)));
         Self { name: settings.name.clone(), about, steps: Steps::default() }
     }
 

@@ -5,13 +5,13 @@
 
 use std::fmt;
 
-use crate::profile::refusal::{Class, ExchangeError};
+use crate::profile::{
+    diagnosis::{codes::CODES, network::of_network},
+    refusal::{Class, ExchangeError},
+};
 
-mod codes;
-mod network;
-
-pub use codes::CODES;
-pub use network::of_network;
+pub mod codes;
+pub mod network;
 
 /// Whose numbers they are: the same number means different things.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

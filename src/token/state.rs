@@ -18,7 +18,7 @@ use tokio::sync::{Notify, watch};
 use crate::{
     clock::{self, Moment},
     profile::{expiry::Expiry, refusal::ExchangeError},
-    token::{Notes, Reason, Settings, Suppressed, Token, Unavailable},
+    token::{Reason, Settings, Suppressed, Token, Unavailable, notes::Notes},
 };
 
 /// What the owner is doing, for those who wait.

@@ -196,7 +196,7 @@ async fn the_certificates_of_upstreams_are_shown_judged_and_counted_down() {
     };
     check(&case("well"), "tls", "ok", &["TLS 1.3; ", "issued by", "valid until "]);
     check(&case("soon"), "tls", "warning", &["(10 days)", "expires soon"]);
-    check(&case("foreign"), "tls", "failed", &["UnknownIssuer", "issued by", "ca: {file: …}"]);
+    check(&case("foreign"), "tls", "failed", &["not trusted here", "issued by", "ca: {file: …}"]);
     check(&case("other"), "tls", "failed", &["for another name"]);
     check(&case("plain"), "tls", "failed", &["does not speak TLS"]);
 }

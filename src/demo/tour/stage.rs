@@ -111,7 +111,7 @@ impl Stage {
     ///
     /// # Errors
     /// When the gateway has no such account.
-    pub(super) fn profile(&self, name: &str) -> anyhow::Result<token::View> {
+    pub(super) fn profile(&self, name: &str) -> anyhow::Result<token::view::View> {
         let profiles = self.gateway.profiles();
         let handle = profiles.iter().find(|handle| handle.name() == name);
         handle.map(token::Handle::view).with_context(|| format!("the gateway has no profile {name:?}"))

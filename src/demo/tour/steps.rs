@@ -13,7 +13,7 @@ use super::{
     page::Page,
     stage::{ACCESS, HOUR, ORDERS, ORDERS_ROLE, REPORTS, REPORTS_ROLE, Stage},
 };
-use crate::token::View;
+use crate::token::view::View;
 
 /// A life short enough to be waited for, and long enough for a step of the tour on a slow machine.
 const SHORT: Duration = Duration::from_secs(6);

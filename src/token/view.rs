@@ -1,0 +1,73 @@
+//! A profile's state for people and monitors, taken at one moment.
+
+use std::{
+    sync::{Arc, PoisonError, atomic::Ordering},
+    time::Duration,
+};
+
+use crate::{
+    clock,
+    profile::{expiry::Expiry, refusal::ExchangeError},
+    token::{Handle, notes::Notes, state::Phase},
+};
+
+/// A profile's state for people and monitors. Never the token.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// The profile's name.
+    pub name: String,
+    /// Whether readiness waits for it.
+    pub required: bool,
+    /// Whether requests can be served.
+    pub ready: bool,
+    /// Generation of the current token, 0 for none yet.
+    pub generation: u64,
+    /// Life left in the current token.
+    pub expires_in: Option<Duration>,
+    /// How long ago the current token was obtained.
+    pub age: Option<Duration>,
+    /// When the next exchange begins by itself; `None` while one is under way.
+    pub next_in: Option<Duration>,
+    /// Exchanges that gave a token.
+    pub refreshed: u64,
+    /// Exchanges that failed.
+    pub failed: u64,
+    /// Why the last exchange failed, if it did.
+    pub error: Option<Arc<ExchangeError>>,
+    /// What to look at although it works.
+    pub notes: Notes,
+    /// Whether tokens are compared with expected roles.
+    pub expects_roles: bool,
+    /// When what the account proves itself with expires, as far as that is known.
+    pub expiries: Vec<Expiry>,
+}
+
+impl Handle {
+    /// What health checks and metrics show.
+    pub fn view(&self) -> View {
+        let shared = &self.0.shared;
+        let status = shared.status.borrow();
+        let error = match &status.phase {
+            Phase::Failed { error, .. } => Some(Arc::clone(error)),
+            Phase::Idle | Phase::Fetching | Phase::Ready => None,
+        };
+        drop(status);
+        let now = clock::now();
+        let due = *shared.due.lock().unwrap_or_else(PoisonError::into_inner);
+        View {
+            name: shared.settings.profile.name.clone(),
+            required: shared.settings.required,
+            ready: self.is_ready(),
+            generation: shared.current.load().as_ref().map_or(0, |t| t.generation),
+            expires_in: self.current().and_then(|t| t.token().life()),
+            age: self.current().map(|t| now.since(t.token().obtained)),
+            next_in: due.map(|due| due.since(now)),
+            refreshed: shared.refreshed.load(Ordering::Relaxed),
+            failed: shared.failed.load(Ordering::Relaxed),
+            error,
+            notes: shared.notes(),
+            expects_roles: !shared.settings.profile.expected_roles.is_empty(),
+            expiries: shared.expiries(),
+        }
+    }
+}
