@@ -6,6 +6,7 @@ use tokio::time::{Instant, timeout};
 use url::Url;
 
 use crate::{
+    clock,
     doctor::{
         network::{self, Target},
         step::{Case, Outcome, Steps},
@@ -84,10 +85,9 @@ async fn way(profile: &Profile, steps: &mut Steps) -> bool {
     }
     let Ok(url) = Url::parse(&profile.provider()) else { return true };
     let before = steps.count(Outcome::Failed);
-    let connection = &profile.settings().connection;
-    let proxy = outbound::proxy_for(&url, &connection.proxy);
-    let target = Target::of_url(proxy.as_ref().unwrap_or(&url), connection.ca.as_ref());
-    let Some(target) = target else { return true };
+    let outbound::Settings { proxy, ca } = &profile.settings().connection;
+    let proxy = outbound::proxy_for(&url, proxy);
+    let Some(target) = Target::of_url(proxy.as_ref().unwrap_or(&url), ca.as_deref()) else { return true };
     if let Some(proxy) = &proxy {
         let shown = proxy.origin().ascii_serialization();
         steps.ok("proxy", format!("{shown} is used; the name, the way and TLS beyond it are not looked at"));
@@ -139,11 +139,28 @@ async fn token(profile: &Profile, steps: &mut Steps) -> Option<Grant> {
         }
     };
     steps.took(begun.elapsed());
-    clock(profile, steps);
+    clocks(profile, steps);
+    expiries(profile, steps);
     grant
 }
 
-fn clock(profile: &Profile, steps: &mut Steps) {
+/// The ends of what proves the account, as far as they are known: some only after a request.
+fn expiries(profile: &Profile, steps: &mut Steps) {
+    for expiry in profile.expiries() {
+        match expiry.warning(clock::wall()) {
+            None => steps.ok("expiry", format!("{} is good until {expiry}", expiry.what)),
+            Some(seen) => {
+                let words = Diagnosis {
+                    meaning: "from then on the provider refuses the account",
+                    remedy: "make a new one and put it into its source while the old one still works",
+                };
+                steps.warn("expiry", seen, words);
+            }
+        }
+    }
+}
+
+fn clocks(profile: &Profile, steps: &mut Steps) {
     if Url::parse(&profile.provider()).is_err() {
         return;
     }

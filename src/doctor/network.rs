@@ -1,6 +1,10 @@
 //! The way to a server: its name, its addresses, its TLS.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use tokio::{
     net::{TcpStream, lookup_host},
@@ -61,12 +65,13 @@ impl Target {
         Self { host: origin.host.clone(), port: origin.port, tls }
     }
 
-    /// An identity provider, or the proxy on the way there; `None` for what is no server.
-    pub(super) fn of_url(url: &Url, ca: Option<&PathBuf>) -> Option<Self> {
+    /// An identity provider, or the proxy on the way there, whose certificate is judged by `ca` or else by
+    /// the system's authorities; `None` for what is no server.
+    pub(super) fn of_url(url: &Url, ca: Option<&Path>) -> Option<Self> {
         let host = url.host_str()?.trim_start_matches('[').trim_end_matches(']').to_owned();
         let tls = (url.scheme() == "https").then(|| Tls {
             name: host.clone(),
-            ca: ca.cloned(),
+            ca: ca.map(Path::to_owned),
             identity: None,
             min_tls: MinTls::Tls12,
             protocols: &["h2", "http/1.1"],

@@ -130,6 +130,18 @@ async fn a_provider_that_is_down_is_told_apart_from_one_that_is_not_there() {
 }
 
 #[tokio::test]
+async fn a_secret_that_expires_soon_is_told_ahead_and_one_that_does_not_by_its_day() {
+    for (day, outcome, words) in
+        [("2099-01-31", "ok", "until 31 Jan 2099"), ("2020-01-31", "warning", "has expired on 31 Jan 2020")]
+    {
+        let stage = Plan::default().profile(&format!("client_secret_expires: {day}")).start().await;
+        let (code, report) = report(&stage, &["--profile", "account"]).await;
+        assert_eq!(code, 0, "the provider is the judge: {report}");
+        check(&report["profiles"][0], "expiry", outcome, &[words]);
+    }
+}
+
+#[tokio::test]
 async fn clocks_that_are_apart_are_measured_also_when_the_provider_refuses() {
     let behaviour = Behaviour::Raw {
         status: 401,
