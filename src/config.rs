@@ -277,10 +277,24 @@ fn one(
         used.extend(profiles);
     }
     let settings = lower::lower(&file, environment, cx);
+    readers(tree, used);
     let is_used = |profile: &&token::Settings| used.contains(&profile.profile.name);
     let company: Vec<_> = settings.profiles.iter().filter(is_used).flat_map(|p| p.also.clone()).collect();
     used.extend(company);
     Some(settings)
+}
+
+/// Profiles that other profiles read their secrets with.
+fn readers(node: &Node, used: &mut HashSet<String>) {
+    for (key, value) in node.entries() {
+        if key.text() == Some("azure_key_vault") {
+            used.extend(value.find("profile").and_then(Node::text).map(str::to_owned));
+        }
+        readers(value, used);
+    }
+    if let tree::Value::Seq(items) = &node.value {
+        items.iter().for_each(|item| readers(item, used));
+    }
 }
 
 /// Says in which environment a problem arises when its place does not show it.

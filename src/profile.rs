@@ -46,6 +46,7 @@ pub mod managed_identity;
 pub mod oauth2;
 mod proof;
 pub mod refusal;
+pub(crate) mod seconds;
 pub mod skew;
 
 /// What kind of service account a profile is, with that kind's settings.

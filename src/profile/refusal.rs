@@ -89,7 +89,7 @@ pub enum ExchangeError {
         reason: String,
     },
     /// No complete answer within the limit.
-    #[error("no answer within {}", crate::profile::refusal::Seconds(*after))]
+    #[error("no answer within {}", crate::profile::seconds::Seconds(*after))]
     TimedOut {
         /// The limit.
         after: Duration,
@@ -390,19 +390,6 @@ pub(super) fn printable(text: &str) -> String {
         out.push('…');
     }
     out
-}
-
-/// A span as `10 s` or `500 ms`.
-pub(crate) struct Seconds(pub(crate) Duration);
-
-impl fmt::Display for Seconds {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 < Duration::from_secs(1) {
-            write!(f, "{} ms", self.0.as_millis())
-        } else {
-            write!(f, "{} s", self.0.as_secs())
-        }
-    }
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ async fn a_policys_tokens_carry_the_roles_in_scp_and_that_is_enough() {
     assert_eq!(asked.path, format!("/{TENANT}/B2C_1_service/oauth2/v2.0/token"));
     let (shown, _) = token(&stage).await;
     assert!(shown.contains(&format!("scope      {ROLE}")), "{shown}");
-    assert!(!shown.contains("missing") && !shown.contains("roles "), "{shown}");
+    assert!(!shown.contains("missing"), "{shown}");
 }
 
 #[tokio::test]

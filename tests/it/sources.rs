@@ -72,18 +72,22 @@ async fn a_command_that_fails_shows_its_status_and_nothing_of_what_it_said() {
     assert_eq!(stage.idp.requests(), 0, "nobody is asked without a secret");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn systemd_gives_credentials_in_a_folder_of_its_own() {
-    let stage = stage("client_secret: {credential: orders.secret}").await;
-    let error = failure(&stage).await;
+    let stage = Stage::start().await;
+    let path = stage.folder.path().join("keybearer.yaml");
+    let text =
+        stage.yaml.replace("client_secret: {file: secret}", "client_secret: {credential: orders.secret}");
+    fs::write(&path, text).unwrap();
+    let output = command(&["token", "account", "--config", path.to_str().unwrap()]).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(error.contains("CREDENTIALS_DIRECTORY is not set (systemd sets it for a unit with LoadCredential=orders.secret:PATH)"), "{error}");
     let folder = tempfile::tempdir().unwrap();
     file(&folder, "orders.secret", SECRET);
-    let path = stage.folder.path().join("keybearer.yaml");
     let mut token = command(&["token", "account", "--config", path.to_str().unwrap()]);
     let output = token.env("CREDENTIALS_DIRECTORY", folder.path()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(stage.idp.issued(), 1);
+    assert_eq!(stage.idp.issued(), 2, "the gateway's own, and this one");
 }
 
 /// A `vault:` source at `server`.

@@ -1,3 +1,5 @@
+//! Certificates in every form they come in.
+
 use p12_keystore::{
     Certificate as PfxCertificate, KeyStore, KeyStoreEntry, PrivateKey as PfxKey, PrivateKeyChain,
 };

@@ -1,3 +1,5 @@
+//! What grants ask with, taken apart again.
+
 use std::{path::PathBuf, time::UNIX_EPOCH};
 
 use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};

@@ -100,7 +100,7 @@ mod tests {
         let digits = "00FF".repeat(10);
         assert_eq!(read(&digits), read(&digits.to_lowercase()));
         assert_eq!(read(&digits).map(|sha1| (sha1[0], sha1[1])), Some((0, 0xff)));
-        let grouped: Vec<_> = (0..20).map(|i| &digits[2 * i..2 * i + 2]).collect();
+        let grouped: Vec<_> = (0..20).map(|i| digits.get(2 * i..2 * i + 2).unwrap()).collect();
         assert_eq!(read(&grouped.join(":")), read(&digits));
         for wrong in ["", "00", &"0g".repeat(20), &"00".repeat(32), &"+1".repeat(20)] {
             assert!(read(wrong).is_none(), "{wrong}");

@@ -7,9 +7,12 @@ const ARC_AGENT: &str = "/opt/azcmagent/bin/himds";
 /// Where that program puts its keys.
 const ARC_TOKENS: &str = "/var/opt/azcmagent/tokens";
 
+/// Gives the value of an environment variable.
+type Lookup = dyn Fn(&str) -> Option<String> + Send + Sync;
+
 /// Everything that finding the endpoint goes by. Tests make their own.
 pub(super) struct Surroundings {
-    pub(super) variables: Box<dyn Fn(&str) -> Option<String> + Send + Sync>,
+    pub(super) variables: Box<Lookup>,
     pub(super) arc_agent: PathBuf,
     /// The only folder that Arc's keys are read from.
     pub(super) arc_tokens: PathBuf,
