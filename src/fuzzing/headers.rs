@@ -154,7 +154,7 @@ pub(super) fn query_leaves(query: &str) -> bool {
     assert_eq!(*ours, "api_key=ours", "ours is not the last of {left}");
     let is_ours =
         |piece: &&str| query::read(piece.split('=').next().unwrap_or_default().as_bytes()) == "api_key";
-    assert!(!theirs.iter().any(|piece| is_ours(piece)), "another api_key leaves in {left}");
+    assert!(!theirs.iter().any(&is_ours), "another api_key leaves in {left}");
     let kept = |pieces: &[&str]| {
         pieces.iter().filter(|p| !p.is_empty()).map(|p| (*p).to_owned()).collect::<Vec<_>>()
     };

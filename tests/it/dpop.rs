@@ -51,7 +51,7 @@ fn verified(seen: &Seen, origin: &str) -> Result<Value, String> {
     let key = DecodingKey::from_jwk(&jwk).map_err(|e| e.to_string())?;
     let claims = jsonwebtoken::decode::<Value>(proof, &key, &rules).map_err(|e| e.to_string())?.claims;
     let path = seen.target.split('?').next().unwrap();
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let now = keybearer::clock::wall().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     let expected = [
         ("htm", Value::from(seen.method.as_str())),
         ("htu", Value::from(format!("{origin}{path}"))),
@@ -228,7 +228,7 @@ async fn an_upstream_that_always_wants_another_nonce_is_asked_twice_and_no_more(
 }
 
 fn another_nonce() -> String {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let now = keybearer::clock::wall().duration_since(std::time::UNIX_EPOCH).unwrap();
     format!("n-{}", now.as_nanos())
 }
 

@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     fs,
     sync::{Arc, Mutex},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, UNIX_EPOCH},
 };
 
 use axum::{
@@ -191,7 +191,7 @@ fn refused(error: &str) -> (StatusCode, Value) {
 }
 
 fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+    keybearer::clock::wall().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
 /// A token endpoint that does what Google documents.
@@ -264,7 +264,7 @@ async fn the_key_file_says_where_tokens_are_asked_for_when_nothing_else_does() {
         let verify = Arc::clone(&verify);
         World::start(move |parameters| {
             let held = verify.lock().unwrap();
-            let verify: &Box<dyn Fn(&str) -> bool + Send> = held.as_ref().unwrap();
+            let verify = held.as_ref().unwrap();
             if !verify(&parameters["assertion"]) {
                 return refused("invalid_grant");
             }

@@ -120,8 +120,7 @@ async fn several_credentials_go_on_one_request_and_each_is_there_once() {
     assert!(seen.values("authorization")[0].starts_with("Bearer ey"));
     assert_eq!((seen.values("authorization").len(), seen.values("x-api-key")), (1, vec!["k1"]));
     assert_eq!(seen.target, "/a?b=1&sig=k2");
-    let request =
-        format!("GET /a HTTP/1.1\r\nHost: x\r\nConnection: close, x-api-key\r\nX-Api-Key: theirs\r\n\r\n");
+    let request = "GET /a HTTP/1.1\r\nHost: x\r\nConnection: close, x-api-key\r\nX-Api-Key: theirs\r\n\r\n";
     let answer = raw(gateway.listener("local").unwrap(), request.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 400 "), "a Connection field names our credential: {answer}");
     assert_eq!(judge.seen().len(), 1);

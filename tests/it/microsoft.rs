@@ -1,7 +1,7 @@
 //! MSAL Python and azure-identity, unmodified, against the demo's identity provider: who writes a daemon
 //! with them can try it on one machine, and what we take for Entra's habits is what they expect.
 
-use std::{fs, sync::Arc, time::SystemTime};
+use std::{fs, sync::Arc};
 
 use keybearer::demo::idp::{Account, Behaviour, Idp, TENANT_ID};
 use rustls::{ServerConfig, pki_types::PrivateKeyDer};
@@ -118,7 +118,7 @@ async fn msal_and_azure_identity_prove_themselves_by_certificates_and_workload_t
     write("client.pem", own.pem());
     write("client.key", fs::read_to_string(own.path("only.key")).unwrap());
     write("thumbprint", own.thumbprint());
-    write("workload.jwt", cluster.token(SystemTime::now()));
+    write("workload.jwt", cluster.token(keybearer::clock::wall()));
     let mut account = own.account();
     account.trusts = cluster.trusting_account().trusts;
     lab.idp.add_account(account);

@@ -182,7 +182,7 @@ async fn a_certified_server_refuses_what_does_not_prove_the_account_and_the_reas
     let url = format!("token_url: {}", server.token_url());
     let tls_url = format!("token_url: {}", server.tls_token_url());
     let rsa = ["client_id: svc-rsa", "auth: private_key_jwt", "private_key: {file: rsa.key}"];
-    let old = keys.assertion(&server.token_url(), SystemTime::now() - Duration::from_secs(3600));
+    let old = keys.assertion(&server.token_url(), keybearer::clock::wall() - Duration::from_secs(3600));
     keys.write("old.jwt", &old);
     for (profile, reason) in [
         (with(&rsa, &[&url, "assertion_audience: https://elsewhere.example"]), "invalid_client"),
@@ -240,7 +240,7 @@ async fn an_assertion_is_taken_once_and_ours_are_never_used_twice() {
     let keys = Keys::new();
     let server = AuthorizationServer::start_with(60, Some(keys.folder())).await;
     let url = format!("token_url: {}", server.token_url());
-    keys.write("made.jwt", &keys.assertion(&server.token_url(), SystemTime::now()));
+    keys.write("made.jwt", &keys.assertion(&server.token_url(), keybearer::clock::wall()));
     let foreign =
         lines(&[&url, "client_id: svc-rsa", "auth: client_assertion", "client_assertion: {file: made.jwt}"]);
     let own = lines(&[&url, "client_id: svc-rsa", "auth: private_key_jwt", "private_key: {file: rsa.key}"]);

@@ -199,7 +199,7 @@ async fn key_vault_stage(server: &Server) -> Stage {
 
 #[tokio::test]
 async fn a_secret_in_key_vault_is_read_with_the_token_of_another_profile() {
-    let soon = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 10 * 86_400;
+    let soon = keybearer::clock::wall().duration_since(UNIX_EPOCH).unwrap().as_secs() + 10 * 86_400;
     let server = Server::start(move |asked| match asked.header("authorization") {
         Some(value) if value.starts_with("Bearer ") => {
             (200, json!({"value": SECRET, "attributes": {"enabled": true, "exp": soon}}))
@@ -327,7 +327,7 @@ async fn one_of_two_secrets_is_enough() {
 
 #[tokio::test]
 async fn an_end_that_is_near_is_told_by_check_by_the_log_and_by_a_metric() {
-    let soon = SystemTime::now() + Duration::from_secs(5 * 86_400 + 3600);
+    let soon = keybearer::clock::wall() + Duration::from_secs(5 * 86_400 + 3600);
     let text = httpdate::fmt_http_date(soon);
     let expires = format!("{}T00:00:00Z", iso_day(soon));
     let stage = Plan::default().profile(&format!("client_secret_expires: {expires}")).start().await;
