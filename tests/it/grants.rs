@@ -259,12 +259,13 @@ async fn a_google_id_token_goes_on_requests_and_tells_its_life_itself() {
 #[tokio::test]
 async fn the_key_file_says_where_tokens_are_asked_for_when_nothing_else_does() {
     let signer = Signer::new();
-    let verify = Arc::new(Mutex::new(None));
+    type Verify = Box<dyn Fn(&str) -> bool + Send>;
+    let verify = Arc::new(Mutex::new(None::<Verify>));
     let world = {
         let verify = Arc::clone(&verify);
         World::start(move |parameters| {
             let held = verify.lock().unwrap();
-            let verify = held.as_ref().unwrap();
+            let verify: &(dyn Fn(&str) -> bool + Send) = &**held.as_ref().unwrap();
             if !verify(&parameters["assertion"]) {
                 return refused("invalid_grant");
             }
