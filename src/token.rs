@@ -8,14 +8,7 @@
 //! What a token store shared by replicas would need is here and only here: [`Exchange`] is where one
 //! would be put in between.
 
-use std::{
-    future::Future,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use arc_swap::Guard;
 use tokio::sync::Semaphore;
@@ -29,7 +22,10 @@ use crate::{
         expiry::Expiry,
         refusal::ExchangeError,
     },
-    token::state::{Report, Shared},
+    token::{
+        state::{Report, Shared},
+        waiting::Waiting,
+    },
 };
 
 pub mod notes;
@@ -37,6 +33,7 @@ mod owner;
 pub mod schedule;
 mod state;
 pub mod view;
+mod waiting;
 
 /// Requests that may wait for one profile's token at a time, unless the settings say otherwise.
 pub const WAITERS_MAX: usize = 10_000;
@@ -375,26 +372,6 @@ impl Current {
     /// A hold that may be kept across an await.
     pub fn arc(&self) -> Arc<Token> {
         Arc::clone(self.0.as_ref().expect("`Handle::current` gives no empty guard"))
-    }
-}
-
-/// One place in the queue of waiters.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn enter(waiters: &'a AtomicUsize, limit: usize) -> Result<Self, Unavailable> {
-        let place = Self(waiters);
-        if waiters.fetch_add(1, Ordering::Relaxed) >= limit {
-            let retry_after = Duration::from_secs(1);
-            return Err(Unavailable { retry_after, reason: Reason::TooManyWaiters });
-        }
-        Ok(place)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -54,7 +54,7 @@ pub(super) struct Entra {
     pub(super) certificate: Option<Field<Place>>,
     /// Where the certificate's key is kept, when it is not beside it. PEM.
     pub(super) private_key: Option<Field<Place>>,
-    /// Where the password of the PFX file is kept. Default none.
+    /// Where the password of the PFX file, or of an encrypted key, is kept. Default none.
     pub(super) certificate_password: Option<Field<Place>>,
     /// How the certificate's key signs: `PS256`, or `RS256` for ADFS. Default `PS256`.
     pub(super) signing_alg: Option<Field<SigningAlg>>,
@@ -154,7 +154,7 @@ pub(super) struct OAuth2 {
     /// Where the certificate for TLS is kept: PEM with its key, or a PFX file. Needed for `tls_client_auth`
     /// and `self_signed_tls_client_auth`; beside another method it is what tokens are bound to.
     pub(super) certificate: Option<Field<Place>>,
-    /// Where the password of the PFX file is kept. Default none.
+    /// Where the password of the PFX file, or of an encrypted key, is kept. Default none.
     pub(super) certificate_password: Option<Field<Place>>,
     /// Where an assertion that others make and renew is kept, for `client_assertion`.
     pub(super) client_assertion: Option<Field<Place>>,

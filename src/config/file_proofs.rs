@@ -19,9 +19,11 @@ pub(super) enum Auth {
     /// An assertion signed with a private key.
     PrivateKeyJwt,
     /// A certificate of a known authority in the TLS handshake.
-    TlsClientAuth,
+    #[serde(rename = "tls_client_auth")]
+    TlsClient,
     /// A certificate that the server knows itself in the TLS handshake.
-    SelfSignedTlsClientAuth,
+    #[serde(rename = "self_signed_tls_client_auth")]
+    SelfSignedTls,
     /// An assertion that others make, such as a workload's identity token.
     ClientAssertion,
     /// The id alone.

@@ -21,6 +21,7 @@ use rustls::{
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::{
+    profile::assertion::unverified_claims,
     profile::key::{Algorithm, KeyError, Pem, PrivateKey, WipedKey, pem_section},
     secret::{Fingerprint, Secret},
     source::{Kept, Source, SourceError},
@@ -33,7 +34,7 @@ pub struct Place {
     pub certificate: Source,
     /// The key, when it is not beside the certificate. PEM.
     pub private_key: Option<Source>,
-    /// The password of a PFX file.
+    /// The password of a PFX file, or of an encrypted key.
     pub password: Option<Source>,
 }
 
@@ -151,30 +152,27 @@ impl Certificate {
         let is_pem = memchr::memmem::find(document, b"-----BEGIN").is_some();
         // A PFX file is one DER sequence.
         let is_pfx = !is_pem && document.first() == Some(&0x30);
-        let (mut chain, mut der) = if is_pfx {
-            let (chain, key) =
+        let key_source = place.private_key.as_ref().unwrap_or(source);
+        let (mut chain, der) = if is_pfx {
+            let (chain, own) =
                 open(document, password).map_err(|e| CertificateError::Pfx(source.clone(), e))?;
-            (chain, Some(key))
+            let other = key.map(|key| Pem::read(key).key(None, key_source)).transpose()?;
+            (chain, other.unwrap_or(own))
         } else {
-            let pem = Pem::read(document);
-            if pem.certificates.is_empty() {
+            let mut pem = Pem::read(document);
+            let chain = std::mem::take(&mut pem.certificates);
+            if chain.is_empty() {
                 return Err(CertificateError::Absent(source.clone()));
             }
-            if place.private_key.is_none() && pem.key.is_none() {
-                return Err(match pem.no_key(source) {
+            let der = match key {
+                Some(key) => Pem::read(key).key(password, key_source)?,
+                None => pem.key(password, source).map_err(|error| match error {
                     KeyError::Absent(source) => CertificateError::NoKey(source),
                     other => other.into(),
-                });
-            }
-            (pem.certificates, pem.key)
+                })?,
+            };
+            (chain, der)
         };
-        let key_source = place.private_key.as_ref().unwrap_or(source);
-        if let Some(key) = key {
-            let pem = Pem::read(key);
-            let flaw = pem.no_key(key_source);
-            der = Some(pem.key.ok_or(flaw)?);
-        }
-        let der = der.ok_or_else(|| CertificateError::NoKey(source.clone()))?;
         leaf_first(&mut chain, &der);
         Self::pair(source, key_source, chain, der)
     }
@@ -238,6 +236,14 @@ impl Certificate {
     /// When it expires, for people.
     pub fn expires_text(&self) -> &str {
         &self.expires_text
+    }
+
+    /// Whether `token` may be bound to it (RFC 8705 §3.1): one that can be read says so.
+    pub(super) fn may_bind(&self, token: &Secret) -> bool {
+        unverified_claims(token.expose()).is_none_or(|claims| {
+            let bound_to = claims.get("cnf").and_then(|cnf| cnf.get("x5t#S256")?.as_str());
+            bound_to == Some(self.thumbprint_sha256().as_str())
+        })
     }
 
     /// Whether it is another certificate.

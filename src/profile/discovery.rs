@@ -97,6 +97,12 @@ impl Discovery {
         }
         Some(format!("the issuer's metadata list {} for auth, not {method}", listed.join(", ")))
     }
+
+    /// Whether the issuer says that it binds tokens to certificates.
+    pub(super) fn binds(&self) -> bool {
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.as_ref().is_some_and(|(endpoints, _)| endpoints.binds)
+    }
 }
 
 /// The method's name as metadata list it (RFC 8414 §2); `None` where there is no method.

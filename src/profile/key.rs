@@ -10,6 +10,7 @@ use aws_lc_rs::{
     rsa,
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, RSA_PKCS1_SHA256, RSA_PSS_SHA256},
 };
+use base64::{Engine, prelude::BASE64_STANDARD};
 use rustls::pki_types::{
     CertificateDer, PrivateKeyDer,
     pem::{PemObject, SectionKind},
@@ -76,9 +77,13 @@ pub enum KeyError {
     Absent(Source),
     /// It needs a password that was not given.
     #[error(
-        "{0} holds a private key that is encrypted (store it without a password, readable for the gateway only)"
+        "{0} holds a private key that is encrypted (store it without a password, readable for the gateway only; \
+         a certificate's key may have one, see certificate_password)"
     )]
     Encrypted(Source),
+    /// The password is another one.
+    #[error("the private key in {0} cannot be decrypted (is the password right? see certificate_password)")]
+    Password(Source),
     /// It is there but broken, or of a kind that signs nothing here.
     #[error("the private key in {0} cannot be used (expected RSA with 2048 bits or more, or P-256, whole)")]
     Broken(Source),
@@ -115,11 +120,8 @@ impl PrivateKey {
     /// # Errors
     /// [`KeyError`], which names `source`.
     pub fn from_pem(pem: &[u8], source: &Source) -> Result<Self, KeyError> {
-        let document = Pem::read(pem);
-        match document.key {
-            Some(der) => Self::from_der(&der).ok_or_else(|| KeyError::Broken(source.clone())),
-            None => Err(document.no_key(source)),
-        }
+        let der = Pem::read(pem).key(None, source)?;
+        Self::from_der(&der).ok_or_else(|| KeyError::Broken(source.clone()))
     }
 
     /// Takes a key that was decoded already; `None` for a kind that signs nothing here.
@@ -208,15 +210,24 @@ impl Drop for WipedKey {
 /// What a PEM document holds that is of interest here.
 pub(super) struct Pem {
     pub(super) certificates: Vec<CertificateDer<'static>>,
-    pub(super) key: Option<WipedKey>,
-    /// A key that needs a password, or a section that does not decode.
-    is_encrypted: bool,
+    key: Option<WipedKey>,
+    encrypted: Encrypted,
     is_broken: bool,
+}
+
+/// A key that needs a password.
+enum Encrypted {
+    No,
+    /// DER of PKCS #8's own form.
+    Pkcs8(Vec<u8>),
+    /// OpenSSL's old way, headers inside of a section.
+    Old,
 }
 
 impl Pem {
     pub(super) fn read(pem: &[u8]) -> Self {
-        let mut read = Self { certificates: Vec::new(), key: None, is_encrypted: false, is_broken: false };
+        let encrypted = encrypted_section(pem);
+        let mut read = Self { certificates: Vec::new(), key: None, encrypted, is_broken: false };
         for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(pem) {
             let Ok((kind, der)) = section else {
                 read.is_broken = true;
@@ -236,27 +247,43 @@ impl Pem {
             };
             read.key.get_or_insert(WipedKey(key));
         }
-        // Both ways of encrypting: PKCS #8's own, and OpenSSL's old headers inside of a section.
-        let marks = [&b"BEGIN ENCRYPTED PRIVATE KEY"[..], b"Proc-Type: 4,ENCRYPTED"];
-        read.is_encrypted = marks.iter().any(|mark| memchr::memmem::find(pem, mark).is_some());
         read
     }
 
-    /// Why there is no key.
-    pub(super) fn no_key(&self, source: &Source) -> KeyError {
-        if self.is_encrypted {
-            KeyError::Encrypted(source.clone())
-        } else if self.is_broken {
-            KeyError::Broken(source.clone())
-        } else {
-            KeyError::Absent(source.clone())
+    /// The private key, decrypted if need be.
+    pub(super) fn key(self, password: Option<&Secret>, source: &Source) -> Result<WipedKey, KeyError> {
+        match (self.key, &self.encrypted, password) {
+            (Some(key), ..) => Ok(key),
+            (None, Encrypted::Pkcs8(der), Some(password)) => {
+                let wrong = || KeyError::Password(source.clone());
+                let info =
+                    pkcs8::EncryptedPrivateKeyInfoRef::try_from(der.as_slice()).map_err(|_| wrong())?;
+                let plain = info.decrypt(password.expose()).map_err(|_| wrong())?;
+                Ok(WipedKey(PrivateKeyDer::Pkcs8(plain.as_bytes().to_vec().into())))
+            }
+            (None, Encrypted::Pkcs8(_) | Encrypted::Old, _) => Err(KeyError::Encrypted(source.clone())),
+            (None, Encrypted::No, _) if self.is_broken => Err(KeyError::Broken(source.clone())),
+            (None, Encrypted::No, _) => Err(KeyError::Absent(source.clone())),
         }
     }
 }
 
+/// Encrypted keys are no sections that the PEM reader knows.
+fn encrypted_section(pem: &[u8]) -> Encrypted {
+    let text = String::from_utf8_lossy(pem);
+    let inside = text
+        .split_once("-----BEGIN ENCRYPTED PRIVATE KEY-----")
+        .and_then(|(_, rest)| rest.split_once("-----END ENCRYPTED PRIVATE KEY-----"));
+    if let Some((inside, _)) = inside {
+        let base64: String = inside.split_ascii_whitespace().collect();
+        // What does not decode is told as what it claims to be.
+        return BASE64_STANDARD.decode(base64).map_or(Encrypted::Old, Encrypted::Pkcs8);
+    }
+    if text.contains("Proc-Type: 4,ENCRYPTED") { Encrypted::Old } else { Encrypted::No }
+}
+
 /// DER as a PEM section, for libraries that take nothing else.
 pub(super) fn pem_section(label: &str, der: &[u8]) -> Secret {
-    use base64::{Engine, prelude::BASE64_STANDARD};
     let text = Zeroizing::new(BASE64_STANDARD.encode(der));
     let mut out = format!("-----BEGIN {label}-----\n");
     out.reserve_exact(text.len() + text.len() / 64 + label.len() + 32);

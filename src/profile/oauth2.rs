@@ -29,7 +29,7 @@ use crate::{
         refusal::ExchangeError,
         skew::Skew,
     },
-    secret::Fingerprint,
+    secret::{Fingerprint, Secret},
 };
 
 /// AADSTS700024: the assertion is not within its validity.
@@ -203,6 +203,7 @@ impl Client {
         }
         let accepted = answer::read_as(&self.wanted(), &reply, &sent.secrets).map_err(|e| self.advised(e))?;
         self.compare_scope(accepted.scope.as_deref());
+        self.compare_binding(&sent, &accepted.access_token);
         self.authentication.accepted(&sent);
         Ok(Grant {
             credential: match &self.key {
@@ -213,6 +214,18 @@ impl Client {
             refresh_in: accepted.refresh_in,
             asked_at,
         })
+    }
+
+    /// Warns of a token that is bound to no certificate, where the issuer says that it binds.
+    fn compare_binding(&self, sent: &Proof, token: &Secret) {
+        let shown = sent.certificate.as_ref().filter(|_| self.discovery.binds());
+        if shown.is_some_and(|certificate| !certificate.may_bind(token)) {
+            tracing::warn!(
+                profile = self.profile,
+                "the token is not bound to the certificate, though the issuer can bind it (switch \
+                 certificate-bound access tokens on for this client)"
+            );
+        }
     }
 
     async fn send(&self, url: &Url, proof: &Proof, claims: Option<&str>) -> Result<Reply, ExchangeError> {

@@ -8,6 +8,7 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use keybearer::{
+    clock,
     demo::idp::{Account, Behaviour, assertion},
     profile::{
         assertion::{Signer, Statement},
@@ -237,7 +238,7 @@ async fn a_half_written_credential_file_leaves_the_old_certificate_in_use() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_federated_token_is_read_at_every_token_request() {
     let made = Made::new();
-    let now = keybearer::clock::wall();
+    let now = clock::wall();
     made.write("token", (made.token(now) + "\n").as_bytes());
     let stage = stage(&made.line("federated_token", "token"), made.trusting_account()).await;
     assert_eq!(stage.status("/v1").await, 200);
@@ -254,7 +255,7 @@ async fn a_federated_token_is_read_at_every_token_request() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stale_federated_token_is_told_from_a_refused_one_and_its_renewal_is_noticed() {
     let made = Made::new();
-    let now = keybearer::clock::wall();
+    let now = clock::wall();
     made.write("token", made.token(now - Duration::from_secs(3600)).as_bytes());
     let stage = stage(&made.line("federated_token", "token"), made.trusting_account()).await;
     let words = failure(&stage).await;
@@ -268,7 +269,7 @@ async fn a_stale_federated_token_is_told_from_a_refused_one_and_its_renewal_is_n
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_federated_token_that_was_renewed_while_it_was_refused_is_sent_once_more() {
     let made = Made::new();
-    let now = keybearer::clock::wall();
+    let now = clock::wall();
     made.write("token", made.token(now).as_bytes());
     let account = made.trusting_account();
     let prepare = |idp: &keybearer::demo::idp::Idp| {
@@ -288,7 +289,7 @@ async fn a_federated_token_that_was_renewed_while_it_was_refused_is_sent_once_mo
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_federated_token_that_has_not_changed_is_not_sent_again() {
     let made = Made::new();
-    made.write("token", made.token(keybearer::clock::wall()).as_bytes());
+    made.write("token", made.token(clock::wall()).as_bytes());
     let account = made.trusting_account();
     let prepare = |idp: &keybearer::demo::idp::Idp| {
         idp.add_account(account);
@@ -305,7 +306,7 @@ async fn a_refused_federated_token_that_has_not_changed_is_not_sent_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_of_a_workload_comes_from_its_environment() {
     let made = Made::new();
-    made.write("token", made.token(keybearer::clock::wall()).as_bytes());
+    made.write("token", made.token(clock::wall()).as_bytes());
     let stage = stage(&made.line("federated_token", "token"), made.trusting_account()).await;
     let path = stage.folder.path().join("environment.yaml");
     let kept = |line: &&str| {

@@ -15,6 +15,7 @@ use http_body_util::Full;
 use hyper::{Request, Response, body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use keybearer::{
+    clock,
     profile::{
         assertion::{Signer, Statement, unverified_claims},
         key::{Algorithm, PrivateKey},
@@ -182,7 +183,7 @@ async fn a_certified_server_refuses_what_does_not_prove_the_account_and_the_reas
     let url = format!("token_url: {}", server.token_url());
     let tls_url = format!("token_url: {}", server.tls_token_url());
     let rsa = ["client_id: svc-rsa", "auth: private_key_jwt", "private_key: {file: rsa.key}"];
-    let old = keys.assertion(&server.token_url(), keybearer::clock::wall() - Duration::from_secs(3600));
+    let old = keys.assertion(&server.token_url(), clock::wall() - Duration::from_secs(3600));
     keys.write("old.jwt", &old);
     for (profile, reason) in [
         (with(&rsa, &[&url, "assertion_audience: https://elsewhere.example"]), "invalid_client"),
@@ -240,7 +241,7 @@ async fn an_assertion_is_taken_once_and_ours_are_never_used_twice() {
     let keys = Keys::new();
     let server = AuthorizationServer::start_with(60, Some(keys.folder())).await;
     let url = format!("token_url: {}", server.token_url());
-    keys.write("made.jwt", &keys.assertion(&server.token_url(), keybearer::clock::wall()));
+    keys.write("made.jwt", &keys.assertion(&server.token_url(), clock::wall()));
     let foreign =
         lines(&[&url, "client_id: svc-rsa", "auth: client_assertion", "client_assertion: {file: made.jwt}"]);
     let own = lines(&[&url, "client_id: svc-rsa", "auth: private_key_jwt", "private_key: {file: rsa.key}"]);
@@ -321,10 +322,13 @@ async fn serve(
 }
 
 async fn gateway(keys: &Keys, server: &AuthorizationServer, upstream: &Bound) -> Process {
+    gateway_as(keys, server, upstream, "    auth: tls_client_auth\n    client_id: svc-tls\n").await
+}
+
+async fn gateway_as(keys: &Keys, server: &AuthorizationServer, upstream: &Bound, account: &str) -> Process {
+    let issuer = server.issuer();
     let profile = format!(
-        "    issuer: {}\n    auth: tls_client_auth\n    client_id: svc-tls\n    certificate: {{file: client.pem}}\n    \
-         resource: {RESOURCE}\n",
-        server.issuer()
+        "    issuer: {issuer}\n    certificate: {{file: client.pem}}\n    resource: {RESOURCE}\n{account}"
     );
     let url = format!("{{url: \"https://{}\", ca: {{file: ca.pem}}}}", upstream.address);
     let path = keys.configuration(&profile, &url);
@@ -380,4 +384,21 @@ async fn a_half_written_certificate_leaves_bound_tokens_and_their_connections_al
     eventually("the gateway has told", || gateway.has_logged("the last good ")).await;
     assert_eq!((status().await, upstream.refused()), (200, 0));
     assert!(gateway.has_logged("client.pem"), "the file is named");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_could_be_bound_and_is_not_is_warned_of() {
+    let keys = Keys::new();
+    let server = AuthorizationServer::start_with(60, Some(keys.folder())).await;
+    let upstream = Bound::start(&keys).await;
+    let account = |id: &str| {
+        format!("    auth: private_key_jwt\n    client_id: {id}\n    private_key: {{file: rsa.key}}\n")
+    };
+    let unbound = gateway_as(&keys, &server, &upstream, &account("svc-rsa")).await;
+    let warning = "the token is not bound to the certificate";
+    eventually("the gateway has warned", || unbound.has_logged(warning)).await;
+    let bound = gateway_as(&keys, &server, &upstream, &account("svc-rsa-bound")).await;
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    assert_eq!(http.get(bound.url("/")).send().await.unwrap().status(), 200);
+    assert!(!bound.has_logged(warning));
 }

@@ -161,11 +161,11 @@ impl Account<'_> {
                 self.try_token("client_assertion", field.at, &source);
                 Some(ClientAuth::Assertion(source))
             }
-            Auth::TlsClientAuth => {
+            Auth::TlsClient => {
                 self.needed("certificate", &file.certificate, "tls_client_auth")?;
                 Some(ClientAuth::TlsClientAuth)
             }
-            Auth::SelfSignedTlsClientAuth => {
+            Auth::SelfSignedTls => {
                 self.needed("certificate", &file.certificate, "self_signed_tls_client_auth")?;
                 Some(ClientAuth::SelfSignedTls)
             }

@@ -84,6 +84,29 @@ fn what_is_wrong_with_a_certificate_is_told_with_the_file_to_look_at() {
     check(words(pfx.get(..100).unwrap(), &place(), None, Some("right")), "it is damaged");
 }
 
+#[test]
+fn an_encrypted_key_is_opened_with_its_password_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = KeyPair::generate().unwrap();
+    let (plain, encrypted) = (folder.path().join("plain"), folder.path().join("encrypted"));
+    std::fs::write(&plain, key.serialize_pem()).unwrap();
+    let output = std::process::Command::new("openssl")
+        .args(["pkcs8", "-topk8", "-v2", "aes-256-cbc", "-passout", "pass:open", "-in"])
+        .arg(&plain)
+        .arg("-out")
+        .arg(&encrypted)
+        .output()
+        .expect("openssl is installed");
+    assert!(output.status.success());
+    let document = made(&key).pem() + &std::fs::read_to_string(encrypted).unwrap();
+    let password = Secret::new("open".into());
+    assert!(Certificate::read(&place(), document.as_bytes(), None, Some(&password)).is_ok());
+    let said = words(document.as_bytes(), &place(), None, Some("wrong"));
+    assert!(said.starts_with("the private key in file /c.pem cannot be decrypted"), "{said}");
+    let said = words(document.as_bytes(), &place(), None, None);
+    assert!(said.contains("encrypted"), "{said}");
+}
+
 #[tokio::test]
 async fn a_half_replaced_pair_keeps_the_old_one_until_it_is_whole() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,5 +1,7 @@
 //! Design, "Token lifecycle": cold, warm, failing, changed, stopped.
 
+use std::sync::atomic::Ordering;
+
 use super::*;
 
 #[tokio::test(start_paused = true)]

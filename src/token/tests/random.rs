@@ -1,5 +1,7 @@
 //! Random sequences of events on the paused clock; what must hold whatever happens.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::*;
 
 const CLASSES: [Class; 5] =
