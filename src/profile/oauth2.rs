@@ -429,7 +429,7 @@ mod tests {
         assert!(proof.authorization.is_some());
         let form = basic.form(&proof, Some("{\"access_token\":{}}"));
         assert!(!form.contains("client_id") && !form.contains("client_secret"), "{form}");
-        assert!(form.contains("&resource=urn%3Ax&resource=urn%3Ay&organization=o%261"), "{form}");
+        assert!(form.contains("resource=urn%3Ax&resource=urn%3Ay&organization=o%261"), "{form}");
         assert!(form.contains("&claims=%7B%22access_token%22%3A%7B"), "{form}");
     }
 

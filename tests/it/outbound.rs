@@ -9,6 +9,7 @@ use std::{
 };
 
 use keybearer::app::Running;
+use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
     net::{TcpListener, TcpStream},
@@ -110,7 +111,22 @@ async fn failure(gateway: &Running) -> String {
 
 /// `keybearer token` with these variables.
 async fn token(path: &Path, variables: &[(&str, &str)]) -> Output {
-    let mut command = command(&["token", "plain", "--config", path.to_str().unwrap()]);
+    run(&["token", "plain", "--config", path.to_str().unwrap()], variables).await
+}
+
+/// The profile's steps that `keybearer doctor` tells: name, outcome, what was seen and what it means.
+async fn examined(path: &Path, variables: &[(&str, &str)]) -> Vec<(String, String, String)> {
+    let path = path.to_str().unwrap();
+    let output = run(&["doctor", "--json", "--profile", "plain", "--config", path], variables).await;
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let steps = report["profiles"][0]["steps"].as_array().unwrap().clone();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let told = |step: &Value| format!("{}; {}", text(&step["seen"]), text(&step["meaning"]));
+    steps.iter().map(|step| (text(&step["step"]), text(&step["outcome"]), told(step))).collect()
+}
+
+async fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    let mut command = command(arguments);
     for name in
         ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy", "SSL_CERT_FILE"]
     {
@@ -208,4 +224,25 @@ async fn authorities_are_followed_when_their_file_changes_and_kept_when_it_break
     let (issued, generation) = (stage.idp.issued(), gateway.profiles()[0].view().generation);
     assert_eq!(gateway.profiles()[0].reject(generation, None), None);
     stage.idp.wait_for_issued(issued + 1).await;
+}
+
+#[tokio::test]
+async fn the_doctor_judges_a_provider_by_the_profiles_authorities_and_names_the_proxy() {
+    let (stage, right, foreign) = (Stage::start().await, Authority::new(), Authority::new());
+    let server = behind_tls(&stage, &right, "localhost").await;
+    let url = format!("https://localhost:{}/oauth2/token", server.port());
+    let ca = |authority: &Authority| format!("    ca: {{file: {}}}\n", authority.file().display());
+    let tls = |steps: &[(String, String, String)]| steps.iter().find(|step| step.0 == "tls").unwrap().clone();
+    let steps = examined(&write(&stage, &url, &ca(&right)), &[]).await;
+    assert!(steps.iter().all(|step| step.1 == "ok"), "{steps:?}");
+    assert!(tls(&steps).2.contains("issued by"), "{steps:?}");
+    let steps = examined(&write(&stage, &url, &ca(&foreign)), &[]).await;
+    assert_eq!(tls(&steps).1, "failed");
+    assert!(tls(&steps).2.contains("not trusted here"), "{steps:?}");
+
+    let proxy = Proxy::start(behind_tls(&stage, &right, NAME).await).await;
+    let url = format!("https://{NAME}/oauth2/token");
+    let steps = examined(&write(&stage, &url, &ca(&right)), &[("HTTPS_PROXY", &proxy.url)]).await;
+    assert!(steps.iter().all(|step| step.1 == "ok"), "{steps:?}");
+    assert!(steps.iter().any(|step| step.0 == "proxy" && step.2.contains(&proxy.url)), "{steps:?}");
 }
