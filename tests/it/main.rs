@@ -47,10 +47,10 @@ mod logs; // access lines and metrics, and what never gets into them
 mod managed_identity; // the gateway on a pretended Azure machine
 mod microsoft; // MSAL and azure-identity against the demo's provider
 mod outbound; // proxies and certificate authorities towards identity providers
+mod packages; // what deploy/ ships, tried with the tools that read it
 mod proofs; // accounts that prove themselves by certificates and by tokens of others
 mod real_proofs; // every way of client authentication against oidc-provider, and bound tokens
 mod real_server; // the gateway against oidc-provider, curl in front
-mod packages; // what deploy/ ships, tried with the tools that read it
 mod recovery; // what becomes of an upstream's 401
 mod refusals; // bad requests: the answer, and that nothing reaches the upstream
 mod reload; // another configuration while everything runs
