@@ -6,7 +6,6 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// How a client proves who it is to the token endpoint.
-#[expect(clippy::enum_variant_names, reason = "the words of RFC 8705")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Auth {
