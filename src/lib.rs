@@ -9,7 +9,7 @@
 //!
 //! | level | module | what it knows |
 //! | --- | --- | --- |
-//! | 0 | [`secret`], [`clock`], [`telemetry`], [`replay`], [`route`], [`outbound`] | nothing of ours |
+//! | 0 | [`secret`], [`clock`], [`telemetry`], [`replay`], [`body`], [`route`], [`outbound`] | nothing of ours |
 //! | 1 | [`source`] | where a secret is read |
 //! | 2 | [`profile`] | one exchange with an identity provider |
 //! | 3 | [`caller`] | who is calling |
@@ -34,6 +34,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod body;
 pub mod caller;
 pub mod cli;
 pub mod clock;

@@ -7,10 +7,9 @@
 use std::rc::Rc;
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request};
-use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
 
 use crate::{
+    body::Received,
     caller::Caller,
     proxy::{
         answer::Answer,
@@ -56,7 +55,7 @@ pub use line::{Interim, Line};
 /// trusted.
 pub struct Inbound {
     /// The request; a stand-in when it was refused.
-    pub request: Request<Incoming>,
+    pub request: Request<Received>,
     /// Why its bytes were refused.
     pub refused: Option<Fault>,
     /// Who sent it.
@@ -85,7 +84,7 @@ pub async fn respond(worker: Rc<Worker>, inbound: Inbound) -> Response<Answer> {
 /// Phases 2 to 7: from the head to an upstream's response.
 async fn forward(
     worker: &Rc<Worker>,
-    request: Request<Incoming>,
+    request: Request<Received>,
     record: &mut Record,
 ) -> Result<(Sent, Option<Handshake>), Fault> {
     let (mut head, body) = request.into_parts();
@@ -275,20 +274,19 @@ async fn switch(
     mut record: Box<Record>,
 ) -> Response<Answer> {
     let Sent { mut response, carrier: attempt::Carrier { connection, .. }, .. } = sent;
-    let upgrading = hyper::upgrade::on(&mut response);
     let far = match connection.version() {
         Version::HTTP_2 => {
-            let stream = upgrading.await.ok();
-            stream.map(|stream| Far::Http2(TokioIo::new(stream), connection))
+            let stream = response.body_mut().take_duplex();
+            stream.map(|stream| Far::Http2(stream, connection))
         }
         _ => connection.into_upgraded().await.map(|(stream, ahead)| Far::Http1(stream, ahead)),
     };
     let Some(far) = far else { return Answer::fault(Fault::UpstreamProtocol, record) };
     headers::answer(response.headers_mut(), record.request_id(), false);
     let mut response = response.map(|_| Answer::none());
-    let near = upgrade::answer(handshake, &mut response);
+    upgrade::answer(&handshake, &mut response);
     record.answered(response.status());
     let line = Rc::clone(record.line());
-    line.hand_over(Tunnel::new(far, near, worker.timeouts().stream, record));
+    line.hand_over(Tunnel::new(far, worker.timeouts().stream, record));
     response
 }

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, uri};
+use http::{HeaderMap, HeaderValue, StatusCode, uri};
 
 use crate::profile::certificate::Presented;
 
@@ -170,6 +170,13 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}://{}", self.scheme.name(), self.authority())
     }
+}
+
+/// Who wants an upstream's informational responses (RFC 9110 §15.2). They may come on another task than
+/// the one that waits for the response.
+pub trait Hear: Send + Sync + 'static {
+    /// One has come.
+    fn heard(&self, status: StatusCode, headers: &HeaderMap);
 }
 
 /// An origin made ready to be connected to.

@@ -1,19 +1,25 @@
 //! Serving a connection that speaks HTTP/2.
 
 use std::{
-    convert::Infallible,
+    cell::{Cell, RefCell},
     future::poll_fn,
-    pin::{Pin, pin},
+    pin::pin,
     rc::Rc,
-    task::Poll,
+    task::{Context, Poll},
 };
 
-use http::{HeaderValue, Request};
-use hyper::{body::Incoming, rt::Executor, server::conn::http2, service::service_fn};
-use hyper_util::rt::TokioIo;
+use bytes::Bytes;
+use h2::{
+    Reason, RecvStream,
+    server::{self, SendResponse},
+};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body::Body;
 
 use crate::{
+    body::{self, Duplex, Received, Wanted},
     caller::Caller,
+    clock,
     listen::{
         Limits,
         frames::Frames,
@@ -23,7 +29,8 @@ use crate::{
         watched::{End, Ending, Watched},
     },
     proxy::{
-        self, Inbound, Line,
+        self, Inbound, Interim, Line,
+        answer::Answer,
         fault::{BadRequest, Fault},
         tunnel::Tunnel,
         worker::Worker,
@@ -36,6 +43,8 @@ const SEND_BUFFER_MAX: usize = 64 * 1024;
 const PENDING_RESETS_MAX: usize = 20;
 /// Streams that the caller makes us reset; then the connection ends (CVE-2025-8671).
 const OWN_RESETS_MAX: usize = 200;
+/// Informational responses on one stream. Nothing but the caller's reading takes them out of memory.
+const INTERIM_BYTES_MAX: usize = 16 * 1024;
 
 /// Serves `transport`, of which `early` has been read, until the connection ends.
 pub(super) async fn serve(
@@ -46,58 +55,143 @@ pub(super) async fn serve(
     caller: Caller,
 ) {
     let streams = watched.streams.get_or_init(Streams::new);
-    let service = service_fn(|request: Request<Incoming>| {
-        let refused = judge(&request, limits);
-        let stream = streams.open();
-        let line = StreamLine { watched: Rc::clone(watched), stream: Rc::clone(&stream) };
-        let worker = Rc::clone(worker);
-        async move {
-            let inbound = Inbound { request, refused, caller, line: Rc::new(line) };
-            let answer = isolated(pin!(proxy::respond(worker, inbound))).await;
-            stream.begin_answer();
-            Ok::<_, Infallible>(answer.map(|answer| Paced { answer, stream }))
-        }
-    });
-    let connection = http2::Builder::new(Streaming { watched: Rc::clone(watched) })
+    let mut builder = server::Builder::new();
+    builder
         .max_concurrent_streams(limits.http2_streams)
-        .initial_stream_window_size(limits.http2_stream_window)
+        .initial_window_size(limits.http2_stream_window)
         .initial_connection_window_size(limits.http2_connection_window)
         .max_header_list_size(limits.http2_header_bytes)
         .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
-        .max_local_error_reset_streams(OWN_RESETS_MAX)
-        .max_send_buf_size(SEND_BUFFER_MAX)
-        .enable_connect_protocol()
-        .serve_connection(TokioIo::new(Frames::new(transport, early, watched)), service);
-    let mut connection = pin!(connection);
-    let mut has_left = false;
+        .max_local_error_reset_streams(Some(OWN_RESETS_MAX))
+        .max_send_buffer_size(SEND_BUFFER_MAX)
+        .enable_connect_protocol();
+    let conversing = async {
+        let mut connection = builder.handshake(Frames::new(transport, early, watched)).await?;
+        let mut has_left = false;
+        let mut next = async || {
+            poll_fn(|cx| {
+                if streams.leaves() && !has_left {
+                    has_left = true;
+                    connection.graceful_shutdown();
+                }
+                connection.poll_accept(cx)
+            })
+            .await
+        };
+        while let Some(accepted) = next().await {
+            let (request, reply) = accepted?;
+            let side = Side::new(watched, streams.open(), reply);
+            let refused = judge(&request, limits);
+            let answering = answer(Rc::clone(worker), caller, request, refused, side);
+            // Ends with the stream, or when the watch gives it up. Dropping it resets the stream.
+            tokio::task::spawn_local(answering);
+        }
+        Ok::<_, h2::Error>(())
+    };
+    let mut conversing = pin!(conversing);
     let ended = poll_fn(|cx| {
         if watched.end.get() != End::No {
             return Poll::Ready(Ok(()));
         }
-        if streams.leaves() && !has_left {
-            has_left = true;
-            connection.as_mut().graceful_shutdown();
-        }
         watched.wake_by(cx);
-        connection.as_mut().poll(cx)
+        conversing.as_mut().poll(cx)
     });
     if let Err(error) = ended.await {
-        if is_protocol(&error) {
+        // Over what the caller sent.
+        if error.is_library() && !error.is_io() {
             watched.blame(Ending::Http2);
         }
         tracing::debug!(%error, %caller, "connection ended");
     }
 }
 
-/// Whether the library has ended the connection over what the caller sent.
-fn is_protocol(error: &hyper::Error) -> bool {
-    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
-    cause.is_some_and(|cause| cause.is_library() && !cause.is_io())
+/// Serves one stream: its request, its answer and what may come behind it.
+async fn answer(
+    worker: Rc<Worker>,
+    caller: Caller,
+    request: Request<RecvStream>,
+    refused: Option<Fault>,
+    side: Rc<Side>,
+) {
+    let is_head = request.method() == Method::HEAD;
+    let (request, receiving) = opened(request, &side);
+    let inbound = Inbound { request, refused, caller, line: Rc::clone(&side) as Rc<dyn Line> };
+    let Some(answer) = side.unless_reset(isolated(pin!(proxy::respond(worker, inbound)))).await else {
+        return;
+    };
+    let stream = Rc::clone(&side.stream);
+    stream.begin_answer();
+    let (mut head, answer) = answer.into_parts();
+    complete(&mut head.headers, &answer, is_head);
+    let tunnel = side.tunnel.take();
+    let is_whole = tunnel.is_none() && answer.is_end_stream();
+    let sent = side.reply.borrow_mut().send_response(Response::from_parts(head, ()), is_whole);
+    // Nothing of this stream but its clock is needed any more; the record may hold the rest longer.
+    let sending = match sent {
+        Ok(sending) => sending,
+        Err(error) => {
+            tracing::debug!(%error, "no answer on a stream");
+            return side.reply.borrow_mut().send_reset(Reason::INTERNAL_ERROR);
+        }
+    };
+    match (tunnel, receiving) {
+        (Some(tunnel), Some(receiving)) => {
+            // A tunnel watches its own time.
+            let pieces = stream.become_tunnel();
+            tunnel.counted_by(pieces).run(Duplex::new(sending, receiving), Vec::new()).await;
+        }
+        _ if is_whole => {}
+        _ => {
+            let paced = Paced { answer, stream: Rc::clone(&stream) };
+            let sending = body::send(paced, sending, Reason::INTERNAL_ERROR);
+            if let Some(Err(error)) = stream.unless_cancelled(sending).await {
+                tracing::debug!(%error, "an answer was not sent to its end");
+            }
+        }
+    }
+}
+
+/// The request as the proxy knows one. The bytes of a CONNECT are no body; they wait for its answer.
+///
+/// Who waits for leave to send the body gets it when somebody begins to read (RFC 9110 §10.1.1).
+fn opened(request: Request<RecvStream>, side: &Rc<Side>) -> (Request<Received>, Option<RecvStream>) {
+    let (head, stream) = request.into_parts();
+    if head.method == Method::CONNECT {
+        return (Request::from_parts(head, Received::Empty), Some(stream));
+    }
+    let expectation = head.headers.get(header::EXPECT);
+    let waits = expectation.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    let wanted = waits.then(|| {
+        let side = Rc::downgrade(side);
+        Box::new(move || {
+            if let Some(side) = side.upgrade() {
+                side.inform(&Interim { status: StatusCode::CONTINUE, headers: HeaderMap::new() });
+            }
+        }) as Wanted
+    });
+    let body = Received::of_request(stream, &head.headers, wanted);
+    (Request::from_parts(head, body), None)
+}
+
+/// What every answer has (RFC 9110 §6.6.1, §8.6), and nothing that HTTP/2 does not know
+/// (RFC 9113 §8.2.2).
+fn complete(headers: &mut HeaderMap, answer: &Answer, is_head: bool) {
+    for field in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
+        headers.remove(field);
+    }
+    if let (false, false, Some(bytes)) = (is_head, answer.is_end_stream(), answer.size_hint().exact()) {
+        headers.entry(header::CONTENT_LENGTH).or_insert_with(|| bytes.into());
+    }
+    if !headers.contains_key(header::DATE)
+        && let Ok(now) = HeaderValue::try_from(httpdate::fmt_http_date(clock::wall()))
+    {
+        headers.insert(header::DATE, now);
+    }
 }
 
 /// What the library lets pass and this gateway does not: it bounds a header block's bytes, not its
 /// fields, and RFC 9113 §8.2.1 forbids white space around values.
-fn judge(request: &Request<Incoming>, limits: &Limits) -> Option<Fault> {
+fn judge(request: &Request<RecvStream>, limits: &Limits) -> Option<Fault> {
     let headers = request.headers();
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
     let is_padded = |value: &HeaderValue| value.as_bytes().trim_ascii().len() != value.len();
@@ -112,39 +206,41 @@ fn judge(request: &Request<Incoming>, limits: &Limits) -> Option<Fault> {
     }
 }
 
-/// Drives each stream of a connection on a task of its own, until the watch gives it up.
-#[derive(Clone)]
-struct Streaming {
+/// The caller's side of one request on an HTTP/2 connection.
+struct Side {
     watched: Rc<Watched>,
+    stream: Rc<Stream>,
+    reply: RefCell<SendResponse<Bytes>>,
+    tunnel: Cell<Option<Tunnel>>,
+    interim_bytes: Cell<usize>,
 }
 
-impl<F: Future<Output = ()> + 'static> Executor<F> for Streaming {
-    fn execute(&self, driven: F) {
-        // The service was called for this stream just before, or this is no stream's first task.
-        let stream = self.watched.streams.get().and_then(|streams| streams.latest.take());
-        let Some(stream) = stream else {
-            tokio::task::spawn_local(driven);
-            return;
-        };
-        // Ends with the stream; dropping what drives it resets the stream.
-        tokio::task::spawn_local(async move {
-            let mut driven = pin!(driven);
-            poll_fn(|cx| match stream.poll_cancelled(cx) {
-                Poll::Ready(()) => Poll::Ready(()),
-                Poll::Pending => Pin::new(&mut driven).poll(cx),
-            })
-            .await;
+impl Side {
+    fn new(watched: &Rc<Watched>, stream: Rc<Stream>, reply: SendResponse<Bytes>) -> Rc<Self> {
+        Rc::new(Self {
+            watched: Rc::clone(watched),
+            stream,
+            reply: RefCell::new(reply),
+            tunnel: Cell::default(),
+            interim_bytes: Cell::default(),
+        })
+    }
+
+    /// The outcome of `answering`, unless the caller resets the stream before, the connection is gone, or
+    /// the watch gives the stream up.
+    async fn unless_reset<T>(&self, answering: impl Future<Output = T>) -> Option<T> {
+        let mut answering = pin!(answering);
+        let answered = poll_fn(|cx: &mut Context<'_>| {
+            if let Poll::Ready(answer) = answering.as_mut().poll(cx) {
+                return Poll::Ready(Some(answer));
+            }
+            self.reply.borrow_mut().poll_reset(cx).map(|_| None)
         });
+        self.stream.unless_cancelled(answered).await.flatten()
     }
 }
 
-/// The caller's side of one request on an HTTP/2 connection.
-struct StreamLine {
-    watched: Rc<Watched>,
-    stream: Rc<Stream>,
-}
-
-impl Line for StreamLine {
+impl Line for Side {
     fn is_tls(&self) -> bool {
         self.watched.tls.get().is_some()
     }
@@ -153,15 +249,28 @@ impl Line for StreamLine {
         self.watched.tls.get().is_some_and(|tls| tls.is_misdirected(host))
     }
 
-    /// The library has no way to send one on a stream.
-    fn inform(&self, _: &proxy::Interim) {}
+    fn inform(&self, interim: &Interim) {
+        let bytes: usize =
+            interim.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        let so_far = self.interim_bytes.get() + bytes;
+        if so_far > INTERIM_BYTES_MAX {
+            return;
+        }
+        self.interim_bytes.set(so_far);
+        let mut response = Response::new(());
+        *response.status_mut() = interim.status;
+        response.headers_mut().clone_from(&interim.headers);
+        if let Err(error) = self.reply.borrow_mut().send_informational(response) {
+            tracing::debug!(%error, "an informational response was not passed on");
+        }
+    }
 
     fn hand_over(&self, tunnel: Tunnel) {
-        tunnel.run_upgraded(self.stream.become_tunnel());
+        self.tunnel.set(Some(tunnel));
     }
 }
 
-impl Drop for StreamLine {
+impl Drop for Side {
     fn drop(&mut self) {
         if let Some(streams) = self.watched.streams.get() {
             streams.close(&self.stream);

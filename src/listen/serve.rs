@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::Response;
+use http::{Request, Response};
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -20,6 +20,7 @@ use tokio::{
 };
 
 use crate::{
+    body::Received,
     caller::Caller,
     listen::{
         connections::Registered,
@@ -135,6 +136,7 @@ async fn converse(
         let worker = Rc::clone(worker);
         // Boxed, so that the library moves a pointer and not everything that a request needs.
         Box::pin(async move {
+            let request = Request::map(request, Received::Http1);
             let inbound = Inbound { request, refused, caller, line: Rc::new(line) };
             let answer = isolated(pin!(proxy::respond(worker, inbound))).await;
             answering.begin_answer();

@@ -5,7 +5,8 @@
 
 use std::{
     cell::{Cell, RefCell},
-    pin::Pin,
+    future::poll_fn,
+    pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll, Waker},
 };
@@ -72,8 +73,17 @@ impl Stream {
         }
     }
 
-    /// Ready when the stream is to be given up. Dropping what drives it resets it.
-    pub(super) fn poll_cancelled(&self, cx: &Context<'_>) -> Poll<()> {
+    /// The outcome of `serving`, unless the stream is given up before. Dropping what serves it resets it.
+    pub(super) async fn unless_cancelled<T>(&self, serving: impl Future<Output = T>) -> Option<T> {
+        let mut serving = pin!(serving);
+        poll_fn(|cx| match self.poll_cancelled(cx) {
+            Poll::Ready(()) => Poll::Ready(None),
+            Poll::Pending => serving.as_mut().poll(cx).map(Some),
+        })
+        .await
+    }
+
+    fn poll_cancelled(&self, cx: &Context<'_>) -> Poll<()> {
         if self.is_cancelled.get() {
             return Poll::Ready(());
         }
@@ -103,8 +113,6 @@ impl Stream {
 /// All streams of one connection, and how it is ending.
 pub(super) struct Streams {
     open: RefCell<Vec<Rc<Stream>>>,
-    /// The stream that the library is about to drive.
-    pub(super) latest: RefCell<Option<Rc<Stream>>>,
     idle_since: Cell<Instant>,
     /// Since when a frame or a header block has been incomplete.
     pub(super) partial_since: Cell<Option<Instant>>,
@@ -120,7 +128,6 @@ impl Streams {
     pub(super) fn new() -> Self {
         Self {
             open: RefCell::default(),
-            latest: RefCell::default(),
             idle_since: Cell::new(Instant::now()),
             partial_since: Cell::default(),
             blocked_since: Cell::default(),
@@ -140,7 +147,6 @@ impl Streams {
             passed: Rc::clone(&self.passed),
         });
         self.open.borrow_mut().push(Rc::clone(&stream));
-        *self.latest.borrow_mut() = Some(Rc::clone(&stream));
         stream
     }
 

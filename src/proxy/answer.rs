@@ -11,8 +11,8 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, Response, Version, header::CONNECTION};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
+use crate::body::{ReceiveError, Received};
 use crate::proxy::{
     attempt::{Carrier, Upload},
     fault::{About, Fault},
@@ -30,13 +30,13 @@ pub struct Answer {
 }
 
 enum Content {
-    Upstream(Incoming),
+    Upstream(Received),
     Fault(Option<Bytes>),
 }
 
 impl Answer {
     /// An upstream's body.
-    pub fn upstream(body: Incoming, carrier: Carrier, upload: Upload, record: Box<Record>) -> Self {
+    pub fn upstream(body: Received, carrier: Carrier, upload: Upload, record: Box<Record>) -> Self {
         let ended = body.is_end_stream();
         let mut answer =
             Self { body: Content::Upstream(body), carrier: Some((carrier, upload)), record: Some(record) };
@@ -97,12 +97,12 @@ impl Answer {
 
 impl Body for Answer {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = ReceiveError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, ReceiveError>>> {
         let this = self.get_mut();
         match &mut this.body {
             Content::Fault(bytes) => {

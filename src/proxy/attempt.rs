@@ -14,9 +14,9 @@ use http::{
     request,
 };
 use http_body::Body;
-use hyper::body::Incoming;
 
 use crate::{
+    body::Received,
     proxy::{
         credentials::Credentials,
         fault::{BadRequest, Fault},
@@ -46,7 +46,7 @@ const RESENDS_MAX: usize = 2;
 /// An upstream's response head with what its body still needs.
 pub struct Sent {
     /// The response.
-    pub response: Response<Incoming>,
+    pub response: Response<Received>,
     /// What it comes over.
     pub carrier: Carrier,
     /// The request's body, to know when the connection is free.
@@ -64,7 +64,7 @@ pub struct Carrier {
 }
 
 /// The caller's body, if there is one: tells whether it has been sent completely.
-pub type Upload = Option<Rc<Recorder<Incoming>>>;
+pub type Upload = Option<Rc<Recorder<Received>>>;
 
 /// One request on its way to one upstream: its prepared head and its recorded body.
 pub struct Exchange {
@@ -88,7 +88,7 @@ impl Exchange {
         worker: &Rc<Worker>,
         route: &Rc<RouteState>,
         record: &Record,
-        (mut head, body): (request::Parts, Incoming),
+        (mut head, body): (request::Parts, Received),
         handshake: Option<Handshake>,
     ) -> Result<Self, Fault> {
         head.version = Version::HTTP_11;
@@ -247,8 +247,7 @@ impl Exchange {
         if is_http1 && head.headers.contains_key(TE) {
             head.headers.insert(CONNECTION, HeaderValue::from_static("TE"));
         }
-        // HTTP/2 holds an upload back by itself, and its library has no ear for "100 Continue".
-        let asking = asks.filter(|_| is_http1).map(|limit| (Keeper::new(), limit));
+        let asking = asks.map(|limit| (Keeper::new(), limit));
         if asking.is_some() {
             head.headers.insert(EXPECT, HeaderValue::from_static("100-continue"));
         }
@@ -269,12 +268,8 @@ impl Exchange {
                 RequestBody::Empty
             }
         };
-        let mut request = Request::from_parts(head, body);
-        let interims = Interims::default();
-        if is_http1 {
-            interims.listen(&mut request);
-        }
-        Ok(Trip { request: Some(request), interims, asking })
+        let request = Request::from_parts(head, body);
+        Ok(Trip { request: Some(request), interims: Interims::default(), asking })
     }
 
     /// One request over one connection, until the response's head.
@@ -282,7 +277,7 @@ impl Exchange {
         &self,
         connection: &mut Connection<RequestBody>,
         trip: &mut Trip,
-    ) -> Result<Response<Incoming>, Failure> {
+    ) -> Result<Response<Received>, Failure> {
         // RFC 8441 §3: an upstream that has not said that it knows this must not be asked.
         if self.handshake.is_some()
             && connection.version() == Version::HTTP_2
@@ -291,14 +286,16 @@ impl Exchange {
             return Err(Failure::Fault(Fault::UpstreamProtocol));
         }
         let Some(request) = trip.request.take() else { return Err(Failure::Unsent) };
-        let mut sending = pin!(connection.send(request));
+        let mut sending = pin!(connection.send(request, trip.interims.clone()));
         let mut clock = Clock::new(self);
         loop {
             let answered = poll_fn(|cx| {
+                let sent = sending.as_mut().poll(cx);
+                // What came before the answer goes before it, also when both have come at once.
                 if let Err(fault) = self.inform(trip, cx) {
                     return Poll::Ready(Err(Failure::Fault(fault)));
                 }
-                sending.as_mut().poll(cx).map(|sent| sent.map_err(failure))
+                sent.map(|sent| sent.map_err(failure))
             });
             match tokio::time::timeout(clock.next(trip), answered).await {
                 Ok(outcome) => return outcome,
@@ -332,7 +329,7 @@ impl Exchange {
 
     fn sent(
         &self,
-        response: Response<Incoming>,
+        response: Response<Received>,
         mut connection: Connection<RequestBody>,
         trip: Trip,
     ) -> Result<Sent, Fault> {
@@ -376,7 +373,7 @@ impl Trip {
         self.asking.as_ref().filter(|(keeper, _)| keeper.gate().is_closed()).map(|(_, limit)| *limit)
     }
 
-    fn is_unexpected(&self, response: &Response<Incoming>) -> bool {
+    fn is_unexpected(&self, response: &Response<Received>) -> bool {
         response.status() == StatusCode::EXPECTATION_FAILED && self.waits_for_continue().is_some()
     }
 }

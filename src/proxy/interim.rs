@@ -1,6 +1,6 @@
 //! Informational responses of an upstream, and what waits for them.
 //!
-//! They arrive on the connection's own task, while the request's task waits for the answer. A large
+//! They may arrive on the connection's own task, while the request's task waits for the answer. A large
 //! upload waits for "100 Continue" before its first byte, so that a refused token costs no upload.
 
 use std::{
@@ -11,9 +11,9 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use http::{HeaderMap, Request, StatusCode};
+use http::{HeaderMap, StatusCode};
 
-use crate::proxy::line::Interim;
+use crate::{proxy::line::Interim, upstream::Hear};
 
 /// An upstream that informs more often than this has no answer in mind.
 const INTERIMS_MAX: usize = 64;
@@ -35,16 +35,8 @@ struct Arrived {
 #[derive(Debug)]
 pub(super) struct TooMany;
 
-impl Interims {
-    /// Has those to `request` collected here.
-    pub(super) fn listen<B>(&self, request: &mut Request<B>) {
-        let interims = self.clone();
-        hyper::ext::on_informational(request, move |response| {
-            interims.arrived(response.status(), response.headers());
-        });
-    }
-
-    fn arrived(&self, status: StatusCode, headers: &HeaderMap) {
+impl Hear for Interims {
+    fn heard(&self, status: StatusCode, headers: &HeaderMap) {
         let mut arrived = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         arrived.count += 1;
         let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
@@ -57,7 +49,9 @@ impl Interims {
             waker.wake();
         }
     }
+}
 
+impl Interims {
     /// What has arrived since the last time; wakes the task when more does.
     pub(super) fn take(&self, cx: &Context<'_>) -> Result<Vec<Interim>, TooMany> {
         let mut arrived = self.0.lock().unwrap_or_else(PoisonError::into_inner);

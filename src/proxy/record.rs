@@ -6,10 +6,11 @@
 use std::{rc::Rc, time::Duration};
 
 use http::{HeaderValue, Method, Request, StatusCode, Uri, Version, header::CONTENT_TYPE};
-use hyper::body::{Body as _, Incoming};
+use http_body::Body as _;
 use tokio::time::Instant;
 
 use crate::{
+    body::Received,
     caller::Caller,
     proxy::{
         attempt::Upload,
@@ -59,7 +60,7 @@ impl Record {
     /// Begins the record of a request, boxed because it goes through many hands. `is_genuine` is false for a stand-in whose head says nothing.
     pub fn begin(
         worker: &Rc<Worker>,
-        request: &Request<Incoming>,
+        request: &Request<Received>,
         caller: Caller,
         line: Rc<dyn Line>,
         is_genuine: bool,

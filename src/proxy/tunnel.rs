@@ -13,11 +13,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::{
+    body::Duplex,
     proxy::{attempt::RequestBody, record::Record},
     upstream::{connection::Connection, stream::Stream},
 };
@@ -30,14 +29,12 @@ pub enum Far {
     /// An HTTP/1.1 connection behind its 101, and what was read of it beyond.
     Http1(Stream, Bytes),
     /// A stream of an HTTP/2 connection, and its place there.
-    Http2(TokioIo<Upgraded>, Connection<RequestBody>),
+    Http2(Duplex, Connection<RequestBody>),
 }
 
 /// A tunnel that waits for its caller.
 pub struct Tunnel {
     far: Far,
-    /// Where the caller's end comes from when it is a stream of an HTTP/2 connection.
-    near: Option<OnUpgrade>,
     silence_max: Duration,
     record: Box<Record>,
     /// What the upstream has sent, by pieces.
@@ -46,14 +43,14 @@ pub struct Tunnel {
 
 impl Tunnel {
     /// A tunnel to `far` that ends when nothing has moved for `silence_max`.
-    pub fn new(far: Far, near: Option<OnUpgrade>, silence_max: Duration, record: Box<Record>) -> Self {
-        Self { far, near, silence_max, record, pieces: Rc::default() }
+    pub fn new(far: Far, silence_max: Duration, record: Box<Record>) -> Self {
+        Self { far, silence_max, record, pieces: Rc::default() }
     }
 
     /// Carries bytes between `near` and the upstream until both are done. `early` is what the caller
     /// has sent already.
     pub async fn run(self, near: impl AsyncRead + AsyncWrite + Unpin, early: Vec<u8>) {
-        let Self { far, silence_max, mut record, pieces, .. } = self;
+        let Self { far, silence_max, mut record, pieces } = self;
         let counts = Rc::new(Counts { pieces, ..Counts::default() });
         let mut far = Counted { end: far, counts: Rc::clone(&counts) };
         let mut near = near;
@@ -72,18 +69,10 @@ impl Tunnel {
         }
     }
 
-    /// Runs on a task of its own once the caller's stream has been upgraded. `pieces` counts how often the
-    /// upstream sends something.
-    pub fn run_upgraded(mut self, pieces: Rc<Cell<u32>>) {
-        self.pieces = pieces;
-        // Ends with the tunnel; the record in it says so.
-        tokio::task::spawn_local(async move {
-            if let Some(near) = self.near.take()
-                && let Ok(near) = near.await
-            {
-                self.run(TokioIo::new(near), Vec::new()).await;
-            }
-        });
+    /// `pieces` counts how often the upstream sends something.
+    #[must_use]
+    pub fn counted_by(self, pieces: Rc<Cell<u32>>) -> Self {
+        Self { pieces, ..self }
     }
 }
 

@@ -5,6 +5,7 @@
 
 use aws_lc_rs::digest;
 use base64::{Engine, prelude::BASE64_STANDARD};
+use h2::ext::Protocol;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version,
     header::{
@@ -12,7 +13,6 @@ use http::{
     },
     request,
 };
-use hyper::{ext::Protocol, upgrade::OnUpgrade};
 
 use crate::proxy::{
     fault::{BadRequest, Fault},
@@ -29,8 +29,8 @@ const ACCEPT_SUFFIX: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 pub struct Handshake {
     /// What the upstream has to prove that it has read; the caller's on HTTP/1.1.
     key: HeaderValue,
-    /// Where the caller's stream comes from on HTTP/2.
-    near: Option<OnUpgrade>,
+    /// Whether the caller has asked over HTTP/2.
+    is_http2: bool,
 }
 
 /// Takes the wish out of `head`, which is then that of a plain GET.
@@ -54,20 +54,19 @@ pub fn take(head: &mut request::Parts, found: Notable) -> Result<Option<Handshak
         && head.version == Version::HTTP_11
         && names(&head.headers, &CONNECTION, "upgrade");
     let key = head.headers.get(SEC_WEBSOCKET_KEY).filter(|_| is_wanted).cloned();
-    Ok(key.map(|key| Handshake { key, near: None }))
+    Ok(key.map(|key| Handshake { key, is_http2: false }))
 }
 
 fn take_http2(head: &mut request::Parts) -> Result<Option<Handshake>, Fault> {
     if head.method != Method::CONNECT {
         return Ok(None);
     }
-    let near = head.extensions.remove::<OnUpgrade>();
-    match (head.extensions.remove::<Protocol>(), near) {
-        (Some(protocol), Some(near)) if protocol.as_str() == WEBSOCKET => {
+    match head.extensions.remove::<Protocol>() {
+        Some(protocol) if protocol.as_str() == WEBSOCKET => {
             head.method = Method::GET;
             let key = BASE64_STANDARD.encode(fastrand::u128(..).to_be_bytes());
             let key = HeaderValue::from_str(&key).expect("base64 is legal in a header");
-            Ok(Some(Handshake { key, near: Some(near) }))
+            Ok(Some(Handshake { key, is_http2: true }))
         }
         _ => Err(Fault::MethodRefused),
     }
@@ -101,7 +100,7 @@ pub fn decline_http2(headers: &mut HeaderMap, found: Notable, offers: Http2Offer
 pub fn allowed(wish: Option<Handshake>, is_allowed: bool) -> Result<Option<Handshake>, Fault> {
     match wish {
         Some(wish) if is_allowed => Ok(Some(wish)),
-        Some(wish) if wish.near.is_some() => Err(Fault::MethodRefused),
+        Some(wish) if wish.is_http2 => Err(Fault::MethodRefused),
         _ => Ok(None),
     }
 }
@@ -137,12 +136,12 @@ pub fn is_agreed<B>(handshake: &Handshake, response: &Response<B>, version: Vers
     }
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         // To an HTTP/2 caller a 2xx would mean what only 101 means here.
-        let is_taken_for_agreed = handshake.near.is_some() && response.status().is_success();
+        let is_taken_for_agreed = handshake.is_http2 && response.status().is_success();
         return if is_taken_for_agreed { Err(Fault::UpstreamProtocol) } else { Ok(false) };
     }
     let headers = response.headers();
     let proof = headers.get(SEC_WEBSOCKET_ACCEPT);
-    let is_proven = handshake.near.is_none() || proof.is_some_and(|p| *p == proof_of(&handshake.key));
+    let is_proven = !handshake.is_http2 || proof.is_some_and(|p| *p == proof_of(&handshake.key));
     if names(headers, &UPGRADE, WEBSOCKET) && is_proven { Ok(true) } else { Err(Fault::UpstreamProtocol) }
 }
 
@@ -156,15 +155,15 @@ fn proof_of(key: &HeaderValue) -> HeaderValue {
 }
 
 /// Turns an upstream's agreement, whose header has been prepared for the caller, into what the caller's
-/// HTTP version says. Gives where an HTTP/2 caller's stream will come from.
-pub fn answer<B>(handshake: Handshake, response: &mut Response<B>) -> Option<OnUpgrade> {
+/// HTTP version says.
+pub fn answer<B>(handshake: &Handshake, response: &mut Response<B>) {
     let headers = response.headers_mut();
     headers.remove(CONTENT_LENGTH);
     headers.remove(TRANSFER_ENCODING);
-    if handshake.near.is_some() {
+    if handshake.is_http2 {
         headers.remove(SEC_WEBSOCKET_ACCEPT);
         *response.status_mut() = StatusCode::OK;
-        return handshake.near;
+        return;
     }
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static(WEBSOCKET));
@@ -172,7 +171,6 @@ pub fn answer<B>(handshake: Handshake, response: &mut Response<B>) -> Option<OnU
         headers.insert(SEC_WEBSOCKET_ACCEPT, proof_of(&handshake.key));
     }
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    None
 }
 
 #[cfg(test)]

@@ -5,18 +5,18 @@ use std::{rc::Rc, time::Duration};
 use bytes::Bytes;
 use http::{Request, Response, Version};
 use http_body::Body;
-use hyper::{
-    body::Incoming,
-    client::conn::{TrySendError, http1},
-};
+use hyper::client::conn::http1;
 use tokio::{sync::oneshot, time::Instant};
 
-use crate::upstream::{
-    Want,
-    http1::{Claim, Idle},
-    http2::{self, Shared},
-    pool::Pool,
-    stream::{Upgraded, Wire},
+use crate::{
+    body::Received,
+    upstream::{
+        Hear, Want,
+        http1::{Claim, Idle},
+        http2::{Failed, Shared},
+        pool::Pool,
+        stream::{Upgraded, Wire},
+    },
 };
 
 /// A shared connection from which nothing at all has come for so long while a request was waiting is
@@ -36,9 +36,12 @@ pub enum SendError {
     /// certificate, or the lack of one.
     #[error("TLS with the upstream failed after its handshake")]
     Tls,
-    /// The upstream may have acted.
+    /// The upstream may have acted, over HTTP/1.1.
     #[error(transparent)]
-    Failed(#[from] hyper::Error),
+    Http1(hyper::Error),
+    /// The same over HTTP/2.
+    #[error(transparent)]
+    Http2(h2::Error),
 }
 
 /// A connection in use by one request.
@@ -65,7 +68,7 @@ struct Whole<B> {
 
 /// A place on a shared connection.
 struct Share<B> {
-    shared: Rc<Shared<B>>,
+    shared: Rc<Shared>,
     pool: Rc<Pool<B>>,
 }
 
@@ -77,7 +80,7 @@ impl<B> Connection<B> {
         Self { lane: Lane::Http1(whole), is_reused: is_used }
     }
 
-    pub(super) fn share(pool: &Rc<Pool<B>>, shared: &Rc<Shared<B>>) -> Self {
+    pub(super) fn share(pool: &Rc<Pool<B>>, shared: &Rc<Shared>) -> Self {
         shared.streams.set(shared.streams.get() + 1);
         let is_reused = shared.is_used.replace(true);
         let share = Share { shared: Rc::clone(shared), pool: Rc::clone(pool) };
@@ -154,33 +157,27 @@ impl<B> Connection<B> {
 impl<B> Connection<B>
 where
     B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B::Error: std::error::Error + Send + Sync,
 {
-    /// Sends one request, written for HTTP/1.1 whatever the connection speaks.
+    /// Sends one request, written for HTTP/1.1 whatever the connection speaks. Gives informational
+    /// responses to `hear`.
     ///
     /// # Errors
     /// [`SendError`], which says whether the upstream may have acted.
-    pub fn send(
+    pub fn send<H: Hear>(
         &mut self,
         request: Request<B>,
-    ) -> impl Future<Output = Result<Response<Incoming>, SendError>> + use<B> {
+        hear: H,
+    ) -> impl Future<Output = Result<Response<Received>, SendError>> + use<B, H> {
         let is_reused = self.is_reused;
         let sending = match &mut self.lane {
-            Lane::Http1(whole) => {
-                Sending::Http1(whole.sender.try_send_request(request), Rc::clone(&whole.wire))
-            }
-            Lane::Http2(share) => {
-                let (sending, awaiting) = share.send(request);
-                Sending::Http2(sending, awaiting)
-            }
+            Lane::Http1(whole) => Sending::Http1(whole.send(request, hear), Rc::clone(&whole.wire)),
+            Lane::Http2(share) => Sending::Http2(share.send(request, hear), Rc::clone(&share.shared.wire)),
         };
         async move {
             let (outcome, wire) = match sending {
-                Sending::Http1(sending, wire) => (sending.await.map_err(of_http1), wire),
-                Sending::Http2(sending, awaiting) => {
-                    let wire = Rc::clone(&awaiting.shared.wire);
-                    (awaiting.finish(sending.await), wire)
-                }
+                Sending::Http1(sending, wire) => (sending.await, wire),
+                Sending::Http2(sending, wire) => (sending.await, wire),
             };
             match outcome {
                 Err(_) if !is_reused && wire.has_tls_failed() => Err(SendError::Tls),
@@ -190,21 +187,46 @@ where
     }
 }
 
-/// The library's two ways to wait for a response.
-enum Sending<F, G, B> {
+/// The two ways to wait for a response.
+enum Sending<F, G> {
     Http1(F, Rc<Wire>),
-    Http2(G, Awaiting<B>),
+    Http2(G, Rc<Wire>),
 }
 
-type Outcome<B> = Result<Response<Incoming>, TrySendError<Request<B>>>;
+impl<B> Whole<B>
+where
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: std::error::Error + Send + Sync,
+{
+    fn send<H: Hear>(
+        &mut self,
+        mut request: Request<B>,
+        hear: H,
+    ) -> impl Future<Output = Outcome> + use<B, H> {
+        hyper::ext::on_informational(&mut request, move |interim| {
+            hear.heard(interim.status(), interim.headers());
+        });
+        let sending = self.sender.try_send_request(request);
+        async move {
+            match sending.await {
+                Ok(response) => Ok(response.map(Received::Http1)),
+                Err(mut error) => Err(match error.take_message() {
+                    Some(_) => SendError::Unsent,
+                    None => SendError::Http1(error.into_error()),
+                }),
+            }
+        }
+    }
+}
+
+type Outcome = Result<Response<Received>, SendError>;
 
 impl<B> Share<B>
 where
     B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B::Error: std::error::Error,
 {
-    fn send(&self, mut request: Request<B>) -> (impl Future<Output = Outcome<B>> + use<B>, Awaiting<B>) {
-        http2::translate(&mut request, &self.shared.upstream);
+    fn send<H: Hear>(&self, request: Request<B>, hear: H) -> impl Future<Output = Outcome> + use<B, H> {
         let awaiting = Awaiting {
             shared: Rc::clone(&self.shared),
             pool: Rc::clone(&self.pool),
@@ -212,13 +234,16 @@ where
             received_bytes: self.shared.wire.received_bytes(),
             is_over: false,
         };
-        (self.shared.sender.clone().try_send_request(request), awaiting)
+        async move {
+            let outcome = awaiting.shared.send(request, hear).await;
+            awaiting.finish(outcome)
+        }
     }
 }
 
 /// A request on a shared connection until its response comes.
 struct Awaiting<B> {
-    shared: Rc<Shared<B>>,
+    shared: Rc<Shared>,
     pool: Rc<Pool<B>>,
     since: Instant,
     /// What had come when the request was sent.
@@ -227,24 +252,22 @@ struct Awaiting<B> {
 }
 
 impl<B> Awaiting<B> {
-    fn finish(mut self, outcome: Outcome<B>) -> Result<Response<Incoming>, SendError> {
+    fn finish(mut self, outcome: Result<Response<Received>, Failed>) -> Outcome {
         self.is_over = true;
-        let mut error = match outcome {
-            Ok(response) => return Ok(response),
-            Err(error) => error,
-        };
-        if error.take_message().is_some() {
-            // The connection takes no more requests.
-            self.pool.forget(&self.shared);
-            return Err(SendError::Unsent);
+        match outcome {
+            Ok(response) => Ok(response),
+            Err(Failed::Unsent(error)) => {
+                tracing::debug!(%error, "a connection takes no more requests");
+                self.pool.forget(&self.shared);
+                Err(SendError::Unsent)
+            }
+            Err(Failed::Sent(error)) => {
+                if !error.is_reset() {
+                    self.pool.forget(&self.shared);
+                }
+                Err(if is_unprocessed(&error) { SendError::Unprocessed } else { SendError::Http2(error) })
+            }
         }
-        let error = error.into_error();
-        let cause = std::error::Error::source(&error).and_then(|e| e.downcast_ref::<h2::Error>());
-        if !cause.is_some_and(h2::Error::is_reset) {
-            self.pool.forget(&self.shared);
-        }
-        let is_unprocessed = cause.is_some_and(is_unprocessed);
-        Err(if is_unprocessed { SendError::Unprocessed } else { SendError::Failed(error) })
     }
 }
 
@@ -255,13 +278,6 @@ impl<B> Drop for Awaiting<B> {
         if !self.is_over && is_silent && self.since.elapsed() >= SILENCE_MAX {
             self.pool.forget(&self.shared);
         }
-    }
-}
-
-fn of_http1<B>(mut error: TrySendError<Request<B>>) -> SendError {
-    match error.take_message() {
-        Some(_) => SendError::Unsent,
-        None => SendError::Failed(error.into_error()),
     }
 }
 

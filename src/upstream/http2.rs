@@ -7,25 +7,30 @@ use std::{
     pin::Pin,
     rc::Rc,
     sync::Arc,
-    task::Poll,
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use bytes::Bytes;
+use h2::{
+    Reason, RecvStream, SendStream,
+    client::{self, SendRequest},
+};
 use http::{
-    HeaderMap, Request, Uri, Version,
-    header::{CONNECTION, HOST, TRANSFER_ENCODING, UPGRADE},
+    HeaderMap, Method, Request, Response, Uri, Version,
+    header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE},
     uri::{Authority, PathAndQuery},
 };
 use http_body::Body;
-use hyper::{client::conn::http2, rt::Executor};
-use hyper_util::rt::TokioIo;
-use tokio::time::Instant;
+use tokio::{task::AbortHandle, time::Instant};
 
-use crate::upstream::{
-    Upstream,
-    connect::ConnectError,
-    stream::{Stream, Wire},
+use crate::{
+    body::{self, Duplex, Received},
+    upstream::{
+        Hear, Upstream,
+        connect::ConnectError,
+        stream::{Stream, Wire},
+    },
 };
 
 /// What an upstream may send of one response before we have passed it on. Enough for a fast transfer
@@ -45,43 +50,9 @@ const UNSETTLED: usize = usize::MAX - 1;
 /// (RFC 9113 §3.4). Without them nobody knows how many requests it takes.
 const SETTINGS_LIMIT: Duration = Duration::from_secs(1);
 
-/// Runs the library's tasks on the worker's own thread.
-#[derive(Clone, Copy)]
-struct Local;
-
-impl<F: Future<Output = ()> + 'static> Executor<F> for Local {
-    fn execute(&self, task: F) {
-        tokio::task::spawn_local(task);
-    }
-}
-
-/// What the peer's settings say at this moment.
-trait Peer {
-    /// Streams that the peer allows, while there is a connection.
-    fn streams_max(&self) -> Option<usize>;
-    /// Whether it knows extended CONNECT (RFC 8441).
-    fn takes_extended_connect(&self) -> bool;
-}
-
-type Driven<B> = RefCell<Option<http2::Connection<TokioIo<Stream>, B, Local>>>;
-
-impl<B> Peer for Driven<B>
-where
-    B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    fn streams_max(&self) -> Option<usize> {
-        self.borrow().as_ref().map(|connection| connection.current_max_send_streams())
-    }
-
-    fn takes_extended_connect(&self) -> bool {
-        self.borrow().as_ref().is_some_and(|connection| connection.is_extended_connect_protocol_enabled())
-    }
-}
-
 /// A connection that several requests share. It closes when the pool and all of them have let it go.
-pub(super) struct Shared<B> {
-    pub(super) sender: http2::SendRequest<B>,
+pub(super) struct Shared {
+    sender: RefCell<SendRequest<Bytes>>,
     pub(super) wire: Rc<Wire>,
     pub(super) upstream: Arc<Upstream>,
     /// Counts the worker's connections, so that later ones have higher numbers.
@@ -94,13 +65,19 @@ pub(super) struct Shared<B> {
     pub(super) is_used: Cell<bool>,
     /// From then on it takes no new request.
     pub(super) expires: Instant,
-    peer: Rc<dyn Peer>,
 }
 
-impl<B> Shared<B> {
+impl Shared {
     /// Whether it may carry further requests, now or later.
     pub(super) fn is_fit(&self, now: Instant) -> bool {
-        now < self.expires && !self.sender.is_closed() && !self.wire.is_unfit()
+        now < self.expires && !self.is_closed() && !self.wire.is_unfit()
+    }
+
+    /// Whether the connection takes no more requests: it is gone, or its peer has said that it goes.
+    fn is_closed(&self) -> bool {
+        // A sender that has sent nothing is ready at once or never, so nobody has to be woken.
+        let mut cx = Context::from_waker(Waker::noop());
+        matches!(self.sender.borrow_mut().poll_ready(&mut cx), Poll::Ready(Err(_)))
     }
 
     /// Whether it may carry one more now.
@@ -110,14 +87,14 @@ impl<B> Shared<B> {
 
     /// Requests that it may carry at a time.
     pub(super) fn streams_max(&self) -> usize {
-        self.peer.streams_max().unwrap_or(0).min(STREAMS_MAX)
+        self.sender.borrow().current_max_send_streams().min(STREAMS_MAX)
     }
 
     /// Waits for the peer's settings, but not for long: without them it works as well.
     async fn settled(&self) -> Result<(), ConnectError> {
         let heard = poll_fn(|cx| {
-            let has_said = self.peer.streams_max().is_some_and(|max| max != UNSETTLED);
-            if has_said || self.wire.has_ended() || self.sender.is_closed() {
+            let has_said = self.sender.borrow().current_max_send_streams() != UNSETTLED;
+            if has_said || self.wire.has_ended() || self.is_closed() {
                 return Poll::Ready(has_said);
             }
             self.wire.wake_on_receipt(cx.waker());
@@ -134,7 +111,110 @@ impl<B> Shared<B> {
 
     /// Whether WebSockets can go over it (RFC 8441).
     pub(super) fn takes_extended_connect(&self) -> bool {
-        self.peer.takes_extended_connect()
+        self.sender.borrow().is_extended_connect_protocol_enabled()
+    }
+
+    /// Sends a request, written for HTTP/1.1, and waits for its response's head. Informational responses
+    /// are given to `hear`.
+    ///
+    /// # Errors
+    /// [`Failed`], which says whether anything has left.
+    pub(super) async fn send<B>(
+        &self,
+        mut request: Request<B>,
+        hear: impl Hear,
+    ) -> Result<Response<Received>, Failed>
+    where
+        B: Body<Data = Bytes> + Unpin + 'static,
+        B::Error: std::error::Error,
+    {
+        translate(&mut request, &self.upstream);
+        let is_connect = request.method() == Method::CONNECT;
+        let (mut head, body) = request.into_parts();
+        if let Some(bytes @ 1..) = body.size_hint().exact() {
+            head.headers.entry(CONTENT_LENGTH).or_insert_with(|| bytes.into());
+        }
+        let is_whole = !is_connect && body.is_end_stream();
+        let mut sender = self.sender.borrow().clone();
+        let sent = match poll_fn(|cx| sender.poll_ready(cx)).await {
+            Ok(()) => sender.send_request(Request::from_parts(head, ()), is_whole),
+            Err(error) => Err(error),
+        };
+        let (mut answering, sending) = sent.map_err(Failed::Unsent)?;
+        // A response that nobody waits for any more needs no request body.
+        let (sending, upload) = if is_connect || is_whole {
+            (Some(sending), None)
+        } else {
+            (None, Upload::begin(body, sending).await)
+        };
+        let response = poll_fn(|cx| {
+            while let Poll::Ready(Some(interim)) = answering.poll_informational(cx) {
+                match interim {
+                    Ok(interim) => hear.heard(interim.status(), interim.headers()),
+                    Err(error) => return Poll::Ready(Err(error)),
+                }
+            }
+            Pin::new(&mut answering).poll(cx)
+        });
+        let response = response.await.map_err(Failed::Sent)?;
+        if let Some(mut upload) = upload {
+            upload.go_on();
+        }
+        Ok(received(response, sending.filter(|_| is_connect)))
+    }
+}
+
+/// Why there is no response.
+pub(super) enum Failed {
+    /// Nothing of the request has left.
+    Unsent(h2::Error),
+    /// Some of it may have.
+    Sent(h2::Error),
+}
+
+/// A response, whose stream is bytes in both directions where those were asked for and agreed to.
+fn received(response: Response<RecvStream>, sending: Option<SendStream<Bytes>>) -> Response<Received> {
+    let (head, receiving) = response.into_parts();
+    let body = match sending {
+        Some(sending) if head.status.is_success() => Received::Duplex(Duplex::new(sending, receiving)),
+        _ => Received::of_response(receiving, &head.headers),
+    };
+    Response::from_parts(head, body)
+}
+
+/// A request's body on its way. It ends with the wait for the response, but not with the response.
+struct Upload(Option<AbortHandle>);
+
+impl Upload {
+    /// Sends what is there at once, and the rest on a task of its own.
+    async fn begin<B>(body: B, sending: SendStream<Bytes>) -> Option<Self>
+    where
+        B: Body<Data = Bytes> + Unpin + 'static,
+        B::Error: std::error::Error,
+    {
+        let mut sending = Box::pin(body::send(body, sending, Reason::CANCEL));
+        if poll_fn(|cx| Poll::Ready(sending.as_mut().poll(cx).is_ready())).await {
+            return None;
+        }
+        // Ends with the body, with the stream, or when it is aborted.
+        let task = tokio::task::spawn_local(async move {
+            if let Err(error) = sending.await {
+                tracing::debug!(%error, "a request body was not sent to its end");
+            }
+        });
+        Some(Self(Some(task.abort_handle())))
+    }
+
+    fn go_on(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
     }
 }
 
@@ -142,30 +222,30 @@ impl<B> Shared<B> {
 ///
 /// # Errors
 /// When the peer closes before it has said anything in HTTP/2.
-pub(super) async fn begin<B>(
+pub(super) async fn begin(
     stream: Stream,
     upstream: &Arc<Upstream>,
     number: u64,
     expires: Instant,
-) -> Result<Rc<Shared<B>>, ConnectError>
-where
-    B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
+) -> Result<Rc<Shared>, ConnectError> {
     let wire = stream.wire();
-    let (sender, connection) = http2::Builder::new(Local)
-        .initial_stream_window_size(STREAM_WINDOW)
+    let (sender, connection) = client::Builder::new()
+        .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(HEADER_LIST_MAX)
         .initial_max_send_streams(UNSETTLED)
-        .handshake(TokioIo::new(stream))
+        .enable_push(false)
+        .handshake(stream)
         .await
         .map_err(|e| ConnectError::Unreachable(Rc::new(io::Error::other(e))))?;
-    let driven: Rc<Driven<B>> = Rc::new(RefCell::new(Some(connection)));
     // Ends by itself when the connection closes or its last sender is dropped.
-    tokio::task::spawn_local(drive(Rc::clone(&driven)));
+    tokio::task::spawn_local(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "upstream connection ended");
+        }
+    });
     let shared = Rc::new(Shared {
-        sender,
+        sender: RefCell::new(sender),
         wire,
         upstream: Arc::clone(upstream),
         number,
@@ -173,30 +253,13 @@ where
         since: Cell::new(Instant::now()),
         is_used: Cell::new(false),
         expires,
-        peer: driven,
     });
     shared.settled().await?;
     Ok(shared)
 }
 
-/// Carries a connection to its end. It lies in a cell, so that the peer's settings can be read there.
-async fn drive<B>(driven: Rc<Driven<B>>)
-where
-    B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    let ended = poll_fn(|cx| match driven.borrow_mut().as_mut() {
-        Some(connection) => Pin::new(connection).poll(cx),
-        None => Poll::Ready(Ok(())),
-    });
-    if let Err(error) = ended.await {
-        tracing::debug!(%error, "upstream connection ended");
-    }
-    driven.take();
-}
-
 /// Turns a request for HTTP/1.1 into one for HTTP/2 (RFC 9113 §8.3.1): `Host` becomes the authority.
-pub(super) fn translate<B>(request: &mut Request<B>, upstream: &Upstream) {
+fn translate<B>(request: &mut Request<B>, upstream: &Upstream) {
     let headers = request.headers_mut();
     let authority = authority(headers, upstream);
     for field in [CONNECTION, HOST, TRANSFER_ENCODING, UPGRADE] {

@@ -61,7 +61,7 @@ struct Shelf<B> {
     /// A stack.
     idle: Vec<Idle<B>>,
     /// By rising number.
-    shared: Vec<Rc<Shared<B>>>,
+    shared: Vec<Rc<Shared>>,
     opening: Vec<Rc<Opening>>,
     /// What its latest shared connection carries; how many may wait for one that is being made.
     streams_max: usize,
@@ -122,7 +122,7 @@ impl<B> Pool<B> {
     }
 
     /// A shared connection has no requests now.
-    pub(super) fn rest(&self, shared: &Rc<Shared<B>>) {
+    pub(super) fn rest(&self, shared: &Rc<Shared>) {
         let mut shelves = self.shelves.borrow_mut();
         let Some(shelf) = shelves.get_mut(&shared.upstream.id) else { return };
         let at_rest = shelf.shared.iter().filter(|shared| shared.streams.get() == 0).count();
@@ -133,7 +133,7 @@ impl<B> Pool<B> {
     }
 
     /// A shared connection gets no more requests; it closes with its last one.
-    pub(super) fn forget(&self, shared: &Rc<Shared<B>>) {
+    pub(super) fn forget(&self, shared: &Rc<Shared>) {
         if let Some(shelf) = self.shelves.borrow_mut().get_mut(&shared.upstream.id) {
             shelf.forget(shared);
         }
@@ -146,12 +146,12 @@ impl<B> Pool<B> {
 }
 
 impl<B> Shelf<B> {
-    fn forget(&mut self, shared: &Rc<Shared<B>>) {
+    fn forget(&mut self, shared: &Rc<Shared>) {
         self.shared.retain(|known| !Rc::ptr_eq(known, shared));
     }
 
     /// A shared connection with room. The newest first, so that old ones come to their ends.
-    fn share(&mut self, newer_than: u64) -> Option<Rc<Shared<B>>> {
+    fn share(&mut self, newer_than: u64) -> Option<Rc<Shared>> {
         if self.shared.is_empty() {
             return None;
         }
@@ -172,7 +172,7 @@ impl<B> Shelf<B> {
 
 /// What lies in the pool for a request.
 enum Found<B> {
-    Shared(Rc<Shared<B>>),
+    Shared(Rc<Shared>),
     Idle(Idle<B>),
 }
 

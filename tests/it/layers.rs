@@ -3,11 +3,12 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// The ladder, as the crate's documentation shows it.
-const LADDER: [(&str, u32); 22] = [
+const LADDER: [(&str, u32); 23] = [
     ("secret", 0),
     ("clock", 0),
     ("telemetry", 0),
     ("replay", 0),
+    ("body", 0),
     ("route", 0),
     ("outbound", 0),
     ("source", 1),

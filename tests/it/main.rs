@@ -16,6 +16,7 @@ mod authority; // certificates, and callers that speak TLS
 mod authorization_server; // npm's oidc-provider, a server nobody here wrote
 mod frames; // a caller that writes HTTP/2 frame by frame
 mod front; // a gateway with a TLS listener as well, and raw peers
+mod hints;
 mod hostile; // an upstream and callers that write raw bytes
 mod judge; // an upstream that answers as a test's function says
 mod peer; // upstreams that speak TLS and HTTP/2

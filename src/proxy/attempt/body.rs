@@ -8,9 +8,9 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use crate::{
+    body::{ReceiveError, Received},
     proxy::interim::Gate,
     replay::{Attempt, AttemptError},
 };
@@ -20,12 +20,12 @@ pub enum RequestBody {
     /// The request has none.
     Empty,
     /// The caller's, recorded on the way, and perhaps held back until the upstream wants it.
-    Recorded(Attempt<Incoming>, Option<Rc<Gate>>),
+    Recorded(Attempt<Received>, Option<Rc<Gate>>),
 }
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = AttemptError<hyper::Error>;
+    type Error = AttemptError<ReceiveError>;
 
     fn poll_frame(
         self: Pin<&mut Self>,

@@ -6,6 +6,7 @@ use http::{
 };
 
 use crate::{
+    body::ReceiveError,
     proxy::fault::{BadRequest, Fault},
     replay::AttemptError,
     upstream::{connect::ConnectError, connection::SendError},
@@ -43,7 +44,8 @@ pub(super) fn failure(error: SendError) -> Failure {
         SendError::Unsent => return Failure::Unsent,
         SendError::Unprocessed => return Failure::Unprocessed,
         SendError::Tls => return Failure::Fault(Fault::UpstreamTls),
-        SendError::Failed(error) => error,
+        SendError::Http2(_) => return Failure::Broken,
+        SendError::Http1(error) => error,
     };
     if let Some(fault) = callers(&error) {
         return Failure::Fault(fault);
@@ -58,7 +60,7 @@ pub(super) fn failure(error: SendError) -> Failure {
 fn callers(error: &hyper::Error) -> Option<Fault> {
     let mut cause = std::error::Error::source(error);
     while let Some(inner) = cause {
-        match inner.downcast_ref::<AttemptError<hyper::Error>>() {
+        match inner.downcast_ref::<AttemptError<ReceiveError>>() {
             Some(AttemptError::TooLong) => return Some(Fault::BodyTooLong),
             Some(_) => return Some(Fault::BadRequest(BadRequest::Body)),
             None => cause = inner.source(),
