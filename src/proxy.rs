@@ -247,7 +247,15 @@ pub(crate) fn find_route(worker: &Worker, head: &request::Parts, line: &dyn Line
 fn answer(worker: &Worker, sent: Sent, mut record: Box<Record>) -> Response<Answer> {
     let Sent { response, carrier, upload, .. } = sent;
     let (mut head, body) = response.into_parts();
+    // RFC 9110 §15.5.22: the one answer that has to say what the caller should speak instead.
+    let wished = (head.status == StatusCode::UPGRADE_REQUIRED && record.version() == Version::HTTP_11)
+        .then(|| head.headers.remove(header::UPGRADE))
+        .flatten();
     headers::answer(&mut head.headers, record.request_id(), record.wants_trailers());
+    if let Some(wished) = wished {
+        head.headers.insert(header::UPGRADE, wished);
+        head.headers.append(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    }
     // RFC 9110 §8.6. An HTTP/2 caller would wait for what it announces.
     if head.status == StatusCode::NO_CONTENT {
         head.headers.remove(header::CONTENT_LENGTH);
@@ -260,7 +268,7 @@ fn answer(worker: &Worker, sent: Sent, mut record: Box<Record>) -> Response<Answ
     // An upload that is not read to its end leaves bytes that no next request could follow.
     let is_early = upload.as_ref().is_some_and(|upload| !upload.is_sent());
     if (worker.is_draining() || is_early) && record.version() != Version::HTTP_2 {
-        head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        head.headers.append(header::CONNECTION, HeaderValue::from_static("close"));
     }
     record.answered(head.status);
     Response::from_parts(head, Answer::upstream(body, carrier, upload, record))

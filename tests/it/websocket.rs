@@ -221,6 +221,29 @@ async fn bytes_behind_a_refused_handshake_are_never_the_upstreams() {
     }
 }
 
+/// RFC 9110 §15.5.22: the answer is worth nothing without the protocol's name.
+#[tokio::test]
+async fn a_426_says_what_to_speak_instead() {
+    let (listener, stage) = played("").await;
+    let mut caller = Peer::connect(stage.address()).await;
+    caller.send("GET /v1 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let mut upstream = Peer::accept(&listener).await;
+    upstream.head().await;
+    upstream
+        .send("HTTP/1.1 426 Upgrade Required\r\nConnection: upgrade, x-hop\r\nX-Hop: 1\r\nUpgrade: websocket\r\nContent-Length: 2\r\n\r\nno")
+        .await;
+    let head = caller.head().await.to_lowercase();
+    assert!(
+        head.contains("\r\nupgrade: websocket\r\n") && head.contains("\r\nconnection: upgrade\r\n"),
+        "{head}"
+    );
+    assert!(!head.contains("x-hop"), "{head}");
+    assert_eq!(caller.take(2).await, b"no");
+    // The connection goes on.
+    caller.send("GET /v1/again HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert!(upstream.head().await.contains("/v1/again"));
+}
+
 /// A valid request behind a refused handshake is the next request of that connection, judged as any other.
 #[tokio::test]
 async fn a_request_behind_a_refused_handshake_is_a_request() {
