@@ -15,7 +15,7 @@ use crate::{
         connections::Registered,
         refuse::Refusals,
         serve,
-        tls::Live,
+        tls::{HandshakeError, Live},
         transport::{Accepted, TlsFacts, Transport},
         watched::{End, Ending, Watched},
     },
@@ -125,7 +125,13 @@ impl Door {
                 watched.since.set(Instant::now());
                 Some(Accepted { transport, caller, tls: Some(facts) })
             }
-            Err(error) => {
+            Err(HandshakeError::Plain(stream)) => {
+                self.entry.shard.refused_tls.add(1);
+                tracing::debug!(listener = self.name(), %caller, "the caller does not speak TLS");
+                self.refusals.refuse_plain(Transport::Tcp(stream));
+                None
+            }
+            Err(HandshakeError::Failed(error)) => {
                 self.entry.shard.refused_tls.add(1);
                 tracing::debug!(listener = self.name(), %caller, %error, "the TLS handshake failed");
                 None
@@ -134,11 +140,18 @@ impl Door {
     }
 }
 
-async fn handshake(tls: &Live, stream: TcpStream, watched: &Watched) -> io::Result<(Transport, TlsFacts)> {
+async fn handshake(
+    tls: &Live,
+    stream: TcpStream,
+    watched: &Watched,
+) -> Result<(Transport, TlsFacts), HandshakeError> {
     // What is dropped ends with its connection: either way nothing goes on here.
     tokio::select! {
         done = tls.handshake(stream) => done.map(|(stream, facts)| (Transport::Tls(Box::new(stream)), facts)),
-        () = ended(watched) => Err(io::Error::new(io::ErrorKind::TimedOut, "the gateway has ended it")),
+        () = ended(watched) => {
+            let error = io::Error::new(io::ErrorKind::TimedOut, "the gateway has ended it");
+            Err(HandshakeError::Failed(error))
+        }
     }
 }
 

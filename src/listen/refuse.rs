@@ -1,18 +1,19 @@
-//! Refusing a connection whose caller address has too many: an answer at once, and no more.
+//! Refusing a connection: an answer at once, and no more. Nobody reads the request.
 //!
-//! Nobody reads the request. The answer is the fault `overloaded`, so that the caller learns why and
+//! A caller whose address has too many connections gets the fault `overloaded`, so that it learns why and
 //! when to come back. A TLS connection is only closed: a handshake costs more than the refusal saves.
+//! A caller that does not speak TLS where it has to is told so.
 
 use std::{cell::Cell, io::Write as _, rc::Rc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, Response, Version};
+use http::{HeaderMap, Response, Version, header::CONNECTION};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::{
     listen::transport::Transport,
     proxy::{
-        fault::{About, Fault},
+        fault::{About, BadRequest, Fault},
         headers,
     },
 };
@@ -29,14 +30,25 @@ pub(super) struct Refusals {
 }
 
 impl Refusals {
-    /// Refuses a connection.
-    pub(super) fn refuse(&self, mut transport: Transport, speaks_tls: bool) {
-        if speaks_tls || self.lingering.get() >= LINGERING_MAX {
+    /// Refuses a connection of a caller that has too many.
+    pub(super) fn refuse(&self, transport: Transport, speaks_tls: bool) {
+        if !speaks_tls {
+            self.say(transport, &Fault::Overloaded);
+        }
+    }
+
+    /// Refuses a request that came without TLS to a listener with it.
+    pub(super) fn refuse_plain(&self, transport: Transport) {
+        self.say(transport, &Fault::BadRequest(BadRequest::Plain));
+    }
+
+    fn say(&self, mut transport: Transport, fault: &Fault) {
+        if self.lingering.get() >= LINGERING_MAX {
             return;
         }
-        let guest = Guest::new(&self.lingering);
+        let (guest, words) = (Guest::new(&self.lingering), answer(fault));
         let farewell = async move {
-            transport.write_all(&answer()).await?;
+            transport.write_all(&words).await?;
             transport.shutdown().await?;
             let mut scratch = vec![0; 4096];
             while transport.read(&mut scratch).await? > 0 {}
@@ -66,10 +78,10 @@ impl Drop for Guest {
 }
 
 /// The fault as bytes of HTTP/1.1.
-fn answer() -> Vec<u8> {
+fn answer(fault: &Fault) -> Vec<u8> {
     let request_id = headers::request_id(&HeaderMap::new());
     let about = About { route: None, request_id: &request_id, is_grpc: false, version: Version::HTTP_11 };
-    written(&Fault::Overloaded.response(&about))
+    written(&fault.response(&about))
 }
 
 fn written(response: &Response<Bytes>) -> Vec<u8> {
@@ -77,7 +89,7 @@ fn written(response: &Response<Bytes>) -> Vec<u8> {
     let mut out =
         format!("HTTP/1.1 {} {}\r\n", status.as_str(), status.canonical_reason().unwrap_or_default())
             .into_bytes();
-    for (name, value) in response.headers() {
+    for (name, value) in response.headers().iter().filter(|(name, _)| *name != CONNECTION) {
         out.extend_from_slice(name.as_str().as_bytes());
         out.extend_from_slice(b": ");
         out.extend_from_slice(value.as_bytes());
@@ -95,7 +107,7 @@ mod tests {
 
     #[test]
     fn the_answer_is_complete_http_and_says_when_to_come_back() {
-        let answer = String::from_utf8(answer()).unwrap();
+        let answer = String::from_utf8(answer(&Fault::Overloaded)).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{head}");
         for line in ["retry-after: 1", "connection: close", "content-type: application/problem+json"] {

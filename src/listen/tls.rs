@@ -118,12 +118,22 @@ impl Live {
     ///
     /// # Errors
     /// When the caller does not speak TLS, shows no certificate that will do, or takes too long.
-    pub(super) async fn handshake(&self, stream: TcpStream) -> io::Result<(TlsStream<TcpStream>, TlsFacts)> {
+    pub(super) async fn handshake(
+        &self,
+        stream: TcpStream,
+    ) -> Result<(TlsStream<TcpStream>, TlsFacts), HandshakeError> {
         let snapshot = self.snapshot.load_full();
-        let handshake = TlsAcceptor::from(Arc::clone(&snapshot.config)).accept(stream);
+        let handshake = async {
+            if is_plain(&stream).await {
+                return Err(HandshakeError::Plain(stream));
+            }
+            let accepting = TlsAcceptor::from(Arc::clone(&snapshot.config)).accept(stream);
+            accepting.await.map_err(HandshakeError::Failed)
+        };
         let stream = tokio::time::timeout(self.settings.handshake_max, handshake)
             .await
-            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the handshake took too long"))??;
+            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the handshake took too long"))
+            .map_err(HandshakeError::Failed)??;
         let connection = stream.get_ref().1;
         let facts = TlsFacts {
             is_http2: connection.alpn_protocol() == Some(HTTP2),
@@ -140,6 +150,21 @@ impl Live {
             snapshot.facts.iter().map(|facts| (facts.path.display().to_string(), facts.expires_at));
         self.shown.show(expiries.collect());
     }
+}
+
+/// Why there is no TLS connection.
+pub(super) enum HandshakeError {
+    /// The caller has begun a request without TLS.
+    Plain(TcpStream),
+    /// It does not get to an end.
+    Failed(io::Error),
+}
+
+/// Whether what begins here is a request of HTTP/1.1: a method is in capital letters, which no TLS record
+/// begins with.
+async fn is_plain(stream: &TcpStream) -> bool {
+    let mut first = [0];
+    matches!(stream.peek(&mut first).await, Ok(1)) && first.iter().all(u8::is_ascii_uppercase)
 }
 
 /// Whether its time is over, by the wall clock as callers will judge it.

@@ -83,6 +83,8 @@ pub enum BadRequest {
     Upgrade,
     /// The host is served under another certificate than the one that the caller has seen.
     Misdirected,
+    /// It came without TLS to a listener that has TLS.
+    Plain,
 }
 
 impl fmt::Display for BadRequest {
@@ -111,6 +113,7 @@ impl fmt::Display for BadRequest {
             Self::Misdirected => f.write_str(
                 "this connection's certificate is not the one for that host: open another connection for it",
             ),
+            Self::Plain => f.write_str("this listener speaks TLS: use https"),
         }
     }
 }

@@ -210,7 +210,8 @@ async fn old_versions_and_plain_http_are_refused() {
     let stream = caller.connect(address, "gateway.example").await.unwrap();
     assert_eq!(authority::version(&stream), rustls::ProtocolVersion::TLSv1_3);
     let answer = secured.stage.raw("GET /v1/orders HTTP/1.1\r\nHost: a\r\n\r\n").await;
-    assert!(!answer.contains("HTTP/"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("use https"), "{answer}");
+    assert_eq!(answer.matches("connection: close").count(), 1, "{answer}");
     assert_eq!(secured.stage.api.requests(), 0);
     let other = caller.alpn(&["spdy/3"]).connect(address, "gateway.example").await;
     assert!(other.is_err(), "a protocol that nobody speaks is agreed on");
