@@ -1,6 +1,6 @@
 //! The words in which a running gateway is changed, and who changes it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -124,6 +124,28 @@ pub struct Configuration {
     pub history: Vec<Entry>,
 }
 
+/// What a monitor wants to know, which is there without waiting for a change that is under way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Glance {
+    /// Whether the file, as it was last read, is in force.
+    pub is_valid: bool,
+    /// Reloads that came into force.
+    pub done: u64,
+    /// Reloads that were refused.
+    pub failed: u64,
+    /// Routes that are switched, by name.
+    pub switched: Vec<String>,
+    /// Whether the environment is switched.
+    pub has_other_environment: bool,
+}
+
+impl Default for Glance {
+    /// Of a gateway that was not started from a file: nothing can be wrong with it.
+    fn default() -> Self {
+        Self { is_valid: true, done: 0, failed: 0, switched: Vec::new(), has_other_environment: false }
+    }
+}
+
 /// Why something was not changed. Nothing has changed then.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -135,8 +157,11 @@ pub struct Refusal {
     pub detail: String,
 }
 
-/// Who changes the gateway. Every method may block for as long as a token request takes.
+/// Who changes the gateway. Every method but [`Control::glance`] may block for as long as a token request takes.
 pub trait Control: Send + Sync + 'static {
+    /// What monitors want to know. Never blocks.
+    fn glance(&self) -> Arc<Glance>;
+
     /// What is in force.
     fn configuration(&self) -> Configuration;
 

@@ -3,7 +3,7 @@
 //! Label values are names from the configuration and words from fixed lists. A route appears when it
 //! has had its first request, so ten thousand routes do not make ten thousand empty series.
 
-use std::{sync::Arc, time::UNIX_EPOCH};
+use std::sync::Arc;
 
 use axum::{
     body::Body,
@@ -11,7 +11,10 @@ use axum::{
 };
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder},
+    encoding::{
+        DescriptorEncoder, EncodeMetric, MetricEncoder,
+        text::{encode_eof, encode_registry},
+    },
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
     registry::{Registry, Unit},
 };
@@ -23,12 +26,13 @@ use crate::{
         recovery::OUTCOME_NAMES,
         worker::{Gateway, Shard},
     },
-    telemetry,
     telemetry::metrics::{BUCKETS_US, Count, LatencySum},
     token,
 };
 
 mod listeners;
+mod process;
+mod tokens;
 
 pub use listeners::ListenerCount;
 use listeners::ListenerSum;
@@ -37,11 +41,9 @@ use listeners::ListenerSum;
 pub(super) const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
 pub(super) fn serve(shown: &Shown) -> Response<Body> {
-    let mut registry = Registry::with_prefix("keybearer");
-    registry.register_collector(Box::new(Scrape::take(shown)));
-    let mut text = String::new();
     // Writing to a string fails only when an encoder is used against its own rules.
-    let status = match prometheus_client::encoding::text::encode(&mut text, &registry) {
+    let mut text = String::new();
+    let status = match encode(shown, &mut text) {
         Ok(()) => StatusCode::OK,
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR,
     };
@@ -52,6 +54,17 @@ pub(super) fn serve(shown: &Shown) -> Response<Body> {
         HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8"),
     );
     response
+}
+
+fn encode(shown: &Shown, text: &mut String) -> Encoded {
+    let mut own = Registry::with_prefix("keybearer");
+    own.register_collector(Box::new(Scrape::take(shown)));
+    encode_registry(text, &own)?;
+    // Dashboards of others know these names, so they have no prefix of ours.
+    let mut process = Registry::default();
+    process.register_collector(Box::new(process::Process::of(shown)));
+    encode_registry(text, &process)?;
+    encode_eof(text)
 }
 
 /// One route's numbers, all workers together.
@@ -105,8 +118,7 @@ struct Scrape {
     routes: Vec<RouteSum>,
     profiles: Vec<token::view::View>,
     listeners: Vec<ListenerSum>,
-    replay_bytes: usize,
-    dropped_lines: Option<usize>,
+    whole: process::Whole,
 }
 
 impl Scrape {
@@ -115,8 +127,7 @@ impl Scrape {
             routes: routes(&shown.gateway),
             profiles: shown.profiles.load().iter().map(token::Handle::view).collect(),
             listeners: shown.listeners.load().iter().map(ListenerSum::of).collect(),
-            replay_bytes: shown.gateway.budget().used_bytes(),
-            dropped_lines: shown.log.as_ref().map(telemetry::log::Handle::dropped_lines),
+            whole: process::Whole::of(shown),
         }
     }
 }
@@ -138,9 +149,15 @@ impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Encoded {
         self.encode_requests(&mut encoder)?;
         self.encode_latencies(&mut encoder)?;
-        self.encode_tokens(&mut encoder)?;
+        tokens::encode(&self.profiles, &mut encoder)?;
         listeners::encode(&self.listeners, &mut encoder)?;
-        self.encode_process(&mut encoder)
+        self.whole.encode(&mut encoder)
+    }
+}
+
+impl Collector for process::Process {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Encoded {
+        Self::encode(self, &mut encoder)
     }
 }
 
@@ -200,124 +217,10 @@ impl Scrape {
             let mut family =
                 encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
             for route in &self.routes {
-                let sum = latency(route);
-                let bounds = BUCKETS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::INFINITY]);
-                let buckets: Vec<(f64, u64)> = bounds.zip(sum.buckets).collect();
-                family.encode_family(&route_labels(route))?.encode_histogram::<Labels<'_>>(
-                    sum.sum_us as f64 / 1e6,
-                    sum.count(),
-                    &buckets,
-                    None,
-                )?;
+                histogram(&mut family, &route_labels(route), latency(route))?;
             }
         }
         Ok(())
-    }
-
-    fn encode_tokens(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
-        let mut family = encoder.encode_descriptor(
-            "token_ready",
-            "Whether the profile can serve requests",
-            None,
-            MetricType::Gauge,
-        )?;
-        for view in &self.profiles {
-            one(&mut family, &vec![("profile", &view.name)], &ConstGauge::new(i64::from(view.ready)))?;
-        }
-        let mut family = encoder.encode_descriptor(
-            "token_expires_in",
-            "Life left in the profile's token, 0 for none",
-            Some(&Unit::Seconds),
-            MetricType::Gauge,
-        )?;
-        for view in &self.profiles {
-            let left = view.expires_in.map_or(0.0, |left| left.as_secs_f64());
-            one(&mut family, &vec![("profile", &view.name)], &ConstGauge::new(left))?;
-        }
-        self.encode_notes(encoder)?;
-        let mut family = encoder.encode_descriptor(
-            "secret_expires",
-            "When what the profile proves itself with expires, in seconds since 1970",
-            Some(&Unit::Seconds),
-            MetricType::Gauge,
-        )?;
-        for view in &self.profiles {
-            for expiry in &view.expiries {
-                let seconds = expiry.at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-                let labels = vec![("profile", view.name.as_str()), ("what", expiry.what)];
-                one(&mut family, &labels, &ConstGauge::new(seconds))?;
-            }
-        }
-        let mut family = encoder.encode_descriptor(
-            "token_requests",
-            "Token requests by result",
-            None,
-            MetricType::Counter,
-        )?;
-        for view in &self.profiles {
-            for (result, number) in [("ok", view.refreshed), ("failed", view.failed)] {
-                let labels = vec![("profile", view.name.as_str()), ("result", result)];
-                one(&mut family, &labels, &ConstCounter::new(number))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn encode_notes(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
-        let mut family = encoder.encode_descriptor(
-            "token_roles_missing",
-            "Expected roles that the profile's token does not carry",
-            None,
-            MetricType::Gauge,
-        )?;
-        for view in self.profiles.iter().filter(|view| view.expects_roles) {
-            let missing = ConstGauge::new(gauge(view.notes.missing_roles.len()));
-            one(&mut family, &vec![("profile", &view.name)], &missing)?;
-        }
-        let mut family = encoder.encode_descriptor(
-            "token_size",
-            "Size of the profile's last token",
-            Some(&Unit::Bytes),
-            MetricType::Gauge,
-        )?;
-        for view in self.profiles.iter().filter(|view| view.notes.token_bytes > 0) {
-            let size = ConstGauge::new(gauge(view.notes.token_bytes));
-            one(&mut family, &vec![("profile", &view.name)], &size)?;
-        }
-        let mut family = encoder.encode_descriptor(
-            "identity_provider_clock_skew",
-            "How far the provider's clock is ahead of this machine's, negative when behind",
-            Some(&Unit::Seconds),
-            MetricType::Gauge,
-        )?;
-        for view in &self.profiles {
-            if let Some(seconds) = view.notes.clock_skew {
-                one(&mut family, &vec![("profile", &view.name)], &ConstGauge::new(seconds))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn encode_process(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
-        let memory = ConstGauge::new(gauge(self.replay_bytes));
-        memory.encode(encoder.encode_descriptor(
-            "replay",
-            "Memory of recorded request bodies",
-            Some(&Unit::Bytes),
-            MetricType::Gauge,
-        )?)?;
-        if let Some(lines) = self.dropped_lines {
-            let dropped = ConstCounter::new(lines as u64);
-            dropped.encode(encoder.encode_descriptor(
-                "log_lines_dropped",
-                "Log lines lost because their reader was too slow",
-                None,
-                MetricType::Counter,
-            )?)?;
-        }
-        let mut family =
-            encoder.encode_descriptor("build", "The program's version", None, MetricType::Gauge)?;
-        one(&mut family, &vec![("version", env!("CARGO_PKG_VERSION"))], &ConstGauge::new(1i64))
     }
 }
 
@@ -327,6 +230,13 @@ fn route_labels(route: &RouteSum) -> Labels<'_> {
 
 fn one(family: &mut MetricEncoder<'_>, labels: &Labels<'_>, value: &impl EncodeMetric) -> Encoded {
     value.encode(family.encode_family(labels)?)
+}
+
+fn histogram(family: &mut MetricEncoder<'_>, labels: &Labels<'_>, sum: &LatencySum) -> Encoded {
+    let bounds = BUCKETS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::INFINITY]);
+    let buckets: Vec<(f64, u64)> = bounds.zip(sum.buckets).collect();
+    let seconds = sum.sum_us as f64 / 1e6;
+    family.encode_family(labels)?.encode_histogram::<Labels<'_>>(seconds, sum.count(), &buckets, None)
 }
 
 fn gauge(number: usize) -> i64 {

@@ -9,8 +9,10 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
+
 use crate::{
-    admin::changes::{Action, Reading, Switch, Switched, Wish},
+    admin::changes::{Action, Glance, Reading, Switch, Switched, Wish},
     app::{
         ReloadError,
         core::Core,
@@ -75,6 +77,8 @@ pub struct Control {
     origin: Origin,
     store: Option<Store>,
     state: Mutex<State>,
+    /// What is told of `state` while somebody holds it.
+    glance: ArcSwap<Glance>,
 }
 
 struct State {
@@ -83,6 +87,18 @@ struct State {
     environments: Vec<String>,
     switches: Switches,
     reading: Reading,
+}
+
+impl State {
+    fn glance(&self) -> Glance {
+        Glance {
+            is_valid: self.reading.refused.is_none(),
+            done: self.reading.done,
+            failed: self.reading.failed,
+            switched: self.switches.routes().map(|(route, _)| route.to_owned()).collect(),
+            has_other_environment: self.switches.environment().is_some(),
+        }
+    }
 }
 
 /// What is in force, and what has been changed.
@@ -105,7 +121,13 @@ impl Control {
         let Prepared { loaded, text, switches, store } = prepared;
         let reading = Reading { loaded_at: now(), ..Reading::default() };
         let state = State { text, environments: loaded.environments, switches, reading };
-        Self { core, origin, store, state: Mutex::new(state) }
+        let glance = ArcSwap::from_pointee(state.glance());
+        Self { core, origin, store, state: Mutex::new(state), glance }
+    }
+
+    /// What monitors want to know. Never blocks.
+    pub fn glance(&self) -> Arc<Glance> {
+        self.glance.load_full()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -154,12 +176,14 @@ impl Control {
                 state.reading.loaded_at = now();
                 state.reading.refused = None;
                 state.reading.done += 1;
+                self.glance.store(Arc::new(state.glance()));
                 tracing::info!(target: "audit", action = "reload", by, "the configuration was reloaded");
                 Ok(())
             }
             Err(error) => {
                 state.reading.refused = Some(error.to_string());
                 state.reading.failed += 1;
+                self.glance.store(Arc::new(state.glance()));
                 tracing::error!(by, "the configuration was not reloaded: {error}");
                 Err(error)
             }
@@ -255,6 +279,7 @@ impl Control {
             );
         }
         state.switches = switches;
+        self.glance.store(Arc::new(state.glance()));
         Ok(())
     }
 

@@ -1,13 +1,19 @@
 //! The gateway's control as the admin listener knows it.
 
+use std::sync::Arc;
+
 use axum::http::StatusCode;
 
 use crate::{
-    admin::changes::{self, Configuration, Refusal, Switched, Wish},
+    admin::changes::{self, Configuration, Glance, Refusal, Switched, Wish},
     app::control::{ChangeError, Control},
 };
 
 impl changes::Control for Control {
+    fn glance(&self) -> Arc<Glance> {
+        Control::glance(self)
+    }
+
     fn configuration(&self) -> Configuration {
         let view = self.view();
         let switches = &view.switches;

@@ -28,6 +28,11 @@ impl Budget {
         self.used_bytes.load(Ordering::Relaxed)
     }
 
+    /// Bytes that they may hold.
+    pub fn total_bytes(&self) -> usize {
+        self.total_bytes.load(Ordering::Relaxed)
+    }
+
     pub(super) fn take(&self, bytes: usize) -> bool {
         let before = self.used_bytes.fetch_add(bytes, Ordering::Relaxed);
         if before.saturating_add(bytes) > self.total_bytes.load(Ordering::Relaxed) {

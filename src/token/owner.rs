@@ -46,7 +46,10 @@ pub(super) async fn run(shared: Arc<Shared>, exchange: impl Exchange, turns: Tur
         source.asked_with = exchange.identity().await;
         let outcome = {
             let _turn = turns.0.acquire().await;
-            exchange.exchange(claims.as_deref()).await.and_then(alive)
+            let began = tokio::time::Instant::now();
+            let outcome = exchange.exchange(claims.as_deref()).await;
+            shared.latency.observe(began.elapsed());
+            outcome.and_then(alive)
         };
         clocks.compare(&shared, exchange.clock_skew());
         shared.set_expiries(exchange.expiries());

@@ -18,6 +18,7 @@ use tokio::sync::{Notify, watch};
 use crate::{
     clock::{self, Moment},
     profile::{expiry::Expiry, refusal::ExchangeError},
+    telemetry::metrics::Latency,
     token::{Reason, Settings, Suppressed, Token, Unavailable, notes::Notes},
 };
 
@@ -133,6 +134,8 @@ pub(super) struct Shared {
     pub(super) waiters: AtomicUsize,
     pub(super) refreshed: AtomicU64,
     pub(super) failed: AtomicU64,
+    /// How long token requests took; only the owner adds to it.
+    pub(super) latency: Latency,
     /// When the next exchange is due by itself.
     pub(super) due: Mutex<Option<Moment>>,
     orders: Mutex<Orders>,
@@ -151,6 +154,7 @@ impl Shared {
             waiters: AtomicUsize::new(0),
             refreshed: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            latency: Latency::default(),
             due: Mutex::default(),
             orders: Mutex::default(),
             notes: Mutex::default(),

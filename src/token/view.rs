@@ -8,6 +8,7 @@ use std::{
 use crate::{
     clock,
     profile::{expiry::Expiry, refusal::ExchangeError},
+    telemetry::metrics::LatencySum,
     token::{Handle, notes::Notes, state::Phase},
 };
 
@@ -32,6 +33,8 @@ pub struct View {
     pub refreshed: u64,
     /// Exchanges that failed.
     pub failed: u64,
+    /// How long exchanges took.
+    pub latency: LatencySum,
     /// Why the last exchange failed, if it did.
     pub error: Option<Arc<ExchangeError>>,
     /// What to look at although it works.
@@ -52,6 +55,8 @@ impl Handle {
             Phase::Idle | Phase::Fetching | Phase::Ready => None,
         };
         drop(status);
+        let mut latency = LatencySum::default();
+        shared.latency.add_to(&mut latency);
         let now = clock::now();
         let due = *shared.due.lock().unwrap_or_else(PoisonError::into_inner);
         View {
@@ -64,6 +69,7 @@ impl Handle {
             next_in: due.map(|due| due.since(now)),
             refreshed: shared.refreshed.load(Ordering::Relaxed),
             failed: shared.failed.load(Ordering::Relaxed),
+            latency,
             error,
             notes: shared.notes(),
             expects_roles: !shared.settings.profile.expected_roles.is_empty(),

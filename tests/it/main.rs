@@ -46,6 +46,7 @@ mod layers; // the ladder of modules
 mod listeners; // TLS and unix sockets: who gets in, and with which certificate
 mod logs; // access lines and metrics, and what never gets into them
 mod managed_identity; // the gateway on a pretended Azure machine
+mod metrics;
 mod microsoft; // MSAL and azure-identity against the demo's provider
 mod outbound; // proxies and certificate authorities towards identity providers
 mod packages; // what deploy/ ships, tried with the tools that read it

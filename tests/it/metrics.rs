@@ -1,0 +1,126 @@
+//! What `/metrics` shows is what the documents, the alerts and the dashboard speak of.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use keybearer::admin::changes::Wish;
+
+use crate::stage::Stage;
+
+async fn scrape(stage: &Stage) -> String {
+    let (status, text) = stage.admin("/metrics").await;
+    assert_eq!(status, 200);
+    assert!(text.ends_with("# EOF\n"), "{text}");
+    text
+}
+
+/// Every metric of a scrape, as Prometheus stores it.
+fn names(scrape: &str) -> BTreeSet<String> {
+    let kinds = scrape.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    let stored = kinds.map(|(name, kind)| match kind {
+        "counter" => format!("{name}_total"),
+        _ => name.to_owned(),
+    });
+    stored.collect()
+}
+
+fn text_of(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+#[tokio::test]
+async fn every_metric_of_alerts_and_dashboard_is_in_a_real_scrape() {
+    let stage = Stage::start().await;
+    let there = names(&scrape(stage.ready().await).await);
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut asked = BTreeSet::new();
+    for file in [
+        "deploy/prometheus/alerts.yaml",
+        "deploy/prometheus/alerts-test.yaml",
+        "deploy/grafana/dashboard.json",
+    ] {
+        let text = text_of(file);
+        for word in text.split(|c| !is_name(c)).filter(|word| word.starts_with("keybearer_")) {
+            let name = ["_bucket", "_sum", "_count"].iter().find_map(|end| word.strip_suffix(end));
+            asked.insert(name.unwrap_or(word).to_owned());
+        }
+    }
+    assert!(asked.len() > 20, "{asked:?}");
+    let missing: Vec<_> = asked.difference(&there).collect();
+    assert!(missing.is_empty(), "no such metric: {missing:?}");
+}
+
+#[tokio::test]
+async fn the_table_of_metrics_and_a_scrape_agree() {
+    let stage = Stage::start().await;
+    let there = names(&scrape(stage.ready().await).await);
+    let document = text_of("docs/operating.md");
+    let table = document.split("\n## Metrics\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let told: BTreeSet<String> = table
+        .lines()
+        .filter_map(|row| Some(row.strip_prefix("| `")?.split_once('`')?.0.to_owned()))
+        .collect();
+    let (untold, absent): (Vec<_>, Vec<_>) =
+        (there.difference(&told).collect(), told.difference(&there).collect());
+    assert!(untold.is_empty() && absent.is_empty(), "not in the table: {untold:?}; not there: {absent:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_reload_shows_until_the_file_is_put_right() {
+    let stage = Stage::start().await;
+    let path = stage.ready().await.folder.path().join("keybearer.yaml");
+    let control = stage.gateway.control().unwrap();
+    let reload = || tokio::task::block_in_place(|| control.reload("a test"));
+    assert!(scrape(&stage).await.contains("keybearer_configuration_valid 1\n"));
+    fs::write(&path, "routes: 7\n").unwrap();
+    reload().unwrap_err();
+    let refused = scrape(&stage).await;
+    assert!(refused.contains("keybearer_configuration_valid 0\n"), "{refused}");
+    assert!(refused.contains("keybearer_configuration_reloads_total{result=\"failed\"} 1\n"), "{refused}");
+    fs::write(&path, &stage.yaml).unwrap();
+    reload().unwrap();
+    let right = scrape(&stage).await;
+    assert!(right.contains("keybearer_configuration_valid 1\n"), "{right}");
+    assert!(right.contains("keybearer_configuration_reloads_total{result=\"ok\"} 1\n"), "{right}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_switched_route_shows_until_it_is_undone() {
+    let stage = Stage::start().await;
+    let path = stage.ready().await.folder.path().join("keybearer.yaml");
+    let (before, rest) = stage.yaml.split_once("profiles:\n").unwrap();
+    let (account, routes) = rest.split_once("routes:\n").unwrap();
+    let other = account.replace("  account:", "  other:");
+    fs::write(&path, format!("{before}profiles:\n{account}{other}\nroutes:\n{routes}")).unwrap();
+    let control = stage.gateway.control().unwrap();
+    let wish =
+        Wish { route: Some("orders".into()), to: Some("other".into()), lasts: None, is_dry_run: false };
+    tokio::task::block_in_place(|| {
+        control.reload("a test").unwrap();
+        control.switch(&wish, "a test").unwrap()
+    });
+    let line = "keybearer_switched{route=\"orders\"} 1\n";
+    assert!(scrape(&stage).await.contains(line));
+    tokio::task::block_in_place(|| control.undo(Some("orders"), "a test")).unwrap();
+    assert!(!scrape(&stage).await.contains(line));
+}
+
+#[tokio::test]
+async fn token_requests_show_with_their_time_and_the_next_one() {
+    let stage = Stage::start().await;
+    let text = scrape(stage.ready().await).await;
+    assert!(
+        text.contains("keybearer_token_request_duration_seconds_count{profile=\"account\"} 1\n"),
+        "{text}"
+    );
+    // A token of an hour is renewed ten minutes before its end.
+    let next = value(&text, "keybearer_token_next_request_in_seconds{profile=\"account\"}");
+    assert!((2000.0..3600.0).contains(&next), "{next}");
+    assert!(value(&text, "process_open_fds") > 3.0, "{text}");
+    assert!(value(&text, "process_resident_memory_bytes") > 1e6, "{text}");
+    assert_eq!(value(&text, "keybearer_replay_limit_bytes"), 268_435_456.0);
+}
+
+fn value(scrape: &str, series: &str) -> f64 {
+    let line = scrape.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {series} in {scrape}")).parse().unwrap()
+}
