@@ -29,6 +29,7 @@ mod opening;
 pub mod pool;
 mod race;
 pub mod stream;
+pub mod tally;
 pub mod tls;
 
 /// Where a route's requests go, and how. The request never changes any of it.
@@ -193,6 +194,10 @@ pub struct Upstream {
     spoken: AtomicU8,
     /// Counts connections, so that addresses are used in turn.
     turn: AtomicUsize,
+    /// Open connections of all workers, idle or not, and those that were upgraded.
+    open: Arc<AtomicUsize>,
+    /// Connections that were made.
+    opened: AtomicU64,
 }
 
 const UNKNOWN: u8 = 0;
@@ -223,7 +228,8 @@ impl Upstream {
         let id = IDS.fetch_add(1, Ordering::Relaxed);
         let (spoken, turn) = (AtomicU8::new(spoken), AtomicUsize::new(fastrand::usize(..)));
         let bound = presented.filter(|_| origin.shows_nothing_else()).map(bound::Bound::new);
-        Ok(Arc::new(Self { origin, id, host, authority, tls, bound, spoken, turn }))
+        let (open, opened) = (Arc::default(), AtomicU64::new(0));
+        Ok(Arc::new(Self { origin, id, host, authority, tls, bound, spoken, turn, open, opened }))
     }
 
     /// Whether it shows this profile's certificate, or rightly none.
@@ -245,6 +251,21 @@ impl Upstream {
                 (tls, Some(era))
             }
         })
+    }
+
+    /// Tells it apart from every other one, and from what it was before a reload.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Open connections of all workers, idle or not, and those that were upgraded.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Connections that were made.
+    pub fn opened(&self) -> u64 {
+        self.opened.load(Ordering::Relaxed)
     }
 
     /// The configured origin.

@@ -33,9 +33,11 @@ use crate::{
 mod listeners;
 mod process;
 mod tokens;
+mod upstreams;
 
 pub use listeners::ListenerCount;
 use listeners::ListenerSum;
+use upstreams::UpstreamSum;
 
 /// Index is the class of [`Shard::answers`].
 pub(super) const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -77,6 +79,7 @@ pub(super) struct RouteSum {
     pub(super) recoveries: Vec<u64>,
     pub(super) total: LatencySum,
     pub(super) upstream: LatencySum,
+    overhead: LatencySum,
     pub(super) in_flight: i64,
     received_bytes: u64,
     sent_bytes: u64,
@@ -88,10 +91,11 @@ impl RouteSum {
             (0..n).map(|at| shards.iter().filter_map(|s| of(s).get(at)).map(Count::read).sum()).collect()
         };
         let sum = |of: fn(&Shard) -> &Count| shards.iter().map(|s| of(s).read()).fold(0, u64::wrapping_add);
-        let (mut total, mut upstream) = (LatencySum::default(), LatencySum::default());
+        let [mut total, mut upstream, mut overhead] = <[LatencySum; 3]>::default();
         for shard in shards {
             shard.total.add_to(&mut total);
             shard.upstream.add_to(&mut upstream);
+            shard.overhead.add_to(&mut overhead);
         }
         Self {
             route: route.to_owned(),
@@ -101,6 +105,7 @@ impl RouteSum {
             recoveries: each(|s| &s.recoveries, OUTCOME_NAMES.len()),
             total,
             upstream,
+            overhead,
             in_flight: sum(|s| &s.in_flight).cast_signed(),
             received_bytes: sum(|s| &s.received_bytes),
             sent_bytes: sum(|s| &s.sent_bytes),
@@ -118,6 +123,7 @@ struct Scrape {
     routes: Vec<RouteSum>,
     profiles: Vec<token::view::View>,
     listeners: Vec<ListenerSum>,
+    upstreams: Vec<UpstreamSum>,
     whole: process::Whole,
 }
 
@@ -127,6 +133,7 @@ impl Scrape {
             routes: routes(&shown.gateway),
             profiles: shown.profiles.load().iter().map(token::Handle::view).collect(),
             listeners: shown.listeners.load().iter().map(ListenerSum::of).collect(),
+            upstreams: upstreams::sums(&shown.gateway),
             whole: process::Whole::of(shown),
         }
     }
@@ -151,6 +158,7 @@ impl Collector for Scrape {
         self.encode_latencies(&mut encoder)?;
         tokens::encode(&self.profiles, &mut encoder)?;
         listeners::encode(&self.listeners, &mut encoder)?;
+        upstreams::encode(&self.upstreams, &mut encoder)?;
         self.whole.encode(&mut encoder)
     }
 }
@@ -209,9 +217,14 @@ impl Scrape {
 
     fn encode_latencies(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
         type Family = (&'static str, &'static str, fn(&RouteSum) -> &LatencySum);
-        let latencies: [Family; 2] = [
+        let latencies: [Family; 3] = [
             ("request_duration", "From the request's head to the answer's last byte", |r| &r.total),
-            ("upstream_duration", "From the first attempt to the upstream's response head", |r| &r.upstream),
+            ("upstream_duration", "From an attempt to its response head, all attempts together", |r| {
+                &r.upstream
+            }),
+            ("overhead_duration", "Before and between the attempts, waiting for tokens among it", |r| {
+                &r.overhead
+            }),
         ];
         for (name, help, latency) in latencies {
             let mut family =

@@ -56,7 +56,7 @@ pub(super) struct Route {
     pub(super) in_flight: i64,
     /// From the request's head to the answer's last byte.
     pub(super) duration: Distribution,
-    /// From the first attempt to the upstream's response head.
+    /// From an attempt to the upstream's response head, all attempts together.
     pub(super) upstream_duration: Distribution,
 }
 

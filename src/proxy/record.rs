@@ -42,8 +42,12 @@ pub struct Record {
     /// What only the access line needs.
     shown: Option<(Method, Uri)>,
     started: Instant,
+    /// Since when it is not the upstream's turn.
+    idle_since: Instant,
     sent_at: Option<Instant>,
     upstream_time: Option<Duration>,
+    /// Before and between the attempts.
+    overhead: Duration,
     attempts: u32,
     outcome: Option<Outcome>,
     status: Option<StatusCode>,
@@ -70,6 +74,7 @@ impl Record {
         worker.enter();
         let has_body = !request.body().is_end_stream();
         let found = Notable::of(request.headers());
+        let started = Instant::now();
         Box::new(Self {
             worker: Rc::clone(worker),
             route: None,
@@ -81,9 +86,11 @@ impl Record {
             wants_trailers: found.has(Notable::TE) && headers::wants_trailers(request.headers()),
             request_id: headers::request_id(request.headers()),
             shown,
-            started: Instant::now(),
+            started,
+            idle_since: started,
             sent_at: None,
             upstream_time: None,
+            overhead: Duration::ZERO,
             attempts: 0,
             outcome: None,
             status: None,
@@ -179,13 +186,18 @@ impl Record {
 
     /// A request goes out to the upstream.
     pub fn attempted(&mut self) {
+        let now = Instant::now();
         self.attempts += 1;
-        self.sent_at.get_or_insert_with(Instant::now);
+        self.overhead += now - self.idle_since;
+        self.sent_at = Some(now);
     }
 
-    /// The upstream's response head is there; the last attempt's counts.
+    /// The upstream's response head is there.
     pub fn upstream_answered(&mut self) {
-        self.upstream_time = self.sent_at.map(|at| at.elapsed());
+        let now = Instant::now();
+        let took = self.sent_at.map_or(Duration::ZERO, |at| now - at);
+        self.upstream_time = Some(self.upstream_time.unwrap_or_default() + took);
+        self.idle_since = now;
     }
 
     /// What became of a 401.
@@ -235,6 +247,9 @@ impl Record {
         shard.total.observe(took);
         if let Some(upstream) = self.upstream_time {
             shard.upstream.observe(upstream);
+        }
+        if self.attempts > 0 {
+            shard.overhead.observe(self.overhead);
         }
         shard.received_bytes.add(self.received_bytes());
         shard.sent_bytes.add(self.sent_bytes);

@@ -30,6 +30,7 @@ use crate::{
     upstream::{
         Upstream,
         pool::{self, Pool},
+        tally::Tally,
     },
 };
 
@@ -89,6 +90,8 @@ pub struct Gateway {
     draining: AtomicBool,
     /// For requests that no route took, one per worker.
     unrouted: Vec<Arc<Shard>>,
+    /// What lies in the workers' pools.
+    pools: Vec<Arc<Tally>>,
 }
 
 impl Gateway {
@@ -109,6 +112,7 @@ impl Gateway {
             budget: Budget::new(replay_total_bytes),
             draining: AtomicBool::new(false),
             unrouted: (0..workers).map(|_| Arc::default()).collect(),
+            pools: (0..workers).map(|_| Arc::default()).collect(),
         })
     }
 
@@ -131,6 +135,11 @@ impl Gateway {
     /// Counters of requests that no route took.
     pub fn unrouted(&self) -> &[Arc<Shard>] {
         &self.unrouted
+    }
+
+    /// Idle connections to upstreams, one count for each worker.
+    pub fn pools(&self) -> &[Arc<Tally>] {
+        &self.pools
     }
 
     /// From now on every answer closes its connection.
@@ -248,7 +257,10 @@ impl Worker {
         Rc::new(Self {
             index,
             gateway: Arc::clone(gateway),
-            pool: Pool::new(gateway.snapshot.load().common.connections),
+            pool: Pool::new(
+                gateway.snapshot.load().common.connections,
+                gateway.pools.get(index).cloned().unwrap_or_default(),
+            ),
             view,
             unrouted: gateway.unrouted.get(index).cloned().unwrap_or_default(),
             in_flight: Cell::new(0),

@@ -9,10 +9,11 @@ use std::{
     time::Duration,
 };
 
-/// Upper bounds of the latency buckets, in microseconds. The last bucket has no bound.
-pub const BUCKETS_US: [u64; 15] = [
-    250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
-    10_000_000, 60_000_000,
+/// Upper bounds of the latency buckets, in microseconds. The last bucket has no bound. The first ones are for
+/// what the gateway itself takes, the last ones for slow upstreams.
+pub const BUCKETS_US: [u64; 17] = [
+    50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
+    2_500_000, 10_000_000, 60_000_000,
 ];
 
 /// A number that one thread adds to and others read.
@@ -28,6 +29,11 @@ impl Count {
     /// Takes 1 away; for gauges.
     pub fn decrement(&self) {
         self.add(u64::MAX);
+    }
+
+    /// Makes it `to`; for gauges.
+    pub fn set(&self, to: u64) {
+        self.0.store(to, Ordering::Relaxed);
     }
 
     /// The number now.
@@ -91,8 +97,10 @@ pub struct Shard<const F: usize, const R: usize> {
     pub recoveries: [Count; R],
     /// From the head of the request to the last byte of the answer.
     pub total: Latency,
-    /// The part of it spent waiting for the upstream's response head.
+    /// The part of it spent waiting for the upstream's response head, all attempts together.
     pub upstream: Latency,
+    /// The part of it before and between the attempts: routing, header rules, waiting for a token.
+    pub overhead: Latency,
     /// Requests being served now.
     pub in_flight: Count,
     /// Bytes of request bodies.
@@ -109,6 +117,7 @@ impl<const F: usize, const R: usize> Default for Shard<F, R> {
             recoveries: std::array::from_fn(|_| Count::default()),
             total: Latency::default(),
             upstream: Latency::default(),
+            overhead: Latency::default(),
             in_flight: Count::default(),
             received_bytes: Count::default(),
             sent_bytes: Count::default(),
@@ -128,8 +137,8 @@ mod tests {
         }
         let mut sum = LatencySum::default();
         latency.add_to(&mut sum);
-        assert_eq!((sum.buckets[0], sum.buckets[1], sum.buckets[14], sum.buckets[15]), (2, 1, 1, 1));
-        assert_eq!(sum.count(), 5);
+        assert_eq!((sum.buckets[2], sum.buckets[3], sum.buckets[16], sum.buckets[17]), (1, 1, 1, 1));
+        assert_eq!((sum.buckets[0], sum.count()), (1, 5));
         assert_eq!(sum.sum_us, 1 + 250 + 251 + 59_000_000 + 61_000_000);
     }
 

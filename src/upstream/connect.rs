@@ -4,7 +4,7 @@ use std::{
     cell::{Cell, RefCell},
     io,
     rc::Rc,
-    sync::{Arc, atomic::AtomicUsize},
+    sync::atomic::Ordering,
     time::Duration,
 };
 
@@ -51,8 +51,6 @@ pub(super) struct Dialer {
     /// Covers name, TCP and TLS together.
     pub(super) limit: Cell<Duration>,
     pub(super) failures: RefCell<Failures>,
-    /// Open connections.
-    pub(super) open: Arc<AtomicUsize>,
 }
 
 impl Dialer {
@@ -83,6 +81,7 @@ impl Dialer {
                 (Transport::Tls(Box::new(stream)), is_http2, era)
             }
         };
-        Ok(Connected { stream: Stream::new(transport, era, &self.open), is_http2 })
+        upstream.opened.fetch_add(1, Ordering::Relaxed);
+        Ok(Connected { stream: Stream::new(transport, era, &upstream.open), is_http2 })
     }
 }

@@ -7,7 +7,7 @@
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
-    sync::{Arc, atomic::AtomicUsize},
+    sync::Arc,
     time::Duration,
 };
 
@@ -16,6 +16,7 @@ use http_body::Body;
 use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 
+use crate::telemetry::metrics::Count;
 use crate::upstream::{
     Upstream, Want,
     connect::{ConnectError, Connected, Dialer},
@@ -23,6 +24,7 @@ use crate::upstream::{
     http1::{self, Idle},
     http2::{self, Shared},
     opening::Opening,
+    tally::Tally,
 };
 
 /// How long an idle connection may take to notice that it is idle.
@@ -54,6 +56,7 @@ pub struct Pool<B> {
     settings: Cell<Settings>,
     dialer: Dialer,
     last_number: Cell<u64>,
+    tally: Arc<Tally>,
 }
 
 /// Connections to one upstream.
@@ -65,24 +68,20 @@ struct Shelf<B> {
     opening: Vec<Rc<Opening>>,
     /// What its latest shared connection carries; how many may wait for one that is being made.
     streams_max: usize,
-}
-
-impl<B> Default for Shelf<B> {
-    fn default() -> Self {
-        Self { idle: Vec::new(), shared: Vec::new(), opening: Vec::new(), streams_max: http2::STREAMS_MAX }
-    }
+    /// How many are idle, for those who look.
+    resting: Arc<Count>,
 }
 
 impl<B> Pool<B> {
-    /// An empty pool.
-    pub fn new(settings: Settings) -> Rc<Self> {
-        let dialer =
-            Dialer { limit: Cell::new(settings.connect), failures: RefCell::default(), open: Arc::default() };
+    /// An empty pool; `tally` is where it counts.
+    pub fn new(settings: Settings, tally: Arc<Tally>) -> Rc<Self> {
+        let dialer = Dialer { limit: Cell::new(settings.connect), failures: RefCell::default() };
         Rc::new(Self {
             shelves: RefCell::default(),
             settings: Cell::new(settings),
             dialer,
             last_number: Cell::new(0),
+            tally,
         })
     }
 
@@ -92,32 +91,33 @@ impl<B> Pool<B> {
         self.dialer.limit.set(settings.connect);
     }
 
-    /// Open connections, idle or not, and those that were upgraded; for metrics.
-    pub fn open(&self) -> Arc<AtomicUsize> {
-        Arc::clone(&self.dialer.open)
-    }
-
     /// Closes connections that have been idle for too long or are too old. To be called every few
     /// seconds.
     pub fn prune(&self) {
         let now = Instant::now();
         let kept = self.settings.get().idle;
         let is_recent = |since: Instant| now - since < kept;
-        self.shelves.borrow_mut().retain(|_, shelf| {
+        self.shelves.borrow_mut().retain(|id, shelf| {
             shelf.idle.retain(|idle| is_recent(idle.since) && idle.is_fit(now));
             shelf.shared.retain(|shared| {
                 shared.is_fit(now) && (shared.streams.get() > 0 || is_recent(shared.since.get()))
             });
-            !shelf.idle.is_empty() || !shelf.shared.is_empty() || !shelf.opening.is_empty()
+            shelf.count();
+            let is_used = !shelf.idle.is_empty() || !shelf.shared.is_empty() || !shelf.opening.is_empty();
+            if !is_used {
+                self.tally.end(*id);
+            }
+            is_used
         });
     }
 
     /// A connection of one's own comes back.
     pub(super) fn keep(&self, id: u64, idle: Idle<B>) {
         let mut shelves = self.shelves.borrow_mut();
-        let shelf = shelves.entry(id).or_default();
+        let shelf = shelves.entry(id).or_insert_with(|| Shelf::new(&self.tally, id));
         if shelf.idle.len() < self.settings.get().idle_connections && idle.is_fit(idle.since) {
             shelf.idle.push(idle);
+            shelf.count();
         }
     }
 
@@ -130,6 +130,7 @@ impl<B> Pool<B> {
         {
             shelf.forget(shared);
         }
+        shelf.count();
     }
 
     /// A shared connection gets no more requests; it closes with its last one.
@@ -146,6 +147,11 @@ impl<B> Pool<B> {
 }
 
 impl<B> Shelf<B> {
+    fn new(tally: &Tally, id: u64) -> Self {
+        let (idle, shared, opening) = (Vec::new(), Vec::new(), Vec::new());
+        Self { idle, shared, opening, streams_max: http2::STREAMS_MAX, resting: tally.begin(id) }
+    }
+
     fn forget(&mut self, shared: &Rc<Shared>) {
         self.shared.retain(|known| !Rc::ptr_eq(known, shared));
     }
@@ -166,7 +172,15 @@ impl<B> Shelf<B> {
             return None;
         }
         let now = Instant::now();
-        std::iter::from_fn(|| self.idle.pop()).find(|idle| idle.is_fit(now))
+        let found = std::iter::from_fn(|| self.idle.pop()).find(|idle| idle.is_fit(now));
+        self.count();
+        found
+    }
+
+    /// Tells how many are idle. A shared connection that gets a request is told of at the next look.
+    fn count(&self) {
+        let at_rest = self.shared.iter().filter(|shared| shared.streams.get() == 0).count();
+        self.resting.set((self.idle.len() + at_rest) as u64);
     }
 }
 
@@ -289,7 +303,7 @@ where
     /// The connection that is being made and has room for one more who waits; begins one if need be.
     fn join(self: &Rc<Self>, upstream: &Arc<Upstream>, newer_than: u64) -> Rc<Opening> {
         let mut shelves = self.shelves.borrow_mut();
-        let shelf = shelves.entry(upstream.id).or_default();
+        let shelf = shelves.entry(upstream.id).or_insert_with(|| Shelf::new(&self.tally, upstream.id));
         let room = shelf.streams_max;
         let known = shelf.opening.iter().find(|opening| opening.number > newer_than && opening.join(room));
         if let Some(known) = known {
@@ -330,7 +344,7 @@ where
 
     fn put(&self, upstream: &Upstream, found: Found<B>) {
         let mut shelves = self.shelves.borrow_mut();
-        let shelf = shelves.entry(upstream.id).or_default();
+        let shelf = shelves.entry(upstream.id).or_insert_with(|| Shelf::new(&self.tally, upstream.id));
         match found {
             Found::Idle(idle) => shelf.idle.push(idle),
             Found::Shared(shared) => {
@@ -339,5 +353,6 @@ where
                 shelf.shared.insert(at, shared);
             }
         }
+        shelf.count();
     }
 }

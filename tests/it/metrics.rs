@@ -1,10 +1,12 @@
 //! What `/metrics` shows is what the documents, the alerts and the dashboard speak of.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use keybearer::admin::changes::Wish;
 
-use crate::stage::Stage;
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+
+use crate::stage::{PATIENCE, Plan, Stage, pause};
 
 async fn scrape(stage: &Stage) -> String {
     let (status, text) = stage.admin("/metrics").await;
@@ -118,6 +120,54 @@ async fn token_requests_show_with_their_time_and_the_next_one() {
     assert!(value(&text, "process_open_fds") > 3.0, "{text}");
     assert!(value(&text, "process_resident_memory_bytes") > 1e6, "{text}");
     assert_eq!(value(&text, "keybearer_replay_limit_bytes"), 268_435_456.0);
+}
+
+#[tokio::test]
+async fn connections_to_an_upstream_show_as_idle_or_in_use() {
+    let stage = Plan::default().more("workers: 1").start().await;
+    assert_eq!(stage.ready().await.status("/v1/a").await, 200);
+    let api = stage.api.url();
+    let series = |state| format!("keybearer_upstream_connections{{upstream=\"{api}\",state=\"{state}\"}}");
+    // The connection comes back a moment after the answer.
+    let idle = async {
+        while value(&scrape(&stage).await, &series("idle")) < 1.0 {
+            pause().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, idle).await.unwrap();
+    let text = scrape(&stage).await;
+    assert_eq!(value(&text, &series("in_use")), 0.0, "{text}");
+    let opened = format!("keybearer_upstream_connections_opened_total{{upstream=\"{api}\"}}");
+    assert_eq!(value(&text, &opened), 1.0);
+    // A request whose body has not ended holds its connection.
+    let mut caller = TcpStream::connect(stage.address()).await.unwrap();
+    let head = "POST /v1/a HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nhalf";
+    caller.write_all(head.as_bytes()).await.unwrap();
+    let in_use = async {
+        while value(&scrape(&stage).await, &series("in_use")) < 1.0 {
+            pause().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, in_use).await.unwrap();
+    assert_eq!(value(&scrape(&stage).await, &series("idle")), 0.0);
+}
+
+#[tokio::test]
+async fn a_wait_for_a_token_is_overhead_and_not_the_upstreams_time() {
+    let stage = Stage::start().await;
+    assert_eq!(stage.ready().await.status("/v1/a").await, 200);
+    stage.idp.set_delay(Duration::from_millis(600));
+    stage.idp.revoke_all();
+    assert_eq!(stage.status("/v1/a").await, 200);
+    let text = scrape(&stage).await;
+    let labels = "{route=\"orders\",profile=\"account\"}";
+    let (overhead, upstream) = (
+        value(&text, &format!("keybearer_overhead_duration_seconds_sum{labels}")),
+        value(&text, &format!("keybearer_upstream_duration_seconds_sum{labels}")),
+    );
+    assert!(overhead > 0.55, "{text}");
+    assert!(upstream < 0.5, "{text}");
+    assert_eq!(value(&text, &format!("keybearer_overhead_duration_seconds_count{labels}")), 2.0);
 }
 
 fn value(scrape: &str, series: &str) -> f64 {
