@@ -198,7 +198,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Explain { method, url, headers, json, config } => {
             print(&explain::explain(&config.inspect()?, &method, &url, &headers, json)?)
         }
-        Command::Token { profile, raw, config } => token::token(&config.load()?, &profile, raw),
+        Command::Token { profile, raw, config } => token::token(&config.inspect()?, &profile, raw),
         Command::Doctor { profile, route, probe, json, config } => {
             let wish = crate::doctor::Wish { profile, route, probe };
             doctor::doctor(&config.inspect()?, wish, json)

@@ -34,6 +34,7 @@ mod dates;
 pub mod diagnosis;
 pub mod discovery;
 pub mod dpop;
+mod echo;
 pub mod entra;
 pub mod expiry;
 pub mod fixed;

@@ -52,6 +52,9 @@ pub enum SourceError {
     /// The file could not be opened or read.
     #[error("{0} cannot be read: {1} (check the path and that the gateway's user may read it)")]
     Unreadable(Source, Reason),
+    /// Reading it may wait for ever, and gives something else each time.
+    #[error("{0} is a pipe or a device, not a file (a secret is read again for every token request)")]
+    NoFile(Source),
     /// Nothing is left after the trailing line break.
     #[error("{0} is empty")]
     Empty(Source),
@@ -85,6 +88,11 @@ pub enum SourceError {
 }
 
 impl SourceError {
+    /// Whether the place can be read, and what it holds is no secret.
+    pub fn is_about_content(&self) -> bool {
+        matches!(self, Self::Empty(_) | Self::ByteOrderMark(_) | Self::NotText(_) | Self::Control(..))
+    }
+
     /// Whether it is likely to go away by itself, soon.
     pub fn is_transient(&self) -> bool {
         match self {
@@ -232,6 +240,10 @@ impl Source {
 
     fn file(&self, path: &Path) -> Result<Vec<u8>, SourceError> {
         let unreadable = |e: io::Error| SourceError::Unreadable(self.clone(), Reason::from(&e));
+        let kind = fs::metadata(path).map_err(unreadable)?.file_type();
+        if !kind.is_file() && !kind.is_dir() {
+            return Err(SourceError::NoFile(self.clone()));
+        }
         let mut bytes = Vec::new();
         let file = fs::File::open(path).map_err(unreadable)?;
         file.take(BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;

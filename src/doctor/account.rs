@@ -59,14 +59,10 @@ pub(super) async fn examine(
 async fn sources(settings: &profile::Settings, steps: &mut Steps) {
     for item in settings.kind.inventory() {
         let place = format!("{}: {}", item.what, item.source);
-        match item.is_spaced().await {
-            Ok(false) => steps.ok("source", format!("{place} is readable")),
-            Ok(true) => {
-                let words = Diagnosis {
-                    meaning: "the secret begins or ends with a space, which is legal and seldom meant",
-                    remedy: "if the provider refuses it, write the secret without the space",
-                };
-                steps.warn("source", format!("{place} is readable"), words);
+        match item.oddity(settings.kind.is_of_entra()).await {
+            Ok(None) => steps.ok("source", format!("{place} is readable")),
+            Ok(Some(oddity)) => {
+                steps.warn("source", format!("{place} is readable"), oddity.diagnosis());
             }
             Err(error) => {
                 let words = ExchangeError::Source(error);

@@ -72,6 +72,11 @@ pub enum CertificateError {
     /// Neither PEM nor PFX.
     #[error("{0} holds no certificate (expected PEM, -----BEGIN CERTIFICATE-----, or a PFX file)")]
     Absent(Source),
+    /// Neither, although it is a certificate.
+    #[error(
+        "{0} holds a certificate in binary form (write it anew with `openssl x509 -inform DER -in OLD -out NEW`)"
+    )]
+    Binary(Source),
     /// Only the certificate is there.
     #[error(
         "{0} holds a certificate but not its private key (add the key, or say where it is with private_key)"
@@ -153,6 +158,9 @@ impl Certificate {
         // A PFX file is one DER sequence.
         let is_pfx = !is_pem && document.first() == Some(&0x30);
         let key_source = place.private_key.as_ref().unwrap_or(source);
+        if is_pfx && X509Certificate::from_der(document).is_ok() {
+            return Err(CertificateError::Binary(source.clone()));
+        }
         let (mut chain, der) = if is_pfx {
             let (chain, own) =
                 open(document, password).map_err(|e| CertificateError::Pfx(source.clone(), e))?;

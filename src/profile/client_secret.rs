@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::{
+    profile::diagnosis::Diagnosis,
     secret::{Fingerprint, Secret},
     source::{Kept, Source, SourceError, flaws::Flaws},
 };
@@ -19,6 +20,43 @@ pub struct Secrets {
 impl From<Source> for Secrets {
     fn from(first: Source) -> Self {
         Self { first, second: None }
+    }
+}
+
+/// What is legal in a secret and seldom meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Oddity {
+    /// A space at one of its ends.
+    Spaced,
+    /// It has the form of an id, as the ids of Entra's secrets have.
+    Guid,
+}
+
+impl Oddity {
+    /// What is odd about `secret`. Elsewhere than at Entra a secret may well be a GUID.
+    pub fn of(secret: &Secret, is_of_entra: bool) -> Option<Self> {
+        let text = secret.expose();
+        if text.starts_with(' ') || text.ends_with(' ') {
+            return Some(Oddity::Spaced);
+        }
+        let mut groups =
+            text.split('-').map(|group| (group.len(), group.chars().all(|c| c.is_ascii_hexdigit())));
+        let is_guid = [8, 4, 4, 4, 12].into_iter().all(|length| groups.next() == Some((length, true)));
+        (is_of_entra && is_guid && groups.next().is_none()).then_some(Oddity::Guid)
+    }
+
+    /// The same in plain words.
+    pub fn diagnosis(self) -> Diagnosis {
+        match self {
+            Oddity::Spaced => Diagnosis {
+                meaning: "the secret begins or ends with a space, which is legal and seldom meant",
+                remedy: "if the provider refuses it, write the secret without the space",
+            },
+            Oddity::Guid => Diagnosis {
+                meaning: "the secret has the form of an id: Entra shows one beside each secret, and it is not the secret",
+                remedy: "put the secret's value into its source; it is shown only once, so make a new one if it is lost",
+            },
+        }
     }
 }
 
@@ -72,10 +110,9 @@ impl Reader {
     ) -> Result<Secret, SourceError> {
         let (kept, source) = self.place(secrets, which);
         let read = kept.or_last(source.read().await)?;
-        let what = if secrets.second.is_some() {
-            format!("{} client_secret", which.name())
-        } else {
-            "client_secret".to_owned()
+        let what = match secrets.second {
+            Some(_) => format!("{} client_secret", which.name()),
+            None => "client_secret".to_owned(),
         };
         Ok(flaws.settle(profile, &what, read))
     }
@@ -87,24 +124,28 @@ impl Reader {
         }
         self.second_works.store(which == Which::Second, Ordering::Relaxed);
         let (_, source) = self.place(secrets, which);
-        let (works, refused) = (which.name(), which.other().name());
-        tracing::info!(profile, "the {works} client_secret works ({source}), the {refused} is refused");
+        let (works, other) = (which.name(), which.other().name());
+        tracing::info!(profile, "the {works} client_secret works ({source}), the {other} does not");
     }
 
     /// What tells that one of them is another now; those that are costly to read aside.
     ///
     /// # Errors
     /// When one could never be read.
-    pub(super) async fn fingerprint(&self, secrets: &Secrets) -> Result<Option<Fingerprint>, SourceError> {
+    pub(super) async fn fingerprint(
+        &self,
+        secrets: &Secrets,
+        told: (&str, &Flaws),
+    ) -> Result<Option<Fingerprint>, SourceError> {
         let mut prints = Vec::new();
         let mut failed = None;
         for which in [Which::First, Which::Second] {
-            let (kept, source) = self.place(secrets, which);
+            let (_, source) = self.place(secrets, which);
             if !source.is_cheap() || (which == Which::Second && secrets.second.is_none()) {
                 continue;
             }
-            match kept.or_last(source.read().await) {
-                Ok((secret, _)) => prints.push(secret.fingerprint()),
+            match self.read(secrets, which, told).await {
+                Ok(secret) => prints.push(secret.fingerprint()),
                 Err(error) => failed = Some(error),
             }
         }

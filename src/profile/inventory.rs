@@ -5,6 +5,7 @@ use crate::{
         Kind,
         authentication::ClientAuth,
         certificate,
+        client_secret::Oddity,
         grant_type::{AssertionKey, GrantType},
         oauth2,
     },
@@ -31,17 +32,15 @@ impl Item {
         Self { what, source: source.clone(), is_document: true }
     }
 
-    /// Reads it and tells whether a space stands at one of its ends, which is legal and seldom meant.
+    /// Reads it and tells what is legal in it and seldom meant.
     ///
     /// # Errors
     /// When it cannot be read, is empty, or holds what no secret holds.
-    pub async fn is_spaced(&self) -> Result<bool, SourceError> {
+    pub async fn oddity(&self, is_of_entra: bool) -> Result<Option<Oddity>, SourceError> {
         if self.is_document {
-            return self.source.read_document().await.map(|_| false);
+            return self.source.read_document().await.map(|_| None);
         }
-        let secret = self.source.read().await?;
-        let text = secret.expose();
-        Ok(text.starts_with(' ') || text.ends_with(' '))
+        Ok(Oddity::of(&self.source.read().await?, is_of_entra && self.what == "client_secret"))
     }
 }
 

@@ -81,6 +81,12 @@ pub enum KeyError {
          a certificate's key may have one, see certificate_password)"
     )]
     Encrypted(Source),
+    /// Encrypted in a way that no password opens here.
+    #[error(
+        "{0} holds a private key that is encrypted in OpenSSL's old way (write it anew with `openssl pkcs8 -topk8 \
+         -in OLD -out NEW`)"
+    )]
+    OldEncryption(Source),
     /// The password is another one.
     #[error("the private key in {0} cannot be decrypted (is the password right? see certificate_password)")]
     Password(Source),
@@ -261,6 +267,7 @@ impl Pem {
                 let plain = info.decrypt(password.expose()).map_err(|_| wrong())?;
                 Ok(WipedKey(PrivateKeyDer::Pkcs8(plain.as_bytes().to_vec().into())))
             }
+            (None, Encrypted::Old, Some(_)) => Err(KeyError::OldEncryption(source.clone())),
             (None, Encrypted::Pkcs8(_) | Encrypted::Old, _) => Err(KeyError::Encrypted(source.clone())),
             (None, Encrypted::No, _) if self.is_broken => Err(KeyError::Broken(source.clone())),
             (None, Encrypted::No, _) => Err(KeyError::Absent(source.clone())),

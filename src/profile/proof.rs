@@ -322,6 +322,7 @@ impl Authentication {
     }
 
     /// What tells that the next proof would be made with another secret, as far as that costs little.
+    /// Says what is broken: the next proof may be an hour away.
     ///
     /// A token of somebody else's is not part of it: it is renewed all the time and proves the same.
     /// But while there is none that is valid, there is no answer, so that the next valid one is noticed.
@@ -334,16 +335,18 @@ impl Authentication {
             ClientAuth::SecretBasic { secret, .. }
             | ClientAuth::SecretPost(secret)
             | ClientAuth::SecretJwt { secret, .. } => {
-                prints.extend(self.secrets.fingerprint(secret).await?);
+                prints.extend(self.secrets.fingerprint(secret, (&self.profile, &self.flaws)).await?);
             }
             ClientAuth::KeyJwt { key, algorithm, .. } => {
                 if key.is_cheap() {
-                    prints.push(self.private_key(key, *algorithm).await?.0.fingerprint());
+                    let read = self.private_key(key, *algorithm).await?;
+                    prints.push(self.flaws.settle(&self.profile, "private_key", read).fingerprint());
                 }
             }
             ClientAuth::Assertion(source) => {
                 if source.is_cheap() {
-                    self.foreign_token(source).await?;
+                    let read = self.foreign_token(source).await?;
+                    drop(self.flaws.settle(&self.profile, "token of the workload", read));
                 }
             }
             ClientAuth::CertificateJwt { .. }
@@ -353,7 +356,8 @@ impl Authentication {
             | ClientAuth::Absent => {}
         }
         for holder in [&self.signing, &self.shown].into_iter().flatten().filter(|holder| holder.is_cheap()) {
-            prints.push(holder.read().await.map_err(ProofError::from)?.0.fingerprint());
+            let read = holder.read().await.map_err(ProofError::from)?;
+            prints.push(self.flaws.settle(&self.profile, "certificate", read).fingerprint());
         }
         let parts: Vec<&[u8]> = prints.iter().map(Fingerprint::as_bytes).collect();
         Ok((!parts.is_empty()).then(|| Fingerprint::of_all(parts)))

@@ -7,14 +7,16 @@ use std::{fmt, time::Duration};
 
 use reqwest::StatusCode;
 use serde_json::{Map, Value};
-use url::{Url, form_urlencoded};
+use url::Url;
 
 use crate::{
     outbound::{self, RootsError},
     profile::{
         answer::Reply,
         authentication::ProofError,
+        client_secret::Oddity,
         diagnosis::{self, Code, Diagnosis, Family},
+        echo,
         managed_identity::Failure,
     },
     secret::Secret,
@@ -205,20 +207,26 @@ pub struct Rejection {
     correlation_id: Option<String>,
     retry_after: Option<Duration>,
     advice: Option<String>,
-    /// A space at an end of a secret is legal, and most often a slip.
-    has_spaced_secret: bool,
+    /// What repeats a part of a secret is not kept.
+    repeats_secret: bool,
+    /// What is odd about a secret that was sent.
+    oddity: Option<Oddity>,
 }
 
 impl Rejection {
     /// Takes what an operator needs from an error answer; `secrets` never get into it.
     pub fn read(reply: &Reply, json: Option<&Map<String, Value>>, secrets: &[Secret]) -> Self {
-        let text = |name: &str| {
-            let value = json?.get(name)?.as_str()?;
-            (!reveals(value, secrets)).then(|| printable(value))
+        let mut repeats_secret = false;
+        let mut text = |name: &str| {
+            let shown = printable(json?.get(name)?.as_str()?);
+            let is_told = echo::reveals(&shown, secrets);
+            repeats_secret |= is_told;
+            (!is_told).then_some(shown)
         };
         let codes = json.and_then(|m| m.get("error_codes")).and_then(Value::as_array);
         let mut codes: Vec<u64> = codes.into_iter().flatten().filter_map(Value::as_u64).take(8).collect();
-        let description = text("error_description");
+        let (error, description) = (text("error"), text("error_description"));
+        let (trace_id, correlation_id) = (text("trace_id"), text("correlation_id"));
         let words = description.as_deref().unwrap_or_default();
         // The policies of Azure AD B2C give their number nowhere else.
         if codes.is_empty() {
@@ -227,17 +235,15 @@ impl Rejection {
         Self {
             status: reply.status,
             is_policys: words.starts_with("AADB2C"),
-            error: text("error"),
+            error,
             description,
             codes,
-            trace_id: text("trace_id"),
-            correlation_id: text("correlation_id"),
+            trace_id,
+            correlation_id,
+            repeats_secret,
             retry_after: reply.retry_after,
             advice: None,
-            has_spaced_secret: secrets.iter().any(|secret| {
-                let plain = secret.expose();
-                plain.trim_matches(' ').len() < plain.len()
-            }),
+            oddity: secrets.iter().find_map(|secret| Oddity::of(secret, true)),
         }
     }
 
@@ -308,6 +314,8 @@ fn number_after(text: &str, prefix: &str) -> Option<u64> {
     rest.get(..digits)?.parse().ok()
 }
 
+/// AADSTS7000215, and AADB2C90081: the secret is not the one of the registration.
+const WRONG_SECRET: [u64; 2] = [7000215, 90081];
 /// AADSTS50196: a client that asked for the same too often.
 const LOOP_DETECTED: u64 = 50196;
 /// What Entra wants to see after it.
@@ -362,23 +370,21 @@ impl fmt::Display for Rejection {
         if let Some(advice) = &self.advice {
             write!(f, "; {advice}")?;
         }
-        if self.has_spaced_secret && self.class() != Class::Throttled {
-            write!(
-                f,
-                " [the secret that was sent begins or ends with a space, which is legal but seldom meant]"
-            )?;
+        if self.repeats_secret {
+            f.write_str(" [the provider's words repeat what was sent, so they are left out]")?;
         }
-        Ok(())
+        let class = self.class();
+        let is_about_secret = |number| self.codes.contains(&number) && class == Class::Credential;
+        match self.oddity {
+            Some(Oddity::Spaced) if class != Class::Throttled => f.write_str(
+                " [the secret that was sent begins or ends with a space, which is legal but seldom meant]",
+            ),
+            Some(Oddity::Guid) if WRONG_SECRET.into_iter().any(is_about_secret) => {
+                f.write_str(" [the secret that was sent has the form of an id: it is probably not the value]")
+            }
+            _ => Ok(()),
+        }
     }
-}
-
-/// Whether `text` repeats a secret, plain or form-encoded.
-pub(super) fn reveals(text: &str, secrets: &[Secret]) -> bool {
-    secrets.iter().any(|secret| {
-        let plain = secret.expose();
-        let encoded: String = form_urlencoded::byte_serialize(plain.as_bytes()).collect();
-        text.contains(plain) || text.contains(&encoded)
-    })
 }
 
 /// One line of at most 240 characters without control characters.
@@ -472,11 +478,34 @@ mod tests {
     }
 
     #[test]
+    fn a_secrets_id_in_the_place_of_its_value_is_pointed_out() {
+        let shown = |secret: &str, number: u64| {
+            let body = format!(r#"{{"error":"invalid_client","error_codes":[{number}]}}"#);
+            let reply = Reply { status: StatusCode::UNAUTHORIZED, retry_after: None, body: body.into() };
+            let secret = Secret::new(secret.into());
+            answer::read(&reply, answer::Scheme::Bearer, Duration::from_secs(300), &[secret])
+                .err()
+                .unwrap()
+                .to_string()
+        };
+        let id = "0f8fad5b-d9cb-469f-a165-70867728950e";
+        assert!(shown(id, 7000215).contains("has the form of an id"));
+        assert!(!shown(id, 7000222).contains("form of an id"), "an old secret may be a GUID");
+        for value in
+            ["Q~x8Q~abcdefghijklmnopqrstuvwxyz0123", &id[..35], &format!("{id}-1"), &id.replace('a', "g")]
+        {
+            assert!(!shown(value, 7000215).contains("form of an id"), "{value}");
+        }
+    }
+
+    #[test]
     fn a_server_that_echoes_the_secret_does_not_get_it_into_the_log() {
-        for echo in ["bad secret s3cret/value", "client_secret=s3cret%2Fvalue"] {
+        for echo in ["bad secret s3cret/value", "client_secret=s3cret%2Fvalue", "Basic aWQ6czNjcmV0L3ZhbHVl"]
+        {
             let body = format!(r#"{{"error":"invalid_client","error_description":"{echo}"}}"#);
             let shown = format!("{0} {0:?}", rejected(401, &body));
-            assert!(!shown.contains("s3cret"), "{shown}");
+            assert!(!shown.contains("s3cret") && !shown.contains("czNjcmV0"), "{shown}");
+            assert!(shown.contains("so they are left out"), "{shown}");
         }
     }
 

@@ -25,6 +25,7 @@ mod programs; // callers and servers in other languages, started and spoken to
 mod stage; // starts gateway, provider and API; sends requests
 mod vaults; // servers that keep secrets
 
+mod accidents; // what happens to secrets in practice, and what is said about it
 mod clients; // callers that nobody here wrote: curl, Python, Node, Java
 mod commands; // the binary: check, explain, token, run, exit codes
 mod contract; // the safety contract of docs/security.md, one test each

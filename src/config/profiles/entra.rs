@@ -70,7 +70,7 @@ impl Account<'_> {
             self.refuse_stray(&stray, "certificate");
         }
         if let Some(secret) = &file.client_secret {
-            return Some((ClientAuth::SecretPost(self.secrets("client_secret", secret)?), None));
+            return Some((ClientAuth::SecretPost(self.secrets("client_secret", secret, true)?), None));
         }
         if let Some(field) = &file.federated_token {
             let workload = self.federated(field)?;

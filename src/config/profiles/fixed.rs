@@ -46,7 +46,7 @@ const NOT_FOR_KEYS_FROM: [&str; 4] = ["content-", "if-", "sec-", "x-forwarded-"]
 
 impl Account<'_> {
     pub(super) fn fixed(&self, file: &Static) -> Option<profile::Kind> {
-        let bearer = |f: &Field<_>| self.secret("bearer", f).map(Settings::Bearer);
+        let bearer = |f: &Field<_>| self.text("bearer", f).map(Settings::Bearer);
         let settings = match (&file.bearer, &file.basic, &file.header, &file.query) {
             (Some(place), None, None, None) => bearer(place),
             (None, Some(basic), None, None) => basic.get().and_then(|(_, basic)| self.basic(basic)),
@@ -73,7 +73,7 @@ impl Account<'_> {
     }
 
     fn basic(&self, file: &Basic) -> Option<Settings> {
-        let password = self.secret("basic.password", &file.password);
+        let password = self.text("basic.password", &file.password);
         let (at, username) = file.username.get()?;
         if username.contains(':') || username.chars().any(char::is_control) {
             let words = "a colon or a control character cannot be sent (RFC 7617 §2)";
@@ -84,7 +84,7 @@ impl Account<'_> {
     }
 
     fn header_key(&self, file: &HeaderKey) -> Option<Settings> {
-        let value = self.secret("header.value", &file.value);
+        let value = self.text("header.value", &file.value);
         let prefix = given(&file.prefix).map(|(at, text)| {
             if HeaderValue::from_str(text).is_err() || text.starts_with([' ', '\t']) {
                 let words = "expected visible ASCII characters, with a space only behind them";
@@ -107,7 +107,7 @@ impl Account<'_> {
     }
 
     fn query_key(&self, file: &QueryKey) -> Option<Settings> {
-        let value = self.secret("query.value", &file.value);
+        let value = self.text("query.value", &file.value);
         let (at, name) = file.name.get()?;
         if name.is_empty() || !name.chars().all(|c| c.is_ascii_graphic()) {
             let words =

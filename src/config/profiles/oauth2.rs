@@ -179,7 +179,7 @@ impl Account<'_> {
             self.problem(self.at, words);
             return None;
         };
-        self.secrets("client_secret", secret)
+        self.secrets("client_secret", secret, false)
     }
 
     fn needed<'f, T>(&self, key: &str, field: &'f Option<Field<T>>, auth: &str) -> Option<&'f Field<T>> {

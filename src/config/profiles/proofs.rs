@@ -46,7 +46,7 @@ impl Account<'_> {
     ) -> Option<(certificate::Place, Option<Certificate>)> {
         let field = keys.certificate.as_ref()?;
         let private_key = keys.private_key.as_ref().map(|field| self.secret("private_key", field));
-        let password = keys.password.as_ref().map(|field| self.secret("certificate_password", field));
+        let password = keys.password.as_ref().map(|field| self.text("certificate_password", field));
         let certificate = self.secret("certificate", field)?;
         let place = certificate::Place {
             certificate,

@@ -10,7 +10,10 @@ use super::{
     },
     Account,
 };
-use crate::{profile::client_secret::Secrets, source::Source};
+use crate::{
+    profile::client_secret::{Oddity, Secrets},
+    source::Source,
+};
 
 /// How to say where a secret is.
 const KEEP: &str = "write {env: NAME} or {file: PATH}";
@@ -28,17 +31,33 @@ impl Account<'_> {
         }
     }
 
-    /// The same, or two places of which one is enough.
-    pub(super) fn secrets(&self, key: &str, field: &Field<Places>) -> Option<Secrets> {
+    /// The same for what is one line of text.
+    pub(super) fn text(&self, key: &str, field: &Field<Place>) -> Option<Source> {
+        let source = self.secret(key, field)?;
+        self.try_text(key, field.at, &source, false);
+        Some(source)
+    }
+
+    /// Where the client secret is, or two places of which one is enough.
+    pub(super) fn secrets(&self, key: &str, field: &Field<Places>, is_of_entra: bool) -> Option<Secrets> {
         let (at, places) = field.get()?;
         match places {
-            Places::Kept(place) => self.kept(key, at, place).map(Secrets::from),
+            Places::Kept(place) => {
+                let source = self.kept(key, at, place)?;
+                self.try_text(key, at, &source, is_of_entra);
+                Some(Secrets::from(source))
+            }
             Places::Inline(_) => {
                 self.refuse_inline(key, at);
                 None
             }
             Places::Several(list) => {
-                let found: Vec<_> = list.iter().map(|field| self.secret(key, field)).collect();
+                let one = |field| {
+                    let source = self.secret(key, field)?;
+                    self.try_text(key, field.at, &source, is_of_entra);
+                    Some(source)
+                };
+                let found: Vec<_> = list.iter().map(one).collect();
                 let [first, second] = <[_; 2]>::try_from(found).ok().or_else(|| {
                     self.cx.findings.hide(at, 0);
                     let words = "expected one place or a list of two (the second is tried when the provider refuses the first)";
@@ -70,6 +89,26 @@ impl Account<'_> {
     pub(super) fn try_source(&self, key: &str, at: Position, source: &Source) {
         if let Err(error) = source.probe() {
             self.cx.missing(at, format!("profile {:?}: {key}: {error}", self.name));
+        }
+    }
+
+    /// Tells when what is there is no secret, or hardly the one that was meant.
+    fn try_text(&self, key: &str, at: Position, source: &Source, is_of_entra: bool) {
+        if !source.is_cheap() {
+            return;
+        }
+        match source.secret_now() {
+            Ok(secret) => {
+                if let Some(oddity) = Oddity::of(&secret, is_of_entra) {
+                    let words = format!("profile {:?}: {key}: {}", self.name, oddity.diagnosis());
+                    self.cx.findings.warn(at, words);
+                }
+            }
+            Err(error) if error.is_about_content() => {
+                self.cx.missing(at, format!("profile {:?}: {key}: {error}", self.name));
+            }
+            // That it cannot be read was told already.
+            Err(_) => {}
         }
     }
 

@@ -81,6 +81,7 @@ fn what_is_wrong_with_a_certificate_is_told_with_the_file_to_look_at() {
     check(words(pem.as_bytes(), &apart(), Some(pem.as_bytes()), None), "file /k.pem holds no private key");
     check(words(&pfx, &place(), None, Some("wrong")), "the password is wrong");
     check(words(&pfx, &place(), None, None), "it needs a password");
+    check(words(certificate.der(), &place(), None, None), "a certificate in binary form");
     check(words(pfx.get(..100).unwrap(), &place(), None, Some("right")), "it is damaged");
 }
 
@@ -89,7 +90,8 @@ fn an_encrypted_key_is_opened_with_its_password_only() {
     let folder = tempfile::tempdir().unwrap();
     let key = KeyPair::generate().unwrap();
     let (plain, encrypted) = (folder.path().join("plain"), folder.path().join("encrypted"));
-    std::fs::write(&plain, key.serialize_pem()).unwrap();
+    let plain_pem = key.serialize_pem();
+    std::fs::write(&plain, &plain_pem).unwrap();
     let output = std::process::Command::new("openssl")
         .args(["pkcs8", "-topk8", "-v2", "aes-256-cbc", "-passout", "pass:open", "-in"])
         .arg(&plain)
@@ -104,7 +106,12 @@ fn an_encrypted_key_is_opened_with_its_password_only() {
     let said = words(document.as_bytes(), &place(), None, Some("wrong"));
     assert!(said.starts_with("the private key in file /c.pem cannot be decrypted"), "{said}");
     let said = words(document.as_bytes(), &place(), None, None);
-    assert!(said.contains("encrypted"), "{said}");
+    assert!(said.contains("see certificate_password"), "{said}");
+    // As OpenSSL wrote them before 1.0: a password does not help here, and the words say what does.
+    let old = plain_pem.replace("PRIVATE KEY-----\n", "PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\n");
+    let old = made(&key).pem() + &old;
+    let said = words(old.as_bytes(), &place(), None, Some("open"));
+    assert!(said.contains("openssl pkcs8 -topk8"), "{said}");
 }
 
 #[tokio::test]

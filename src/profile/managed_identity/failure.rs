@@ -14,7 +14,8 @@ use crate::{
     profile::{
         answer::{self, Accepted, Reply, Scheme},
         diagnosis::Diagnosis,
-        refusal::{Class, ExchangeError, printable, reveals},
+        echo::reveals,
+        refusal::{Class, ExchangeError, printable},
     },
     secret::Secret,
 };
@@ -153,7 +154,7 @@ impl Failure {
         let status = reply.status.as_u16();
         let mut words = format!("{} refused with HTTP {status}", host.name());
         let spoken = spoken(&reply.body);
-        let mut told = spoken.iter().filter(|text| !reveals(text, secrets)).map(|text| printable(text));
+        let mut told = spoken.iter().map(|text| printable(text)).filter(|text| !reveals(text, secrets));
         if let Some(code) = told.next() {
             words += &format!(" {code}");
         }
