@@ -92,6 +92,9 @@ impl Kind {
     /// How the account is proven to the identity provider.
     pub fn proven_by(&self) -> Option<&'static str> {
         match self {
+            Kind::Entra(entra) if matches!(entra.auth, authentication::ClientAuth::Assertion(_)) => {
+                Some("federated_token")
+            }
             Kind::Entra(entra) => Some(entra.as_oauth2().auth.name()),
             Kind::OAuth2(oauth2) => Some(oauth2.proven_by()),
             Kind::Static(_) | Kind::ManagedIdentity(_) => None,

@@ -18,7 +18,7 @@ use tokio::{
 use crate::{
     doctor::{
         network::{self, Stream, Target},
-        step::Steps,
+        step::{Outcome, Steps},
     },
     profile::{
         Grant,
@@ -51,6 +51,12 @@ pub(super) async fn examine(
         steps.fail("probe", path.to_owned(), words);
         return;
     };
+    if steps.count(Outcome::Failed) > 0 {
+        let names =
+            if route.target.profile.is_some() { &["without_token", "with_token"][..] } else { &["probe"] };
+        names.iter().for_each(|name| steps.skip(name, "the upstream cannot be reached"));
+        return;
+    }
     let without = ask(route, &target, &[]).await;
     let Some(profile) = &route.target.profile else {
         open(&without, steps);

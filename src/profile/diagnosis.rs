@@ -6,12 +6,17 @@
 use std::fmt;
 
 use crate::profile::{
-    diagnosis::{codes::CODES, network::of_network},
+    diagnosis::{
+        codes::CODES,
+        network::of_network,
+        places::{of_proof, of_source},
+    },
     refusal::{Class, ExchangeError},
 };
 
 pub mod codes;
 pub mod network;
+pub mod places;
 
 /// Whose numbers they are: the same number means different things.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,14 +206,8 @@ impl ExchangeError {
     /// The failure in plain words.
     pub fn diagnosis(&self) -> Diagnosis {
         match self {
-            Self::Source(_) => words(
-                "the gateway has no secret to prove the account with",
-                "put the secret where the profile looks for it, readable by the gateway's user",
-            ),
-            Self::Proof(_) => words(
-                "the key, certificate or token that proves the account is damaged, has expired or does not fit",
-                "put a good one where the profile looks for it, and make it known to the provider",
-            ),
+            Self::Source(error) => of_source(error),
+            Self::Proof(error) => of_proof(error),
             Self::Authorities(_) => words(
                 "the file with the authorities that this profile trusts cannot be used",
                 "put the PEM file of ca: right, or leave ca out to trust the system's authorities",

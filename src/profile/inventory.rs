@@ -48,7 +48,10 @@ impl Kind {
     /// Everything that the kind reads from a source.
     pub fn inventory(&self) -> Vec<Item> {
         match self {
-            Kind::Entra(entra) => of_client(&entra.as_oauth2()),
+            Kind::Entra(entra) => match &entra.auth {
+                ClientAuth::Assertion(source) => vec![Item::document("federated_token", source)],
+                _ => of_client(&entra.as_oauth2()),
+            },
             Kind::OAuth2(client) => of_client(client),
             Kind::Static(fixed) => vec![Item::secret("its credential", fixed.source())],
             Kind::ManagedIdentity(_) => Vec::new(),

@@ -180,6 +180,19 @@ async fn a_probe_compares_the_answers_with_a_token_and_without() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_reached_is_not_probed() {
+    let routes = "orders: {match: {path: /v1}, upstream: \"https://no-such-name.invalid\", profile: account}\n\
+                  open: {match: {path: /open}, upstream: \"https://no-such-name.invalid\", profile: none}";
+    let stage = Plan::default().routes(routes).start().await;
+    let (_, told) = report(&stage, &["--route", "orders", "--probe", "/v1"]).await;
+    check(&told["routes"][0], "without_token", "skipped", &["cannot be reached"]);
+    check(&told["routes"][0], "with_token", "skipped", &["cannot be reached"]);
+    let (_, told) = report(&stage, &["--route", "open", "--probe", "/open"]).await;
+    check(&told["routes"][0], "probe", "skipped", &["cannot be reached"]);
+    assert_eq!(told["failed"], 1, "what follows from one failure is not counted with it");
+}
+
+#[tokio::test]
 async fn the_certificates_of_upstreams_are_shown_judged_and_counted_down() {
     let (authority, foreign) = (Authority::new(), Authority::new());
     let well = Peer::start(Some(Tls::new(&authority))).await;

@@ -338,11 +338,25 @@ async fn everything_of_a_workload_comes_from_its_environment() {
     assert!(output.status.success(), "{words}");
     let output = tokio::task::block_in_place(|| token(&variables[1..]));
     let words = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(
-        words.contains("federated_token: environment variable AZURE_FEDERATED_TOKEN_FILE is not set"),
-        "{words}"
-    );
-    assert_eq!(output.status.code(), Some(2));
+    assert!(words.contains("environment variable AZURE_FEDERATED_TOKEN_FILE is not set"), "{words}");
+    assert!(words.contains("azure.workload.identity/use"), "{words}");
+    assert_eq!(output.status.code(), Some(1));
+    let before = stage.idp.requests();
+    let run = |name| {
+        let mut command = command(&[name, "--config", path.to_str().unwrap()]);
+        command.env_clear().envs(variables[..1].iter().cloned()).output().unwrap()
+    };
+    let output = tokio::task::block_in_place(|| run("check"));
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(words.contains("federated_token: environment variable AZURE_CLIENT_ID is not set"), "{words}");
+    assert!(words.contains("AZURE_TENANT_ID") && output.status.code() == Some(2), "{words}");
+    // The doctor does not leave out an account that it knows too little of.
+    let output = tokio::task::block_in_place(|| run("doctor"));
+    let words = String::from_utf8_lossy(&output.stdout).into_owned();
+    let sign =
+        "source         federated_token: the secret cannot be read: environment variable AZURE_CLIENT_ID";
+    assert!(words.contains(sign) && output.status.code() == Some(1), "{words}");
+    assert_eq!(stage.idp.requests(), before, "nobody was asked for an account that is not complete");
 }
 
 #[test]

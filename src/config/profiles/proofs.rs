@@ -30,6 +30,9 @@ pub(super) struct CertificateKeys<'a> {
     pub(super) password: &'a Option<Field<Place>>,
 }
 
+/// In the place of an id that the environment does not tell.
+const NOBODY: &str = "00000000-0000-0000-0000-000000000000";
+
 /// What Azure Workload Identity has told the process.
 pub(super) struct Workload {
     pub(super) token: Source,
@@ -134,7 +137,7 @@ impl Account<'_> {
                 let token = self.kept("federated_token", at, place)?;
                 Workload { token, client_id: None, tenant: None, authority: None }
             }
-            Federated::Word(Everything::Environment) => self.workload(at)?,
+            Federated::Word(Everything::Environment) => self.workload(at),
         };
         self.try_token("federated_token", at, &workload.token);
         Some(workload)
@@ -150,7 +153,7 @@ impl Account<'_> {
         }
     }
 
-    fn workload(&self, at: Position) -> Option<Workload> {
+    fn workload(&self, at: Position) -> Workload {
         let variable = |name: &str| {
             let value = std::env::var(name).ok().filter(|value| !value.is_empty());
             if value.is_none() {
@@ -159,11 +162,11 @@ impl Account<'_> {
             }
             value
         };
-        let (token, client_id, tenant) = (
-            variable("AZURE_FEDERATED_TOKEN_FILE"),
-            variable("AZURE_CLIENT_ID"),
-            variable("AZURE_TENANT_ID"),
-        );
+        let names = ["AZURE_FEDERATED_TOKEN_FILE", "AZURE_CLIENT_ID", "AZURE_TENANT_ID"];
+        let told = names.map(variable);
+        // The doctor looks at an account that is not complete here, and sends nothing of it.
+        let missing = names.iter().zip(&told).find(|(_, value)| value.is_none()).map(|(name, _)| *name);
+        let [path, client_id, tenant] = told.map(|value| value.unwrap_or_else(|| NOBODY.to_owned()));
         let authority = std::env::var("AZURE_AUTHORITY_HOST").ok().filter(|value| !value.is_empty());
         let authority = match authority.map(|text| urls::secure(&text)) {
             Some(Ok(url)) => Some(url),
@@ -173,11 +176,16 @@ impl Account<'_> {
             }
             None => None,
         };
-        let token = Source::File(self.cx.path(&token?));
-        if let Err(error) = token.probe() {
+        let token = match missing {
+            Some(name) => Source::Env(name.to_owned()),
+            None => Source::File(self.cx.path(&path)),
+        };
+        if missing.is_none()
+            && let Err(error) = token.probe()
+        {
             self.missing(at, format_args!("federated_token: {error}"));
         }
-        Some(Workload { token, client_id, tenant, authority })
+        Workload { token, client_id: Some(client_id), tenant: Some(tenant), authority }
     }
 
     fn missing(&self, at: Position, message: impl std::fmt::Display) {

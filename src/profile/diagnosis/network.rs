@@ -16,6 +16,18 @@ const FAILURES: &[(&[&str], Diagnosis)] = &[
         ),
     ),
     (
+        &[
+            " cannot be read: ",
+            "in PEM form",
+            "a certificate in it is damaged",
+            "does not belong to the certificate",
+        ],
+        words(
+            "a file with authorities, or with the certificate to show, cannot be used",
+            "put the PEM file right, readable by the gateway's user",
+        ),
+    ),
+    (
         &["UnknownIssuer", "unknown issuer", "self-signed", "self signed", "BadSignature"],
         words(
             "TLS: the server's certificate comes from an authority that is not trusted here",
@@ -66,6 +78,13 @@ const FAILURES: &[(&[&str], Diagnosis)] = &[
         words(
             "TLS: the server ended the handshake: no version or cipher in common, or not its name",
             "the gateway speaks TLS 1.2 and 1.3; look for an old server or an inspecting proxy",
+        ),
+    ),
+    (
+        &["CaUsedAsEndEntity"],
+        words(
+            "TLS: the server shows the certificate of an authority (CA:TRUE) as its own, which is not taken",
+            "sign a certificate for the server with it, or make one with basicConstraints=critical,CA:FALSE",
         ),
     ),
     (

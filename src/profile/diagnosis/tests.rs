@@ -109,6 +109,8 @@ fn what_the_system_and_the_tls_library_say_is_put_into_words() {
         ("invalid peer certificate: certificate expired: verification time 5", "has expired"),
         ("invalid peer certificate: certificate not valid yet: verification time 5", "not valid yet"),
         ("invalid peer certificate: certificate not valid for name \"a\"", "another name"),
+        ("invalid peer certificate: Other(OtherError(CaUsedAsEndEntity))", "certificate of an authority"),
+        ("file /ca.pem cannot be read: no such file", "cannot be used"),
         ("received corrupt message of type InvalidContentType", "does not speak TLS"),
         ("received fatal alert: CertificateRequired", "wants a client certificate"),
         ("received fatal alert: HandshakeFailure", "ended the handshake"),
