@@ -20,7 +20,8 @@ use crate::{
 async fn ten_thousand_requests_on_a_cold_profile_cause_one_token_request() {
     // Each takes two sockets of the gateway and two of this process.
     let requests = 10_000.min((allow_many_files() - 1_000) / 2);
-    let plan = Plan::default().profile("token_timeout: 60s");
+    // All at once they reach the API, too, which takes its time on a busy machine.
+    let plan = Plan::default().profile("token_timeout: 60s").more("timeouts: {connect: 1m, response: 2m}");
     let stage = plan.start_with(|idp| idp.set_behaviour(Behaviour::Hang)).await;
     // The stage's own gateway asks once.
     stage.idp.wait_for_requests(1).await;
@@ -41,11 +42,12 @@ async fn ten_thousand_requests_on_a_cold_profile_cause_one_token_request() {
             let mut answer = String::new();
             let read = tokio::time::timeout(2 * PATIENCE, stream.read_to_string(&mut answer)).await;
             read.unwrap().unwrap();
-            answer.starts_with("HTTP/1.1 200")
+            answer
         });
     }
-    let answered = answers.join_all().await.into_iter().filter(|ok| *ok).count();
-    assert_eq!(answered, requests);
+    for answer in answers.join_all().await {
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
     assert_eq!(stage.idp.requests(), 2);
 }
 
