@@ -24,6 +24,7 @@ use crate::{
         Settings,
         problem::{Problem, Problems},
     },
+    export,
     listen::{self, Address, Share, certificate::CertificateError},
     proxy::{
         credentials::Slots,
@@ -31,7 +32,10 @@ use crate::{
     },
     route::{self, Table},
     source::SourceError,
-    telemetry::log::Log,
+    telemetry::{
+        log::Log,
+        trace::{Tracer, Traces},
+    },
     token,
     upstream::{Upstream, tls},
 };
@@ -87,6 +91,9 @@ pub enum StartError {
     /// Two routes are of one rank.
     #[error("{0}")]
     Routes(route::Conflict),
+    /// Spans could not be sent.
+    #[error(transparent)]
+    Export(#[from] export::StartError),
     /// A thread or its runtime could not be started.
     #[error("a thread could not be started: {0}")]
     Thread(#[from] io::Error),
@@ -163,11 +170,14 @@ fn wire(
     let listeners = Listeners::new(control.handle(), workers);
     let plan = listeners.prepare(&settings)?;
     let admin = Admin::bind(&settings)?;
-    let owners = Owners::new(control.handle());
+    let traces = Arc::<Traces>::default();
+    traces.set(tracer(&settings, &traces, control.handle())?);
+    let owners = Owners::new(control.handle(), Arc::clone(&traces));
     let (profiles, _) = owners.prepare(&settings.profiles);
-    let snapshot = snapshot(&settings, &owners::handles(&profiles), count, Kept::default())?;
+    let mut snapshot = snapshot(&settings, &owners::handles(&profiles), count, Kept::default())?;
+    snapshot.tracer = traces.tracer();
     owners.set(profiles);
-    let gateway = Gateway::new(snapshot, count, settings.replay.total_bytes);
+    let gateway = Gateway::new(snapshot, count, settings.replay.total_bytes, traces);
     let core = Core {
         workers: count,
         gateway,
@@ -262,7 +272,17 @@ pub(crate) fn snapshot(
         connections: settings.connections,
         logs_access: settings.log.access,
     };
-    Ok(Snapshot { table, routes, common })
+    Ok(Snapshot { table, routes, common, tracer: None })
+}
+
+/// Begins to send spans, if `settings` want that.
+fn tracer(
+    settings: &Settings,
+    traces: &Traces,
+    control: &tokio::runtime::Handle,
+) -> Result<Option<Arc<Tracer>>, export::StartError> {
+    let otlp = settings.otlp.clone();
+    otlp.map(|otlp| export::start(otlp, traces.counts(), control)).transpose()
 }
 
 /// The control plane's thread: token owners, certificates and the admin listener.
@@ -337,6 +357,7 @@ impl Running {
                 _ => Drained::Completely,
             };
         }
+        self.core.flush_spans();
         self.stop.send_replace(Stop::Now);
         if let Some(control) = self.control.take() {
             let _ = control.join();

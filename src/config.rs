@@ -16,7 +16,7 @@ use std::{
 use serde::Deserialize;
 
 use crate::{
-    listen,
+    export, listen,
     proxy::settings::{Replay, RouteSettings, Timeouts},
     route,
     source::{Reason, Source},
@@ -39,11 +39,13 @@ mod file_profiles;
 mod file_proofs;
 mod file_secrets;
 mod file_static;
+mod file_telemetry;
 mod file_upstreams;
 mod limits;
 mod listeners;
 mod lower;
 mod names;
+mod otlp;
 mod overlay;
 mod place;
 mod planned;
@@ -79,6 +81,8 @@ pub struct Settings {
     pub workers: Option<usize>,
     /// The log.
     pub log: telemetry::log::Settings,
+    /// Where traces go; `None` keeps none and passes on what callers say of theirs.
+    pub otlp: Option<export::Settings>,
     /// Limits on what callers may send.
     pub limits: listen::Limits,
     /// Limits on how long things may take.

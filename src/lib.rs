@@ -12,6 +12,7 @@
 //! | 0 | [`secret`], [`clock`], [`telemetry`], [`replay`], [`body`], [`route`], [`outbound`] | nothing of ours |
 //! | 1 | [`source`] | where a secret is read |
 //! | 2 | [`profile`] | one exchange with an identity provider |
+//! | 2 | [`export`] | sending spans to a collector |
 //! | 3 | [`caller`] | who is calling |
 //! | 3 | [`token`] | one owner per profile: current, refresh, reject |
 //! | 3 | [`upstream`] | connecting and pooling |
@@ -41,6 +42,7 @@ pub mod clock;
 pub mod config;
 pub mod demo;
 pub mod doctor;
+pub mod export;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;

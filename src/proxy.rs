@@ -45,6 +45,7 @@ pub mod record;
 pub mod recovery;
 pub mod settings;
 pub mod target;
+pub mod trace;
 pub mod tunnel;
 pub mod upgrade;
 pub mod worker;
@@ -66,8 +67,8 @@ pub struct Inbound {
 
 /// Serves one request.
 pub async fn respond(worker: Rc<Worker>, inbound: Inbound) -> Response<Answer> {
-    let Inbound { request, refused, caller, line } = inbound;
-    let mut record = Record::begin(&worker, &request, caller, line, refused.is_none());
+    let Inbound { mut request, refused, caller, line } = inbound;
+    let mut record = Record::begin(&worker, &mut request, caller, line, refused.is_none());
     let outcome = match refused {
         Some(fault) => Err(fault),
         None => forward(&worker, request, &mut record).await,
@@ -99,7 +100,7 @@ async fn forward(
     head.uri = route.slots().clean(target)?;
     let mut exchange = Exchange::new(worker, &route, record, (head, body), handshake)?;
     record.uploads(exchange.body());
-    let credentials = credentials(&route, &exchange).await?;
+    let credentials = credentials(&route, &exchange, record).await?;
     let first = exchange.send(credentials.as_ref(), record).await?;
     let sent = match (route.profile(), credentials) {
         // Boxed, as everything that is rare: a request's future is moved, and small ones move fast.
@@ -118,23 +119,35 @@ async fn forward(
 
 /// Phase 4: the current token of the route's profile, and those that go with it; `None` where none goes on
 /// the request.
-async fn credentials(route: &RouteState, exchange: &Exchange) -> Result<Option<Credentials>, Fault> {
+async fn credentials(
+    route: &RouteState,
+    exchange: &Exchange,
+    record: &mut Record,
+) -> Result<Option<Credentials>, Fault> {
     if route.profile().is_none() {
         return Ok(None);
     }
     match route.current_credentials() {
         Some(current) if exchange.may_be_refused() => Ok(Some(current)),
         // A body that can be sent once only is not risked on a token that is being replaced.
-        _ => Ok(Some(Box::pin(acquire(route)).await?)),
+        _ => Ok(Some(Box::pin(acquire(route, record)).await?)),
     }
 }
 
 /// Waits for the tokens of all of a route's profiles.
-async fn acquire(route: &RouteState) -> Result<Credentials, Fault> {
+async fn acquire(route: &RouteState, record: &mut Record) -> Result<Credentials, Fault> {
     let mut tokens = Vec::with_capacity(1);
     for profile in route.profile().into_iter().chain(route.also()) {
-        let token = profile.acquire_unrejected(profile.patience()).await;
-        tokens.push(token.map_err(|why| unavailable(profile.name(), why))?);
+        match profile.acquire_unrejected(profile.patience()).await {
+            Ok(token) => {
+                record.got(&token);
+                tokens.push(token);
+            }
+            Err(why) => {
+                record.got_none(&why);
+                return Err(unavailable(profile.name(), why));
+            }
+        }
     }
     let (own, others) = tokens.split_first().ok_or(Fault::Internal)?;
     Credentials::of(own, others).ok_or(Fault::Internal)

@@ -1,5 +1,6 @@
-//! Logs and metrics. Knows names, numbers and durations; nothing of what it measures.
+//! Logs, metrics and traces. Knows names, numbers and durations; nothing of what it measures.
 
 pub mod listeners;
 pub mod log;
 pub mod metrics;
+pub mod trace;

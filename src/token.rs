@@ -22,12 +22,14 @@ use crate::{
         expiry::Expiry,
         refusal::ExchangeError,
     },
+    telemetry::trace::{Link, Traces},
     token::{
         state::{Report, Shared},
         waiting::Waiting,
     },
 };
 
+mod fetch;
 pub mod notes;
 mod owner;
 pub mod schedule;
@@ -100,6 +102,11 @@ pub trait Exchange: Send + Sync + 'static {
     fn expiries(&self) -> Vec<Expiry> {
         Vec::new()
     }
+
+    /// The provider, in a word that says nothing secret.
+    fn provider(&self) -> String {
+        String::new()
+    }
 }
 
 impl Exchange for Profile {
@@ -122,6 +129,10 @@ impl Exchange for Profile {
     fn expiries(&self) -> Vec<Expiry> {
         Profile::expiries(self)
     }
+
+    fn provider(&self) -> String {
+        Profile::provider(self)
+    }
 }
 
 /// A token with its place in the profile's history.
@@ -135,6 +146,8 @@ pub struct Token {
     for_one_use: bool,
     /// The round that gave it, see [`state::Status`].
     round: u64,
+    /// The span of the exchange that gave it, if spans are kept.
+    fetch: Option<Link>,
 }
 
 impl Token {
@@ -154,9 +167,14 @@ impl Token {
         self.expires.since(now)
     }
 
-    /// Life left now, unless it has no end.
-    fn life(&self) -> Option<Duration> {
-        Some(self.left(clock::now())).filter(|left| *left < Grant::FOR_EVER / 2)
+    /// How long it has been here.
+    pub fn age(&self) -> Duration {
+        clock::now().since(self.obtained)
+    }
+
+    /// The span of the exchange that gave it, if spans are kept.
+    pub fn fetch(&self) -> Option<Link> {
+        self.fetch
     }
 
     fn is_valid(&self) -> bool {
@@ -171,6 +189,8 @@ pub struct Unavailable {
     pub retry_after: Duration,
     /// What happened.
     pub reason: Reason,
+    /// The span of the exchange that failed, if spans are kept. Boxed, so that a failure stays small.
+    pub fetch: Option<Box<Link>>,
 }
 
 /// See [`Unavailable`].
@@ -218,10 +238,10 @@ impl Default for Turns {
 /// Spawns the owner of a profile on the current runtime; it asks for the first token at once.
 ///
 /// The owner ends when the last handle is dropped.
-pub fn start(settings: Settings, exchange: impl Exchange, turns: Turns) -> Handle {
+pub fn start(settings: Settings, exchange: impl Exchange, turns: Turns, traces: Arc<Traces>) -> Handle {
     let shared = Arc::new(Shared::new(settings));
     let presented = exchange.presented();
-    let owner = tokio::spawn(owner::run(Arc::clone(&shared), exchange, turns));
+    let owner = tokio::spawn(owner::run(Arc::clone(&shared), exchange, turns, traces));
     Handle(Arc::new(Inner { shared, owner: owner.abort_handle(), presented }))
 }
 
@@ -355,7 +375,7 @@ impl Handle {
         let mut wait = shared.demand(generation);
         // Dropping the wait leaves the exchange running: it belongs to the owner.
         tokio::time::timeout(patience, wait.outcome()).await.unwrap_or_else(|_| {
-            Err(Unavailable { retry_after: Duration::from_secs(1), reason: Reason::TimedOut })
+            Err(Unavailable { retry_after: Duration::from_secs(1), reason: Reason::TimedOut, fetch: None })
         })
     }
 }

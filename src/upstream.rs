@@ -114,6 +114,14 @@ impl Scheme {
         }
     }
 
+    /// The word in a URL.
+    pub fn word(self) -> &'static str {
+        match self {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        }
+    }
+
     fn name(self) -> uri::Scheme {
         match self {
             Scheme::Http => uri::Scheme::HTTP,

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, OnceLock},
+    time::Duration,
 };
 
 use crate::{
@@ -10,6 +11,7 @@ use crate::{
     app::{administering::Administering, listeners::Listeners, owners::Owners},
     clock::Moment,
     config::Settings,
+    export,
     proxy::worker::{Gateway, Shard},
     telemetry,
     upstream::{Origin, Upstream},
@@ -29,6 +31,18 @@ pub(super) struct Core {
     pub(super) started: Moment,
     /// The settings in force.
     pub(super) serving: Mutex<Settings>,
+}
+
+/// How long a stopping gateway waits for a collector.
+const FLUSH_LIMIT: Duration = Duration::from_secs(2);
+
+impl Core {
+    /// Sends the spans that wait, if a collector takes them soon. Blocks meanwhile.
+    pub(super) fn flush_spans(&self) {
+        if let Some(tracer) = self.gateway.traces().tracer() {
+            export::flush(&tracer, FLUSH_LIMIT, self.owners.control());
+        }
+    }
 }
 
 /// What goes on to be used by the next snapshot: counters, and upstreams with their connections.

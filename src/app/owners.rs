@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use crate::{
     app::ReloadError,
     profile::{Profile, http::Http},
+    telemetry::trace::Traces,
     token::{self, Turns},
 };
 
@@ -24,6 +25,7 @@ pub(super) struct Owners {
     by_name: Mutex<BTreeMap<String, (token::Settings, token::Handle)>>,
     /// The same for those who only look.
     pub(super) shown: Arc<ArcSwap<Vec<token::Handle>>>,
+    traces: Arc<Traces>,
 }
 
 /// Settings and owners by name.
@@ -31,13 +33,14 @@ type ByName = BTreeMap<String, (token::Settings, token::Handle)>;
 
 impl Owners {
     /// None yet; their tasks run on `control`.
-    pub(super) fn new(control: &Handle) -> Self {
+    pub(super) fn new(control: &Handle, traces: Arc<Traces>) -> Self {
         Self {
             control: control.clone(),
             http: Arc::default(),
             turns: Mutex::default(),
             by_name: Mutex::default(),
             shown: Arc::default(),
+            traces,
         }
     }
 
@@ -59,7 +62,7 @@ impl Owners {
                 None => {
                     let profile = Profile::new(settings.profile.clone(), Arc::clone(&self.http));
                     let turns = turns.entry(profile.provider()).or_default().clone();
-                    let handle = token::start(settings.clone(), profile, turns);
+                    let handle = token::start(settings.clone(), profile, turns, Arc::clone(&self.traces));
                     new.push(handle.clone());
                     handle
                 }

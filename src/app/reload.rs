@@ -11,7 +11,7 @@ use crate::{
         StartError,
         administering::Admin,
         core::{Core, Kept},
-        owners, snapshot,
+        owners, snapshot, tracer,
     },
     config::Settings,
     listen,
@@ -45,10 +45,17 @@ impl Core {
         let plan = self.listeners.prepare(settings)?;
         let has_moved = serving.admin != settings.admin;
         let admin = if has_moved { Admin::bind(settings)? } else { None };
+        let traces = self.gateway.traces();
+        let tracer = match serving.otlp == settings.otlp {
+            true => traces.tracer(),
+            false => tracer(settings, traces, self.owners.control()).map_err(StartError::from)?,
+        };
         let (all, new) = self.owners.prepare(&settings.profiles);
-        let snapshot = snapshot(settings, &owners::handles(&all), self.workers, Kept::of(&self.gateway))?;
+        let mut snapshot = snapshot(settings, &owners::handles(&all), self.workers, Kept::of(&self.gateway))?;
         self.owners.wait_for(&new)?;
         // Nothing fails from here on.
+        snapshot.tracer.clone_from(&tracer);
+        traces.set(tracer);
         self.gateway.serve(snapshot);
         self.gateway.budget().allow(settings.replay.total_bytes);
         self.owners.set(all);

@@ -12,6 +12,7 @@ use super::{
     field::{Field, Named},
     file_listeners::{Listener, Socket, Tls},
     file_profiles::Profile,
+    file_telemetry::Otlp,
     file_upstreams::Upstream,
 };
 
@@ -181,6 +182,9 @@ pub(super) struct RouteReplay {
 pub(super) struct Telemetry {
     /// The log, on stderr.
     pub(super) log: Option<Field<Log>>,
+    /// Traces, sent to a collector by OTLP over HTTP. Absent: none are kept, and what callers say of theirs is
+    /// passed on.
+    pub(super) otlp: Option<Field<Otlp>>,
 }
 
 /// The log.

@@ -65,9 +65,10 @@ type Common<'a> = (
     &'a Option<Field<file::DurationText>>,
 );
 
-/// One profile on its way.
-struct Account<'a> {
+/// One profile on its way, or another thing that has secrets.
+pub(super) struct Account<'a> {
     cx: &'a Context<'a>,
+    /// Empty for what is no profile.
     name: &'a str,
     at: Position,
     waiters_max: usize,
@@ -77,7 +78,19 @@ struct Account<'a> {
     via: &'a [&'a str],
 }
 
+impl<'a> Account<'a> {
+    /// The collector of traces, which stands at `at`.
+    pub(super) fn of_collector(profiles: &'a Named<Profile>, at: Position, cx: &'a Context<'a>) -> Self {
+        Self { cx, name: "", at, waiters_max: 0, profiles, via: &[] }
+    }
+}
+
 impl Account<'_> {
+    /// Whose problem it is.
+    fn who(&self) -> String {
+        if self.name.is_empty() { "telemetry.otlp".into() } else { format!("profile {:?}", self.name) }
+    }
+
     fn profile(&self, value: &Profile) -> Option<token::Settings> {
         match value {
             Profile::Entra(f) => {
@@ -112,7 +125,7 @@ impl Account<'_> {
     }
 
     fn problem(&self, at: Position, message: impl std::fmt::Display) {
-        self.cx.problem(at, format!("profile {:?}: {message}", self.name));
+        self.cx.problem(at, format!("{}: {message}", self.who()));
     }
 
     fn settings(&self, kind: Option<profile::Kind>, common: Common<'_>) -> Option<token::Settings> {

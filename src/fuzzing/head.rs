@@ -58,7 +58,7 @@ fn worker() -> Rc<Worker> {
     let loaded = config::parse(ROUTES, Path::new("routes.yaml"), None).expect("the routes are sound");
     let snapshot = app::snapshot(&loaded.settings, &HashMap::new(), 1, app::Kept::default())
         .expect("the table is sound");
-    Worker::new(&Gateway::new(snapshot, 1, 0), 0)
+    Worker::new(&Gateway::new(snapshot, 1, 0, Default::default()), 0)
 }
 
 /// A caller on a plain connection.

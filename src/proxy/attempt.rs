@@ -28,6 +28,7 @@ use crate::{
         worker::{RouteState, Worker},
     },
     replay::{NotReplayable, Recorder},
+    telemetry::trace::TRACEPARENT,
     upstream::{Want, connection::Connection},
 };
 
@@ -175,7 +176,9 @@ impl Exchange {
         credentials: Option<&Credentials>,
         record: &mut Record,
     ) -> Result<Sent, Fault> {
-        record.attempted();
+        if let Some(place) = record.attempted(self.route.upstream().origin()) {
+            self.head.headers.insert(TRACEPARENT, place);
+        }
         let pool = Rc::clone(self.worker.pool());
         let want = if self.handshake.is_some() { Want::Http1 } else { Want::Any };
         let upstream = self.route.upstream();
@@ -197,7 +200,7 @@ impl Exchange {
                     continue;
                 }
                 Ok(response) => {
-                    record.upstream_answered();
+                    record.upstream_answered(response.status());
                     return self.sent(response, connection, trip);
                 }
                 Err(failure) => failure,

@@ -19,9 +19,12 @@ use crate::{
         line::Line,
         notable::Notable,
         recovery::Outcome,
-        worker::{RouteState, Shard, Worker},
+        trace::{End, Trace},
+        worker::{RouteState, Shard, Telling, Worker},
     },
     telemetry::log,
+    token::{Token, Unavailable},
+    upstream::Origin,
 };
 
 /// A path is logged up to here.
@@ -58,23 +61,26 @@ pub struct Record {
     upload: Upload,
     /// Bytes from the caller that went through a tunnel.
     tunnelled_bytes: u64,
+    /// Its spans, if they are kept.
+    trace: Option<Box<Trace>>,
 }
 
 impl Record {
     /// Begins the record of a request, boxed because it goes through many hands. `is_genuine` is false for a stand-in whose head says nothing.
     pub fn begin(
         worker: &Rc<Worker>,
-        request: &Request<Received>,
+        request: &mut Request<Received>,
         caller: Caller,
         line: Rc<dyn Line>,
         is_genuine: bool,
     ) -> Box<Self> {
-        let shown =
-            (worker.logs_access() && is_genuine).then(|| (request.method().clone(), request.uri().clone()));
+        let Telling { logs_access, tracer } = worker.telling();
+        let started = Instant::now();
+        let trace = tracer.and_then(|tracer| Trace::begin(tracer, request, started));
+        let shown = (logs_access && is_genuine).then(|| (request.method().clone(), request.uri().clone()));
         worker.enter();
         let has_body = !request.body().is_end_stream();
         let found = Notable::of(request.headers());
-        let started = Instant::now();
         Box::new(Self {
             worker: Rc::clone(worker),
             route: None,
@@ -100,6 +106,7 @@ impl Record {
             has_body,
             upload: None,
             tunnelled_bytes: 0,
+            trace,
         })
     }
 
@@ -184,20 +191,45 @@ impl Record {
         self.route.as_ref().and_then(|route| route.profile()).map(|profile| profile.name())
     }
 
-    /// A request goes out to the upstream.
-    pub fn attempted(&mut self) {
+    /// A request goes out to `upstream`. Gives the place in a trace that it is told, if it is kept.
+    pub fn attempted(&mut self, upstream: &Origin) -> Option<HeaderValue> {
         let now = Instant::now();
         self.attempts += 1;
         self.overhead += now - self.idle_since;
         self.sent_at = Some(now);
+        self.trace.as_mut().map(|trace| trace.attempt(upstream, now))
+    }
+
+    /// The attempt has no answer, but the caller gets one all the same.
+    pub fn attempt_failed(&mut self, fault: &Fault) {
+        if let Some(trace) = &mut self.trace {
+            trace.fail(Some(fault.code()));
+        }
+    }
+
+    /// The request has got a token.
+    pub fn got(&mut self, token: &Token) {
+        if let Some(trace) = &mut self.trace {
+            trace.got(token);
+        }
+    }
+
+    /// The request has waited for a token that did not come.
+    pub fn got_none(&mut self, unavailable: &Unavailable) {
+        if let Some(trace) = &mut self.trace {
+            trace.waited(unavailable.fetch.as_deref().copied());
+        }
     }
 
     /// The upstream's response head is there.
-    pub fn upstream_answered(&mut self) {
+    pub fn upstream_answered(&mut self, status: StatusCode) {
         let now = Instant::now();
         let took = self.sent_at.map_or(Duration::ZERO, |at| now - at);
         self.upstream_time = Some(self.upstream_time.unwrap_or_default() + took);
         self.idle_since = now;
+        if let Some(trace) = &mut self.trace {
+            trace.answered(status, now);
+        }
     }
 
     /// What became of a 401.
@@ -258,6 +290,18 @@ impl Record {
         }
     }
 
+    fn finish(&self, trace: Trace, took: Duration) {
+        trace.finish(&End {
+            route: self.route.as_ref().map(|route| (route.name(), route.prefix())),
+            profile: self.profile_name(),
+            status: self.status,
+            fault: self.fault,
+            recovery: self.outcome.map(Outcome::name),
+            caller: self.caller.ip(),
+            took,
+        });
+    }
+
     fn log(&self, took: Duration) {
         let (method, path) = match &self.shown {
             Some((method, uri)) => (method.as_str(), shown(uri.path())),
@@ -298,7 +342,7 @@ fn is_grpc<B>(request: &Request<B>) -> bool {
 }
 
 /// The path as far as it is logged. hyper has refused control characters already.
-fn shown(path: &str) -> &str {
+pub(super) fn shown(path: &str) -> &str {
     path.split_at_checked(PATH_LOGGED_MAX).map_or(path, |(shown, _)| shown)
 }
 
@@ -311,6 +355,9 @@ impl Drop for Record {
     fn drop(&mut self) {
         let took = self.started.elapsed();
         self.count(took);
+        if let Some(trace) = self.trace.take() {
+            self.finish(*trace, took);
+        }
         if self.worker.logs_access() {
             self.log(took);
         }

@@ -112,7 +112,7 @@ pub async fn recover(
         return kept(first, of_body(why), record);
     }
     let first = First::of(exchange, first);
-    match replace(route, &refused, claims).await {
+    match replace(route, &refused, claims, record).await {
         // Sending the same once more would get the same answer, and look like an attack.
         Ok(fresh) if fresh.is_same(&refused) => first.stands(Outcome::SameCredential, record),
         Ok(fresh) => second(exchange, &fresh, first, record).await,
@@ -172,12 +172,19 @@ async fn replace(
     route: &RouteState,
     refused: &Credentials,
     claims: Option<String>,
+    record: &mut Record,
 ) -> Result<Credentials, NotReplaced> {
     let (mut tokens, mut failed) = (Vec::with_capacity(1), None);
     for (profile, generation, claims) in reported(route, refused, claims) {
         match profile.replace(generation, claims, profile.patience()).await {
-            Ok(token) => tokens.push(token),
+            Ok(token) => {
+                record.got(&token);
+                tokens.push(token);
+            }
             Err(why) => {
+                if let NotReplaced::Unavailable(unavailable) = &why {
+                    record.got_none(unavailable);
+                }
                 if let Some(current) = profile.current() {
                     tokens.push(current.arc());
                 }
@@ -212,6 +219,7 @@ impl First {
 
     /// The second attempt could not be made.
     fn fails(self, fault: &Fault, record: &mut Record) -> Sent {
+        record.attempt_failed(fault);
         tracing::debug!(code = fault.code(), "the second attempt failed, the caller gets the first 401");
         self.stands(Outcome::SecondFailed, record)
     }

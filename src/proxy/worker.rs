@@ -25,7 +25,10 @@ use crate::{
     },
     replay::Budget,
     route::{Entry, Head, Table},
-    telemetry::metrics,
+    telemetry::{
+        metrics,
+        trace::{Tracer, Traces},
+    },
     token,
     upstream::{
         Upstream,
@@ -65,6 +68,8 @@ pub struct Snapshot {
     pub routes: Vec<Arc<Route>>,
     /// What holds for all of them.
     pub common: Common,
+    /// Where spans go, if they go anywhere.
+    pub tracer: Option<Arc<Tracer>>,
 }
 
 /// What holds for the requests of all routes.
@@ -92,11 +97,17 @@ pub struct Gateway {
     unrouted: Vec<Arc<Shard>>,
     /// What lies in the workers' pools.
     pools: Vec<Arc<Tally>>,
+    traces: Arc<Traces>,
 }
 
 impl Gateway {
     /// A gateway of `workers` workers that serves `snapshot`.
-    pub fn new(snapshot: Snapshot, workers: usize, replay_total_bytes: usize) -> Arc<Self> {
+    pub fn new(
+        snapshot: Snapshot,
+        workers: usize,
+        replay_total_bytes: usize,
+        traces: Arc<Traces>,
+    ) -> Arc<Self> {
         // Random, so that it names this process and tells nothing about it (RFC 9110 §7.6.3).
         let pseudonym = format!("kb-{:012x}", fastrand::u64(..) & 0xffff_ffff_ffff);
         let via = |version| {
@@ -113,6 +124,7 @@ impl Gateway {
             draining: AtomicBool::new(false),
             unrouted: (0..workers).map(|_| Arc::default()).collect(),
             pools: (0..workers).map(|_| Arc::default()).collect(),
+            traces,
         })
     }
 
@@ -140,6 +152,11 @@ impl Gateway {
     /// Idle connections to upstreams, one count for each worker.
     pub fn pools(&self) -> &[Arc<Tally>] {
         &self.pools
+    }
+
+    /// The tracer in force, and what became of spans.
+    pub fn traces(&self) -> &Arc<Traces> {
+        &self.traces
     }
 
     /// From now on every answer closes its connection.
@@ -300,6 +317,12 @@ impl Worker {
         &self.gateway.pseudonym
     }
 
+    /// What is told of a request that begins now.
+    pub(super) fn telling(&self) -> Telling {
+        let view = self.view();
+        Telling { logs_access: view.snapshot.common.logs_access, tracer: view.snapshot.tracer.clone() }
+    }
+
     pub(super) fn logs_access(&self) -> bool {
         self.view().snapshot.common.logs_access
     }
@@ -333,6 +356,14 @@ impl Worker {
         }
         Rc::clone(&view)
     }
+}
+
+/// Who is told of a request.
+pub(super) struct Telling {
+    /// The log.
+    pub(super) logs_access: bool,
+    /// A collector of traces.
+    pub(super) tracer: Option<Arc<Tracer>>,
 }
 
 /// What a request's match says beside the route.

@@ -11,8 +11,10 @@ use crate::{
         expiry::Expiry,
         refusal::{Class, ExchangeError},
     },
+    telemetry::trace::{Link, Traces},
     token::{
         Exchange, Token, Turns,
+        fetch::Fetch,
         notes::{self, Clocks},
         schedule,
         state::Shared,
@@ -37,30 +39,34 @@ const NEVER: Duration = Duration::from_secs(86_400);
 const CLAIMS_FAILURES_MAX: u32 = 3;
 
 /// Fetches, waits, fetches again, until aborted.
-pub(super) async fn run(shared: Arc<Shared>, exchange: impl Exchange, turns: Turns) {
+pub(super) async fn run(shared: Arc<Shared>, exchange: impl Exchange, turns: Turns, traces: Arc<Traces>) {
     let (mut failures, mut clocks) = (0u32, Clocks::default());
     let mut source = SourceWatch { exchange: &exchange, asked_with: None, changed_at: None };
     let mut ends = ExpiryWatch::default();
     loop {
         let claims = shared.begin();
         source.asked_with = exchange.identity().await;
-        let outcome = {
+        let (outcome, fetch) = {
             let _turn = turns.0.acquire().await;
-            let began = tokio::time::Instant::now();
-            let outcome = exchange.exchange(claims.as_deref()).await;
+            let (began, fetch) = (tokio::time::Instant::now(), Fetch::begin(&traces));
+            let outcome = exchange.exchange(claims.as_deref()).await.and_then(alive);
             shared.latency.observe(began.elapsed());
-            outcome.and_then(alive)
+            let link = fetch.as_ref().map(Fetch::link);
+            if let Some(fetch) = fetch {
+                fetch.end(&shared.settings.profile.name, exchange.provider(), &outcome);
+            }
+            (outcome, link)
         };
         clocks.compare(&shared, exchange.clock_skew());
         shared.set_expiries(exchange.expiries());
         let next = match outcome {
             Ok(grant) => {
                 failures = 0;
-                publish(&shared, &grant)
+                publish(&shared, &grant, fetch)
             }
             Err(error) => {
                 failures = failures.saturating_add(1);
-                fail(&shared, error, failures)
+                fail(&shared, error, failures, fetch)
             }
         };
         shared.is_due_at(Some(next.due));
@@ -91,7 +97,7 @@ struct Next {
 }
 
 /// Makes a grant the current token.
-fn publish(shared: &Shared, grant: &Grant) -> Next {
+fn publish(shared: &Shared, grant: &Grant, fetch: Option<Link>) -> Next {
     let now = clock::now();
     let for_one_use = grant.lifetime < LIFE_MIN;
     let token = shared.publish(|generation, round| Token {
@@ -101,6 +107,7 @@ fn publish(shared: &Shared, grant: &Grant) -> Next {
         expires: grant.asked_at.after(grant.lifetime.saturating_sub(schedule::in_transit(grant.lifetime))),
         for_one_use,
         round,
+        fetch,
     });
     tracing::debug!(
         profile = shared.settings.profile.name,
@@ -115,7 +122,7 @@ fn publish(shared: &Shared, grant: &Grant) -> Next {
 }
 
 /// Tells everyone who waits why there is no token.
-fn fail(shared: &Shared, error: ExchangeError, failures: u32) -> Next {
+fn fail(shared: &Shared, error: ExchangeError, failures: u32, fetch: Option<Link>) -> Next {
     let now = clock::now();
     let token_left = shared.current.load().as_ref().map_or(Duration::ZERO, |token| token.left(now));
     let (class, wait) = (error.class(), error.retry_after());
@@ -131,7 +138,7 @@ fn fail(shared: &Shared, error: ExchangeError, failures: u32) -> Next {
     );
     // A refusal may be about the claims; anything else is not.
     let is_refused = matches!(class, Class::Permanent | Class::Eventual);
-    let retry_at = shared.fail(error, pause, !is_refused && failures <= CLAIMS_FAILURES_MAX);
+    let retry_at = shared.fail(error, pause, !is_refused && failures <= CLAIMS_FAILURES_MAX, fetch);
     // A new secret ends our own back-off, but not the wait that the provider asked for.
     Next { due: retry_at, demand_from: retry_at, change_from: now.after(wait.unwrap_or_default()) }
 }

@@ -18,7 +18,7 @@ use tokio::sync::{Notify, watch};
 use crate::{
     clock::{self, Moment},
     profile::{expiry::Expiry, refusal::ExchangeError},
-    telemetry::metrics::Latency,
+    telemetry::{metrics::Latency, trace::Link},
     token::{Reason, Settings, Suppressed, Token, Unavailable, notes::Notes},
 };
 
@@ -33,6 +33,8 @@ pub(super) enum Phase {
     Failed {
         error: Arc<ExchangeError>,
         retry_at: Moment,
+        /// The exchange's span.
+        fetch: Option<Link>,
     },
 }
 
@@ -65,10 +67,11 @@ impl Status {
             return Some(Ok(Arc::clone(token)));
         }
         match &self.phase {
-            Phase::Failed { error, retry_at } => {
-                let retry_after = retry_at.since(clock::now());
-                (!retry_after.is_zero())
-                    .then(|| Err(Unavailable { retry_after, reason: Reason::Failed(Arc::clone(error)) }))
+            Phase::Failed { error, retry_at, fetch } => {
+                let (retry_after, fetch) = (retry_at.since(clock::now()), fetch.map(Box::new));
+                (!retry_after.is_zero()).then(|| {
+                    Err(Unavailable { retry_after, reason: Reason::Failed(Arc::clone(error)), fetch })
+                })
             }
             Phase::Idle | Phase::Fetching | Phase::Ready => None,
         }
@@ -311,7 +314,13 @@ impl Shared {
     }
 
     /// The exchange gave none. With `keep_claims` the next one asks for the same claims.
-    pub(super) fn fail(&self, error: ExchangeError, pause: Duration, keep_claims: bool) -> Moment {
+    pub(super) fn fail(
+        &self,
+        error: ExchangeError,
+        pause: Duration,
+        keep_claims: bool,
+        fetch: Option<Link>,
+    ) -> Moment {
         let mut orders = self.orders();
         let flight = orders.flight.take();
         orders.refresh = false;
@@ -323,7 +332,7 @@ impl Shared {
         let retry_at = clock::now().after(pause);
         self.status.send_modify(|status| {
             status.rounds += 1;
-            status.phase = Phase::Failed { error: Arc::new(error), retry_at };
+            status.phase = Phase::Failed { error: Arc::new(error), retry_at, fetch };
         });
         retry_at
     }

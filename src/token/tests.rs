@@ -118,7 +118,7 @@ impl Provider {
     }
 
     fn start(&self) -> Handle {
-        start(settings(Recovery::default()), self.clone(), Turns::default())
+        start(settings(Recovery::default()), self.clone(), Turns::default(), Arc::default())
     }
 
     /// Starts and waits for the first token.

@@ -7,9 +7,9 @@ use std::{
 
 use crate::{
     clock,
-    profile::{expiry::Expiry, refusal::ExchangeError},
+    profile::{Grant, expiry::Expiry, refusal::ExchangeError},
     telemetry::metrics::LatencySum,
-    token::{Handle, notes::Notes, state::Phase},
+    token::{Handle, Token, notes::Notes, state::Phase},
 };
 
 /// A profile's state for people and monitors. Never the token.
@@ -64,7 +64,7 @@ impl Handle {
             required: shared.settings.required,
             ready: self.is_ready(),
             generation: shared.current.load().as_ref().map_or(0, |t| t.generation),
-            expires_in: self.current().and_then(|t| t.token().life()),
+            expires_in: self.current().and_then(|t| life(t.token())),
             age: self.current().map(|t| now.since(t.token().obtained)),
             next_in: due.map(|due| due.since(now)),
             refreshed: shared.refreshed.load(Ordering::Relaxed),
@@ -76,4 +76,9 @@ impl Handle {
             expiries: shared.expiries(),
         }
     }
+}
+
+/// Life left now, unless it has no end.
+fn life(token: &Token) -> Option<Duration> {
+    Some(token.left(clock::now())).filter(|left| *left < Grant::FOR_EVER / 2)
 }

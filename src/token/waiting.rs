@@ -15,7 +15,7 @@ impl<'a> Waiting<'a> {
         let place = Self(waiters);
         if waiters.fetch_add(1, Ordering::Relaxed) >= limit {
             let retry_after = Duration::from_secs(1);
-            return Err(Unavailable { retry_after, reason: Reason::TooManyWaiters });
+            return Err(Unavailable { retry_after, reason: Reason::TooManyWaiters, fetch: None });
         }
         Ok(place)
     }

@@ -14,6 +14,7 @@ const LADDER: [(&str, u32); 23] = [
     ("source", 1),
     ("profile", 2),
     ("issuer", 2),
+    ("export", 2),
     ("caller", 3),
     ("token", 3),
     ("upstream", 3),

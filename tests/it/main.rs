@@ -62,6 +62,7 @@ mod storms; // many requests at once
 mod streams; // answers that arrive bit by bit: events, early hints
 mod switches; // other accounts while the gateway serves
 mod tokens; // what the identity provider does, and what callers see of it
+mod traces;
 mod uploads; // bodies, large and interrupted
 mod upstreams; // connections to upstreams: HTTP/2, TLS, sharing, ends
 mod websocket; // upgraded connections, over HTTP/1.1 and HTTP/2

@@ -1,6 +1,10 @@
 //! What `/metrics` shows of the gateway as a whole: its configuration, its memory, its log, its process.
 
-use std::{fs, time::UNIX_EPOCH};
+use std::{
+    fs,
+    sync::{Arc, atomic::Ordering},
+    time::UNIX_EPOCH,
+};
 
 use prometheus_client::{
     encoding::{DescriptorEncoder, EncodeMetric},
@@ -13,6 +17,7 @@ use super::{Encoded, Shown, gauge, one};
 use crate::{
     admin::changes::{Control, Glance},
     clock, telemetry,
+    telemetry::trace::Counts,
 };
 
 /// The numbers of the gateway as a whole.
@@ -22,6 +27,7 @@ pub(super) struct Whole {
     replay_bytes: usize,
     replay_limit_bytes: usize,
     dropped_lines: Option<usize>,
+    spans: Arc<Counts>,
 }
 
 impl Whole {
@@ -32,6 +38,7 @@ impl Whole {
             configuration: glance.map(|glance| Glance::clone(&glance)).unwrap_or_default(),
             replay_bytes: budget.used_bytes(),
             replay_limit_bytes: budget.total_bytes(),
+            spans: Arc::clone(shown.gateway.traces().counts()),
             dropped_lines: shown.log.as_ref().map(telemetry::log::Handle::dropped_lines),
         }
     }
@@ -48,9 +55,28 @@ impl Whole {
         let help = "Log lines lost because their reader was too slow";
         let dropped = encoder.encode_descriptor("log_lines_dropped", help, None, MetricType::Counter)?;
         ConstCounter::new(self.dropped_lines.unwrap_or_default() as u64).encode(dropped)?;
+        self.encode_spans(encoder)?;
         let mut family =
             encoder.encode_descriptor("build", "The program's version", None, MetricType::Gauge)?;
         one(&mut family, &vec![("version", env!("CARGO_PKG_VERSION"))], &ConstGauge::new(1i64))
+    }
+
+    fn encode_spans(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let help = "Spans that the collector has taken";
+        let exported = encoder.encode_descriptor("spans_exported", help, None, MetricType::Counter)?;
+        ConstCounter::new(self.spans.exported.load(Ordering::Relaxed)).encode(exported)?;
+        let help = "Spans that were lost, by why";
+        let mut family = encoder.encode_descriptor("spans_lost", help, None, MetricType::Counter)?;
+        let reasons = [
+            ("overflow", &self.spans.overflowed),
+            ("unreachable", &self.spans.unreachable),
+            ("refused", &self.spans.refused),
+        ];
+        for (reason, number) in reasons {
+            let number = ConstCounter::new(number.load(Ordering::Relaxed));
+            one(&mut family, &vec![("reason", reason)], &number)?;
+        }
+        Ok(())
     }
 
     fn encode_configuration(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {

@@ -56,7 +56,7 @@ impl Account<'_> {
     pub(super) fn authorities(&self, key: &str, at: Position, path: &str) -> PathBuf {
         let path = self.cx.path(path);
         if let Err(error) = Roots::read(&path) {
-            self.cx.missing(at, format!("profile {:?}: {key}: {error}", self.name));
+            self.cx.missing(at, format!("{}: {key}: {error}", self.who()));
         }
         path
     }

@@ -20,7 +20,7 @@ const KEEP: &str = "write {env: NAME} or {file: PATH}";
 
 impl Account<'_> {
     /// Where the secret is kept; tries whether it can be read from there.
-    pub(super) fn secret(&self, key: &str, field: &Field<Place>) -> Option<Source> {
+    pub(in crate::config) fn secret(&self, key: &str, field: &Field<Place>) -> Option<Source> {
         let (at, place) = field.get()?;
         match place {
             Place::Kept(place) => self.kept(key, at, place),
@@ -88,7 +88,7 @@ impl Account<'_> {
     /// Tells when the source cannot be read on this machine.
     pub(super) fn try_source(&self, key: &str, at: Position, source: &Source) {
         if let Err(error) = source.probe() {
-            self.cx.missing(at, format!("profile {:?}: {key}: {error}", self.name));
+            self.cx.missing(at, format!("{}: {key}: {error}", self.who()));
         }
     }
 

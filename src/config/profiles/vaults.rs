@@ -30,7 +30,7 @@ impl Account<'_> {
             Exec::Command(command) => (command, &None),
             Exec::Full(full) => (full.command.get()?.1, &full.timeout),
         };
-        let place = format!("profile {:?}: {key}.exec.timeout", self.name);
+        let place = format!("{}: {key}.exec.timeout", self.who());
         let timeout = self.cx.duration(&place, timeout, EXEC_TIMEOUT, EXEC_TIMEOUT_DEFAULT);
         let words: Option<Vec<&String>> = command.iter().map(|field| Some(field.get()?.1)).collect();
         let words = words?;

@@ -336,7 +336,8 @@ async fn no_more_than_sixteen_profiles_ask_a_provider_at_a_time_and_others_are_n
     let (busy, other) = (Provider::new(Answer::Life(HOUR)), Provider::new(Answer::Life(HOUR)));
     busy.delays(s(1));
     let turns = Turns::default();
-    let start_at = |turns: &Turns| start(settings(Recovery::default()), busy.clone(), turns.clone());
+    let start_at =
+        |turns: &Turns| start(settings(Recovery::default()), busy.clone(), turns.clone(), Arc::default());
     let handles: Vec<_> = (0..100).map(|_| start_at(&turns)).collect();
     assert!(other.start().acquire(ms(150)).await.is_ok());
     let tokens = join_all(handles.iter().map(|handle| handle.acquire(s(15)))).await;

@@ -43,7 +43,7 @@ fn token_with(claims: &str) -> String {
 fn expecting(roles: &[&str], provider: &Provider) -> Handle {
     let mut settings = settings(Recovery::default());
     settings.profile.expected_roles = roles.iter().map(|role| (*role).to_owned()).collect();
-    start(settings, provider.clone(), Turns::default())
+    start(settings, provider.clone(), Turns::default(), Arc::default())
 }
 
 #[tokio::test(start_paused = true)]

@@ -257,7 +257,7 @@ async fn a_401_while_a_token_is_published_orders_no_second_exchange() {
     let provider = Provider::new(Answer::Life(HOUR));
     provider.delays(Duration::ZERO);
     let recovery = Recovery { min_token_age: Duration::ZERO, min_interval: Duration::ZERO };
-    let handle = start(settings(recovery), provider.clone(), Turns::default());
+    let handle = start(settings(recovery), provider.clone(), Turns::default(), Arc::default());
     for _ in 0..500 {
         let old = handle.acquire(s(20)).await.unwrap().generation();
         let racing = (0..4).map(|_| {
