@@ -246,6 +246,17 @@ impl Profile {
         }
     }
 
+    /// What proved the account in the last token request that was granted.
+    pub fn proven_by(&self) -> Option<String> {
+        let method = self.settings.kind.proven_by()?;
+        let is_second = match &self.asker {
+            Asker::OAuth2(client) => client.second_secret_works(),
+            Asker::Static(_) | Asker::ManagedIdentity(_) => false,
+        };
+        let words = if is_second { ", with the second client_secret; the first does not work" } else { "" };
+        Some(format!("{method}{words}"))
+    }
+
     /// Seconds that the provider's clock was ahead of this machine's at its last answer, failures
     /// included; `None` while it has not told its time.
     pub fn clock_skew(&self) -> Option<i64> {

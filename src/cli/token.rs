@@ -7,7 +7,7 @@ use anyhow::anyhow;
 use crate::{
     cli::{Configured, Failure, print},
     clock,
-    profile::{self, Grant, Profile, content::Content, diagnosis, http::Http, refusal::ExchangeError, skew},
+    profile::{Grant, Profile, content::Content, diagnosis, http::Http, refusal::ExchangeError, skew},
 };
 
 pub(super) fn token(configured: &Configured, name: &str, raw: bool) -> Result<ExitCode, Failure> {
@@ -19,8 +19,7 @@ pub(super) fn token(configured: &Configured, name: &str, raw: bool) -> Result<Ex
             "keybearer: profile \"{name}\" is not defined (defined: {defined})\n"
         )));
     };
-    let settings = settings.profile.clone();
-    let profile = Profile::new(settings.clone(), Arc::new(Http::default()));
+    let profile = Profile::new(settings.profile.clone(), Arc::new(Http::default()));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let begun = clock::now();
     let grant = match runtime.block_on(profile.exchange(None)) {
@@ -30,7 +29,7 @@ pub(super) fn token(configured: &Configured, name: &str, raw: bool) -> Result<Ex
     if raw {
         return print(&format!("{}\n", grant.credential.secret().expose()));
     }
-    let mut out = describe(&settings, &grant);
+    let mut out = describe(&profile, &grant);
     let _ = writeln!(out, "took       {} ms", clock::now().since(begun).as_millis());
     out.push_str(&clock(&profile));
     print(&out)
@@ -58,9 +57,10 @@ fn clock(profile: &Profile) -> String {
     format!("clock      {} by {} s ({})\n", words.meaning, seconds.unsigned_abs(), words.remedy)
 }
 
-fn describe(settings: &profile::Settings, grant: &Grant) -> String {
+fn describe(profile: &Profile, grant: &Grant) -> String {
+    let settings = profile.settings();
     let mut out = format!("profile    {} ({})\n", settings.name, settings.kind.name());
-    if let Some(method) = settings.kind.proven_by() {
+    if let Some(method) = profile.proven_by() {
         let _ = writeln!(out, "proven by  {method}");
     }
     let lifetime = match grant.lifetime.as_secs() {

@@ -43,6 +43,38 @@ environments:
 "#;
 
 #[test]
+fn each_cloud_and_door_of_entra_has_its_own_token_endpoint() {
+    let endpoint = |more: &str| {
+        let text = format!(
+            "listeners: {{l: {{address: \"127.0.0.1:0\"}}}}\nprofiles: {{a: {{kind: entra, tenant: contoso.onmicrosoft.com, \
+             client_id: a, client_secret: {{env: PATH}}, scope: api://orders/.default{more}}}}}\n\
+             routes: {{r: {{upstream: \"https://a.example\", profile: a}}}}\n"
+        );
+        let settings = loaded(&text, None).settings;
+        let Kind::Entra(entra) = &settings.profiles[0].profile.kind else { panic!("another kind") };
+        match entra.as_oauth2().endpoint {
+            oauth2::Endpoint::TokenUrl(url) => url.to_string(),
+            oauth2::Endpoint::Issuer(issuer) => issuer,
+        }
+    };
+    for (more, host) in [
+        ("", "login.microsoftonline.com"),
+        (", cloud: global", "login.microsoftonline.com"),
+        (", cloud: us_government", "login.microsoftonline.us"),
+        (", cloud: china", "login.partner.microsoftonline.cn"),
+        (", cloud: bleu_france", "login.sovcloud-identity.fr"),
+        (", cloud: delos_germany", "login.sovcloud-identity.de"),
+        (", cloud: singapore_government", "login.sovcloud-identity.sg"),
+        (", authority: \"https://contoso.ciamlogin.com\"", "contoso.ciamlogin.com"),
+        (", policy: B2C_1_service", "contoso.b2clogin.com"),
+    ] {
+        let policy = if more.contains("policy") { "/B2C_1_service" } else { "" };
+        let expected = format!("https://{host}/contoso.onmicrosoft.com{policy}/oauth2/v2.0/token");
+        assert_eq!(endpoint(more), expected, "{more}");
+    }
+}
+
+#[test]
 fn the_line_shown_is_the_one_meant_whatever_ends_lines() {
     for end in ["\n", "\r\n", "\r", "\r\r\n"] {
         let text = ["# x", "listeners: {}", "routes:", "  r: {upstreem: https://a.example}", ""].join(end);

@@ -124,8 +124,7 @@ async fn token(profile: &Profile, steps: &mut Steps) -> Option<Grant> {
     let outcome = asked.unwrap_or(Err(ExchangeError::TimedOut { after: EXCHANGE_LIMIT }));
     let grant = match outcome {
         Ok(grant) => {
-            let by =
-                profile.settings().kind.proven_by().map_or(String::new(), |by| format!(", proven by {by}"));
+            let by = profile.proven_by().map_or(String::new(), |by| format!(", proven by {by}"));
             steps.ok("token", format!("obtained{by}"));
             Some(grant)
         }

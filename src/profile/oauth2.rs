@@ -329,6 +329,11 @@ impl Client {
         form.finish()
     }
 
+    /// Whether the second of two client secrets was the last that worked.
+    pub(super) fn second_secret_works(&self) -> bool {
+        self.authentication.second_secret_works()
+    }
+
     pub(super) fn clock_skew(&self) -> Option<i64> {
         self.skew.seconds()
     }

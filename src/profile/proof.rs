@@ -110,6 +110,11 @@ impl Authentication {
         }
     }
 
+    /// Whether the second of two client secrets was the last that worked.
+    pub(super) fn second_secret_works(&self) -> bool {
+        self.secrets.favourite() == Which::Second
+    }
+
     /// Another proof to try at once, after the provider has refused `proof`: with what has been replaced
     /// since it was read, or else with the other of two secrets. `None` when there is nothing new to say.
     ///

@@ -270,7 +270,7 @@ impl Rejection {
 
     /// Whether the provider refuses what the client proves itself with.
     pub(super) fn is_about_credential(&self) -> bool {
-        self.class() == Class::Credential
+        matches!(self.class(), Class::Credential | Class::NewCredential)
     }
 
     fn class(&self) -> Class {

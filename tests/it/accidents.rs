@@ -1,15 +1,18 @@
 //! What happens to secrets in practice: an id in the place of a value, a pipe in the place of a file, a
 //! provider that repeats what it was sent. `check` and the doctor say so, and nobody shows the secret.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use keybearer::demo::idp::Behaviour;
+use keybearer::{clock, demo::idp::Behaviour};
 use tempfile::TempDir;
 
 use crate::{
+    judge::{Judge, ok},
     process::{Process, command, keybearer},
-    stage::{CLIENT, SECRET, Stage, eventually},
+    proofs::Made,
+    stage::{API_URI, CLIENT, SECRET, Stage, eventually},
+    vaults::{Server, vault},
 };
 
 /// A configuration with a secret in `secret`, and one in a variable that nobody has set.
@@ -135,4 +138,77 @@ async fn a_file_that_breaks_is_told_within_seconds_and_not_at_the_next_token() {
     fs::write(stage.secret_file(), SECRET).unwrap();
     eventually("it is well", || process.has_logged("the client_secret can be read again")).await;
     assert_eq!(stage.idp.issued(), 2, "nothing has changed, so nobody was asked");
+}
+
+/// A profile for each place and each proof, none of which is known to the provider, and a key for an upstream
+/// that speaks HTTP/2.
+async fn everything(stage: &Stage, made: &Made, upstream: &Judge, server: &Server) -> String {
+    let folder = stage.folder.path();
+    let write = |name: &str, text: &str| fs::write(folder.join(name), text).unwrap();
+    write("helper", "#!/bin/sh\necho canary-error >&2\nprintf canary-output\n");
+    fs::set_permissions(folder.join("helper"), fs::Permissions::from_mode(0o755)).unwrap();
+    write("id", "canary-id");
+    write("kept", "canary-kept");
+    write("workload", &made.token(clock::wall()));
+    let (idp, vault) = (stage.idp.url(), server.url());
+    let approle = "{approle: {role_id: keybearer, secret_id: {file: id}}}";
+    let entra = format!(
+        "kind: entra, authority: \"{idp}\", tenant: contoso.onmicrosoft.com, client_id: nobody, scope: {API_URI}/.default"
+    );
+    let plain = format!("kind: oauth2, token_url: \"{idp}/token\", client_id: nobody");
+    let at = |name: &str| made.path(name).display().to_string();
+    format!(
+        "listeners: {{local: {{address: \"127.0.0.1:0\"}}}}\nadmin: {{address: \"127.0.0.1:0\"}}\nprofiles:\n  \
+         exec: {{{entra}, client_secret: {{exec: [./helper, canary-argument]}}}}\n  \
+         vault: {{{plain}, client_secret: {{vault: {{address: \"{vault}\", path: secret/data/app, field: password, auth: {approle}}}}}}}\n  \
+         certificate: {{{entra}, certificate: {{file: {}}}, certificate_password: {{file: {}}}}}\n  \
+         federated: {{{entra}, federated_token: {{file: workload}}}}\n  \
+         signed: {{{plain}, auth: client_secret_jwt, client_secret: {{file: kept}}}}\n  \
+         key: {{{plain}, auth: private_key_jwt, private_key: {{file: {}}}}}\n  \
+         exchanged: {{{plain}, grant: token_exchange, auth: none, subject_token: {{file: workload}}, subject_token_type: jwt}}\n  \
+         fixed: {{kind: static, bearer: {{file: kept}}}}\n\
+         routes: {{all: {{upstream: {{url: \"{}\", http2: prior_knowledge}}, profile: fixed}}}}\n",
+        at("both.pfx"),
+        at("password"),
+        at("only.key"),
+        upstream.url()
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_that_proves_an_account_gets_into_any_output_whatever_the_level() {
+    let (stage, made) = (Stage::start().await, Made::new());
+    let (upstream, server) = (Judge::start(|_| ok()).await, Server::start(vault("canary-vault")).await);
+    let yaml = stage.folder.path().join("everything.yaml");
+    fs::write(&yaml, everything(&stage, &made, &upstream, &server).await).unwrap();
+    let process = Process::start_with(&yaml, &["--log-filter", "trace"]).await;
+    let refused = || process.lines().iter().filter(|line| line.contains("no token: ")).count();
+    eventually("all have been refused", || refused() >= 7).await;
+    assert_eq!(stage.http.get(process.url("/a")).send().await.unwrap().status(), 200);
+    assert_eq!(upstream.last().values("authorization"), ["Bearer canary-kept"]);
+    let mut told = vec![process.lines().join("\n")];
+    for path in ["metrics", "readyz", "api/v1/profiles", "api/v1/routes", "api/v1/configuration"] {
+        let answer = stage.http.get(format!("http://{}/{path}", process.admin())).send().await.unwrap();
+        assert_eq!(answer.status() == 200, path != "readyz", "{path}");
+        told.push(answer.text().await.unwrap());
+    }
+    let names = ["exec", "vault", "certificate", "federated", "signed", "key", "exchanged", "fixed"];
+    let mut lines: Vec<Vec<&str>> = names.map(|name| vec!["token", name]).into();
+    lines.extend([vec!["check"], vec!["doctor"], vec!["doctor", "--json"], vec!["explain", "GET", "/a"]]);
+    for arguments in lines {
+        let mut tried = command(&arguments);
+        tried.arg("--config").arg(&yaml).env("RUST_LOG", "trace").env("KEYBEARER_LOG", "trace");
+        let output = tried.output().unwrap();
+        told.push(format!(
+            "{arguments:?} {}",
+            String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+        ));
+    }
+    let key = made.pem().lines().rev().nth(3).unwrap().to_owned();
+    let workload = made.token(clock::wall()).split('.').next().unwrap().to_owned();
+    for text in told {
+        for leak in ["canary", "open sesame", &key, &workload, "eyJ"] {
+            assert!(!text.contains(leak), "{leak} is in {text}");
+        }
+    }
 }

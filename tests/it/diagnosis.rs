@@ -61,6 +61,39 @@ async fn the_log_says_what_a_failure_means_and_what_to_do_next() {
 }
 
 #[tokio::test]
+async fn log_admin_api_status_token_and_doctor_have_the_same_words() {
+    let stage = Stage::start().await;
+    for (code, is_policys) in [(7_000_215, false), (501_051, false), (700_016, false), (90_085, true)] {
+        let prefix = if is_policys { "AADB2C" } else { "AADSTS" };
+        let body = format!(r#"{{"error":"invalid_request","error_description":"{prefix}{code}: x"}}"#);
+        stage.idp.set_behaviour(Behaviour::Raw { status: 400, headers: Vec::new(), body });
+        let process = Process::start(&stage, &[]).await;
+        eventually("the refusal is logged", || process.has_logged("no token: ")).await;
+        let url = format!("http://{}/api/v1/profiles", process.admin());
+        let told: Value = stage.http.get(url).send().await.unwrap().json().await.unwrap();
+        let profile = told.get(0).unwrap_or_else(|| &told["profiles"][0]);
+        let (meaning, remedy) = (profile["meaning"].as_str().unwrap(), profile["remedy"].as_str().unwrap());
+        assert!(process.has_logged(&format!("{meaning}; next: {remedy}")), "{:?}", process.lines());
+        let readyz = stage.http.get(format!("http://{}/readyz", process.admin())).send().await.unwrap();
+        let admin = process.admin().to_string();
+        for (text, place) in [
+            (readyz.text().await.unwrap(), "readyz"),
+            (cli(&stage, &["token", "account"]).await.1, "token"),
+            (cli(&stage, &["doctor"]).await.1, "doctor"),
+            (stage_status(&admin).await, "status"),
+        ] {
+            assert!(text.contains(meaning) && text.contains(remedy), "{place}: {meaning}, {remedy}: {text}");
+        }
+    }
+}
+
+async fn stage_status(admin: &str) -> String {
+    let mut command = command(&["status", "--admin", admin]);
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test]
 async fn missing_roles_are_shown_while_the_token_is_used() {
     let stage = Plan::default().profile("expected_roles: [Orders.Write]").start().await;
     stage.ready().await;

@@ -2,7 +2,7 @@
 
 use std::{fs, process::Output};
 
-use keybearer::demo::idp::Behaviour;
+use keybearer::demo::idp::{Behaviour, TENANT};
 use serde_json::Value;
 
 use crate::{
@@ -177,6 +177,31 @@ async fn a_probe_compares_the_answers_with_a_token_and_without() {
     stage.idp.set_secrets(CLIENT, &["other"]);
     let (_, without) = report(&stage, &arguments).await;
     check(&without["routes"][0], "with_token", "skipped", &["account"]);
+}
+
+#[tokio::test]
+async fn the_metadata_of_an_issuer_are_looked_at() {
+    let stage = Stage::start().await;
+    let path = stage.folder.path().join("keybearer.yaml");
+    let issuer = format!("{}/{TENANT}/v2.0", stage.idp.url());
+    let (_, metadata) =
+        (0, stage.http.get(format!("{issuer}/.well-known/openid-configuration")).send().await.unwrap());
+    let metadata: Value = metadata.json().await.unwrap();
+    let told = metadata["issuer"].as_str().unwrap();
+    let yaml = |issuer: &str| {
+        let text = stage.yaml.replace("kind: entra", "kind: oauth2\n    auth: client_secret_post");
+        let text = text.replace(&format!("authority: {}", stage.idp.url()), &format!("issuer: \"{issuer}\""));
+        fs::write(&path, text.replace(&format!("    tenant: {TENANT}\n"), "")).unwrap();
+    };
+    yaml(told);
+    let (code, well) = report(&stage, &["--profile", "account"]).await;
+    check(&well["profiles"][0], "discovery", "ok", &["the token endpoint is ", "/oauth2/v2.0/token"]);
+    assert_eq!(code, 0, "{well}");
+    yaml(&format!("{told}/"));
+    let (code, other) = report(&stage, &["--profile", "account"]).await;
+    assert_eq!(code, 1);
+    check(&other["profiles"][0], "discovery", "failed", &["write issuer exactly"]);
+    check(&other["profiles"][0], "token", "skipped", &[]);
 }
 
 #[tokio::test]

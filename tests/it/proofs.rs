@@ -220,6 +220,19 @@ async fn a_renewed_certificate_is_used_within_seconds() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_that_was_replaced_while_it_was_refused_is_sent_once_more() {
+    let (old, next) = (Made::new(), Made::new());
+    // The first reading gives the old one, each later one the new.
+    let [turn, was, is] =
+        [old.path("turn"), old.path("both.pem"), next.path("both.pem")].map(|p| p.display().to_string());
+    let script = format!("if [ -e {turn} ]; then cat {is}; else touch {turn}; cat {was}; fi");
+    let stage = stage(&format!("certificate: {{exec: [sh, -c, \"{script}\"]}}"), next.account()).await;
+    stage.ready().await;
+    assert_eq!((stage.idp.requests(), stage.idp.issued()), (2, 1), "AADSTS700027, and at once the new one");
+    assert_eq!(stage.gateway.profiles()[0].view().failed, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_half_written_credential_file_leaves_the_old_certificate_in_use() {
     let made = Made::new();
     let stage = stage(&made.line("certificate", "both.pem"), made.account()).await;

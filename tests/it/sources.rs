@@ -12,7 +12,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::{
-    process::command,
+    process::{Process, command},
     stage::{CLIENT, Plan, SECRET, Stage, eventually},
     vaults::{Server, vault},
 };
@@ -298,6 +298,25 @@ async fn of_two_secrets_the_one_that_works_is_found_and_remembered() {
 }
 
 #[tokio::test]
+async fn the_log_says_which_of_two_secrets_works() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, second, line) = two(&folder, "canary-wrong", SECRET);
+    let stage = stage(&line).await;
+    let process = Process::start(&stage, &[]).await;
+    let words = format!("the second client_secret works (file {}), the first does not", second.display());
+    eventually("the log says it", || process.has_logged(&words)).await;
+    assert!(!process.has_logged("canary"));
+    let path = stage.folder.path().join("keybearer.yaml");
+    for arguments in [&["token", "account"][..], &["doctor", "--profile", "account"]] {
+        let mut tried = command(arguments);
+        tried.arg("--config").arg(&path);
+        let output = tokio::task::spawn_blocking(move || tried.output().unwrap()).await.unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(said.contains("with the second client_secret; the first does not work"), "{said}");
+    }
+}
+
+#[tokio::test]
 async fn two_wrong_secrets_are_two_logins_and_not_more() {
     let folder = tempfile::tempdir().unwrap();
     let (_, second, line) = two(&folder, "wrong-canary", "wronger-canary");
@@ -338,6 +357,10 @@ async fn an_end_that_is_near_is_told_by_check_by_the_log_and_by_a_metric() {
     assert!(output.status.success(), "{words}");
     let day = text.split_once(", ").unwrap().1.get(..11).unwrap();
     assert!(words.contains("client_secret expires in") && words.contains(day), "{words}");
+    let process = Process::start(&stage, &[]).await;
+    let warning =
+        |line: &String| line.contains("\"WARN\"") && line.contains("client_secret expires in 5 days");
+    eventually("the log has it", || process.lines().iter().any(warning)).await;
     let (_, metrics) = stage.admin("/metrics").await;
     assert!(
         metrics.contains("keybearer_secret_expires_seconds{profile=\"account\",what=\"client_secret\"}"),
