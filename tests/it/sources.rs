@@ -358,8 +358,11 @@ async fn an_end_that_is_near_is_told_by_check_by_the_log_and_by_a_metric() {
     let day = text.split_once(", ").unwrap().1.get(..11).unwrap();
     assert!(words.contains("client_secret expires in") && words.contains(day), "{words}");
     let process = Process::start(&stage, &[]).await;
-    let warning =
-        |line: &String| line.contains("\"WARN\"") && line.contains("client_secret expires in 5 days");
+    let warning = |line: &String| {
+        line.contains("\"WARN\"")
+            && line.contains("client_secret expires in ")
+            && line.contains("\"profile\":\"account\"")
+    };
     eventually("the log has it", || process.lines().iter().any(warning)).await;
     let (_, metrics) = stage.admin("/metrics").await;
     assert!(
