@@ -340,6 +340,12 @@ impl Holder {
         self.kept.last().map(|held| held.certificate.expires())
     }
 
+    /// SHA-1 of the last one that could be used, in hexadecimal, as Microsoft's portal shows it.
+    pub(super) fn thumbprint(&self) -> Option<String> {
+        let held = self.kept.last()?;
+        Some(held.certificate.sha1.iter().map(|byte| format!("{byte:02X}")).collect())
+    }
+
     async fn read_now(&self) -> Result<Arc<Held>, CertificateError> {
         let document = self.place.certificate.read_document().await?;
         let key = match &self.place.private_key {

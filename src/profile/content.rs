@@ -39,6 +39,12 @@ impl Content {
         self.shown(&["aud"])
     }
 
+    /// What a federated credential is compared with, byte for byte.
+    pub fn trust(&self) -> String {
+        let shown = |name| self.shown(&[name]).map_or("none".into(), |value| format!("{value:?}"));
+        format!("issuer {}, subject {}, audience {}", shown("iss"), shown("sub"), shown("aud"))
+    }
+
     /// The account that it was issued to.
     pub fn client(&self) -> Option<String> {
         self.shown(&["azp", "appid", "client_id", "cid"])

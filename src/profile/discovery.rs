@@ -17,7 +17,7 @@ use crate::{
     profile::{
         authentication::ClientAuth,
         http::{self, Http},
-        refusal::ExchangeError,
+        refusal::{ExchangeError, printable},
     },
 };
 
@@ -158,7 +158,8 @@ async fn metadata(url: &Url, http: &Http) -> Result<Metadata, (String, bool)> {
 /// RFC 8414 §3.3: the metadata must name the very issuer that was asked for.
 fn endpoints(issuer: &str, metadata: &Metadata) -> Result<Endpoints, ExchangeError> {
     if metadata.issuer != issuer {
-        let what = "its metadata names another issuer (a trailing slash counts)".to_owned();
+        let other = printable(&metadata.issuer);
+        let what = format!("its metadata names another issuer, {other:?} (a trailing slash counts)");
         return Err(ExchangeError::Discovery { issuer: issuer.to_owned(), what, permanent: true });
     }
     let alias = metadata.mtls_endpoint_aliases.token_endpoint.as_deref();

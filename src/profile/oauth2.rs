@@ -201,7 +201,8 @@ impl Client {
             asked_at = clock::now();
             reply = self.send(url, &sent, claims).await?;
         }
-        let accepted = answer::read_as(&self.wanted(), &reply, &sent.secrets).map_err(|e| self.advised(e))?;
+        let accepted =
+            answer::read_as(&self.wanted(), &reply, &sent.secrets).map_err(|e| self.advised(e, &sent))?;
         self.compare_scope(accepted.scope.as_deref());
         self.compare_binding(&sent, &accepted.access_token);
         self.authentication.accepted(&sent);
@@ -283,13 +284,14 @@ impl Client {
         }
     }
 
-    /// A refusal, with what the issuer's metadata say about the way of client authentication.
-    fn advised(&self, error: ExchangeError) -> ExchangeError {
+    /// A refusal, with what the account was proven by, and what the issuer's metadata say about that.
+    fn advised(&self, error: ExchangeError, sent: &Proof) -> ExchangeError {
         let ExchangeError::Rejected(mut rejection) = error else { return error };
-        if rejection.may_be_about_the_client()
-            && let Some(words) = self.objection()
-        {
-            rejection.advise(words);
+        if rejection.may_be_about_the_client() {
+            [self.authentication.particulars(sent), self.objection()]
+                .into_iter()
+                .flatten()
+                .for_each(|words| rejection.advise(words));
         }
         ExchangeError::Rejected(rejection)
     }

@@ -18,6 +18,7 @@ use crate::{
         authentication::{BasicEncoding, ClientAuth, ProofError, expiry, token_in},
         certificate::{self, Certificate, Holder, Presented},
         client_secret::{Reader, Secrets, Which},
+        content::Content,
         expiry::Expiry,
         key::{Algorithm, PrivateKey},
         refusal::ExchangeError,
@@ -113,6 +114,19 @@ impl Authentication {
     /// Whether the second of two client secrets was the last that worked.
     pub(super) fn second_secret_works(&self) -> bool {
         self.secrets.favourite() == Which::Second
+    }
+
+    /// What the provider compares with its registration of the account, and is no secret.
+    pub(super) fn particulars(&self, sent: &Proof) -> Option<String> {
+        match &self.method {
+            ClientAuth::Assertion(_) => Content::of(sent.secrets.first()?)
+                .map(|token| format!("the token that was sent has {}", token.trust())),
+            ClientAuth::CertificateJwt { .. } => {
+                let thumbprint = self.signing.as_ref()?.thumbprint()?;
+                Some(format!("the certificate that signed has the thumbprint {thumbprint}"))
+            }
+            _ => None,
+        }
     }
 
     /// Another proof to try at once, after the provider has refused `proof`: with what has been replaced

@@ -206,7 +206,7 @@ pub struct Rejection {
     trace_id: Option<String>,
     correlation_id: Option<String>,
     retry_after: Option<Duration>,
-    advice: Option<String>,
+    advice: Vec<String>,
     /// What repeats a part of a secret is not kept.
     repeats_secret: bool,
     /// What is odd about a secret that was sent.
@@ -242,7 +242,7 @@ impl Rejection {
             correlation_id,
             repeats_secret,
             retry_after: reply.retry_after,
-            advice: None,
+            advice: Vec::new(),
             oddity: secrets.iter().find_map(|secret| Oddity::of(secret, true)),
         }
     }
@@ -255,7 +255,7 @@ impl Rejection {
 
     /// Adds what is known besides the answer.
     pub(super) fn advise(&mut self, words: String) {
-        self.advice = Some(words);
+        self.advice.push(words);
     }
 
     /// Whether the number is an AADB2C number, not an AADSTS number.
@@ -367,7 +367,7 @@ impl fmt::Display for Rejection {
                 write!(f, " {name}={id}")?;
             }
         }
-        if let Some(advice) = &self.advice {
+        for advice in &self.advice {
             write!(f, "; {advice}")?;
         }
         if self.repeats_secret {

@@ -200,7 +200,7 @@ async fn the_metadata_of_an_issuer_are_looked_at() {
     yaml(&format!("{told}/"));
     let (code, other) = report(&stage, &["--profile", "account"]).await;
     assert_eq!(code, 1);
-    check(&other["profiles"][0], "discovery", "failed", &["write issuer exactly"]);
+    check(&other["profiles"][0], "discovery", "failed", &["write issuer exactly", told]);
     check(&other["profiles"][0], "token", "skipped", &[]);
 }
 

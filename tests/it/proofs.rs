@@ -193,6 +193,7 @@ async fn a_certificate_that_is_not_registered_is_told_in_words() {
     let stage = stage(&made.line("certificate", "both.pem"), other.account()).await;
     let words = failure(&stage).await;
     assert!(words.contains("AADSTS700027"), "{words}");
+    assert!(words.contains(&format!("has the thumbprint {}", made.thumbprint())), "{words}");
     assert_eq!(stage.status("/v1").await, 503);
 }
 
@@ -263,6 +264,21 @@ async fn a_federated_token_is_read_at_every_token_request() {
     assert_eq!(stage.status("/v1").await, 200);
     let request = stage.idp.last_request().unwrap();
     assert_eq!(request.field("client_assertion"), Some(renewed.as_str()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_federated_token_that_matches_no_credential_is_shown_with_what_is_compared() {
+    let made = Made::new();
+    made.write("token", made.token(clock::wall()).as_bytes());
+    let mut account = made.trusting_account();
+    account.trusts[0].subject = "system:serviceaccount:Orders:daemon".into();
+    let stage = stage(&made.line("federated_token", "token"), account).await;
+    let words = failure(&stage).await;
+    let shown = format!(
+        "issuer \"https://cluster.example\", subject \"system:serviceaccount:orders:daemon\", audience \"{}\"",
+        assertion::EXCHANGE_AUDIENCE
+    );
+    assert!(words.contains("AADSTS7002") && words.contains(&shown), "{words}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

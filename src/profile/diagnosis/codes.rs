@@ -79,7 +79,7 @@ pub const CODES: &[Code] = &[
         "set the clock (NTP) and compare the clock skew; see that the federated token's file is renewed",
     ),
     sts(
-        &[70021, 700211, 700213],
+        &[70021, 700211, 700212, 700213],
         Class::Eventual,
         "no federated credential of the application matches the token's issuer, subject and audience",
         "compare all three byte for byte, a slash at the end too; a new federated credential takes some minutes",
