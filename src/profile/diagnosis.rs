@@ -155,7 +155,7 @@ pub fn of_status(status: u16) -> Diagnosis {
         }
         407 => words(
             "an outbound proxy wants a login of its own",
-            "put user and password into the proxy's URL, or let the gateway's address through",
+            "put user and password into HTTPS_PROXY of the gateway's environment, or let its address through",
         ),
         426 => words(
             "the connection used a TLS version that the provider no longer takes",

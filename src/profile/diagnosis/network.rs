@@ -92,6 +92,13 @@ const FAILURES: &[(&[&str], Diagnosis)] = &[
         words("TLS: the server's certificate cannot be used", "ask the server's operator"),
     ),
     (
+        &["proxy authorization required"],
+        words(
+            "the outbound proxy wants a login of its own",
+            "put user and password into HTTPS_PROXY of the gateway's environment, or let its address through",
+        ),
+    ),
+    (
         &["unsuccessful tunnel", "tunnel", "proxy"],
         words(
             "the outbound proxy did not open the way",

@@ -115,6 +115,7 @@ fn what_the_system_and_the_tls_library_say_is_put_into_words() {
         ("received fatal alert: CertificateRequired", "wants a client certificate"),
         ("received fatal alert: HandshakeFailure", "ended the handshake"),
         ("tls handshake eof", "ended the handshake"),
+        ("the proxy cannot be used: tunnel error: proxy authorization required", "login of its own"),
         ("unsuccessful tunnel", "outbound proxy"),
         ("Connection reset by peer (os error 104)", "cut in the middle"),
         ("timed out", "nobody answered in time"),
