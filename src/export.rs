@@ -159,8 +159,12 @@ impl Exporter {
     /// Once, until it works again.
     fn tell(&mut self, why: &str) {
         if !std::mem::replace(&mut self.is_failing, true) {
-            let endpoint = self.settings.endpoint.as_str();
-            tracing::warn!(endpoint, "the collector has not taken spans: {why}; they are lost if that lasts");
+            // Its path may hold a key.
+            let collector = self.settings.endpoint.origin().ascii_serialization();
+            tracing::warn!(
+                collector,
+                "the collector has not taken spans: {why}; they are lost if that lasts"
+            );
         }
     }
 

@@ -76,7 +76,7 @@ impl Record {
     ) -> Box<Self> {
         let Telling { logs_access, tracer } = worker.telling();
         let started = Instant::now();
-        let trace = tracer.and_then(|tracer| Trace::begin(tracer, request, started));
+        let trace = tracer.filter(|_| is_genuine).and_then(|tracer| Trace::begin(tracer, request, started));
         let shown = (logs_access && is_genuine).then(|| (request.method().clone(), request.uri().clone()));
         worker.enter();
         let has_body = !request.body().is_end_stream();
@@ -324,6 +324,7 @@ impl Record {
             bytes_out = self.sent_bytes,
             complete = self.is_complete,
             request_id = self.request_id.to_str().unwrap_or_default(),
+            trace_id = self.trace.as_ref().map(|trace| trace.id()),
         );
     }
 }
@@ -355,11 +356,11 @@ impl Drop for Record {
     fn drop(&mut self) {
         let took = self.started.elapsed();
         self.count(took);
-        if let Some(trace) = self.trace.take() {
-            self.finish(*trace, took);
-        }
         if self.worker.logs_access() {
             self.log(took);
+        }
+        if let Some(trace) = self.trace.take() {
+            self.finish(*trace, took);
         }
         self.worker.leave();
     }

@@ -138,6 +138,11 @@ impl Trace {
         });
     }
 
+    /// The trace's id, as people write it.
+    pub fn id(&self) -> String {
+        self.own.trace.to_string()
+    }
+
     /// The request has got `token`. If it was fetched meanwhile, the request has waited for it.
     pub fn got(&mut self, token: &Token) {
         if token.age() <= self.began.elapsed() {

@@ -5,6 +5,7 @@
 
 use std::{
     borrow::Cow,
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -39,6 +40,12 @@ impl TraceId {
     /// A new trace's.
     pub fn random() -> Self {
         Self(fastrand::u128(1..).to_be_bytes())
+    }
+}
+
+impl fmt::Display for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
     }
 }
 
@@ -103,8 +110,7 @@ impl Context {
 
     /// The value of `traceparent`.
     pub fn header(&self) -> HeaderValue {
-        let (trace, span) = (u128::from_be_bytes(self.trace.0), u64::from_be_bytes(self.span.0));
-        let text = format!("00-{trace:032x}-{span:016x}-{:02x}", self.flags);
+        let text = format!("00-{}-{:016x}-{:02x}", self.trace, u64::from_be_bytes(self.span.0), self.flags);
         HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""))
     }
 

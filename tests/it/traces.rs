@@ -14,6 +14,7 @@ use opentelemetry_proto::tonic::{
 };
 use prost::Message as _;
 
+use crate::process::Process;
 use crate::stage::{PATIENCE, Plan, Stage, eventually, pause};
 
 const GIVEN: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -298,6 +299,20 @@ async fn spans_that_a_collector_will_not_have_are_counted_and_requests_go_on() {
     assert_eq!(stage.status("/v1/a").await, 200);
     wait_for_metric(&stage, "keybearer_spans_lost_total{reason=\"refused\"} 3\n").await;
     assert_eq!(stage.status("/v1/a").await, 200);
+}
+
+#[tokio::test]
+async fn the_access_line_names_the_trace() {
+    let collector = Collector::start().await;
+    let stage = start(&collector, ", sampling: 0").await;
+    let process = Process::start(&stage, &[]).await;
+    for given in [GIVEN.to_owned(), GIVEN.replace("-01", "-00")] {
+        stage.http.get(process.url("/v1/a")).header("traceparent", given).send().await.unwrap();
+    }
+    let lines = || process.lines().into_iter().filter(|line| line.contains("\"access\"")).collect::<Vec<_>>();
+    eventually("both lines are written", || lines().len() == 2).await;
+    let traced = lines().iter().filter(|line| line.contains("4bf92f3577b34da6a3ce929d0e0e4736")).count();
+    assert_eq!(traced, 1, "{:?}", lines());
 }
 
 async fn wait_for_metric(stage: &Stage, line: &str) {
