@@ -16,11 +16,20 @@ use crate::{
     telemetry::log,
 };
 
+mod client;
 mod doctor;
 mod explain;
+mod pinned;
+mod place;
+mod reload;
+mod report;
 mod run;
 mod status;
+mod switch;
+mod table;
+mod times;
 mod token;
+mod told;
 
 /// Places where a configuration is looked for when none is named.
 const CONFIG_PLACES: [&str; 2] = ["keybearer.yaml", "/etc/keybearer/keybearer.yaml"];
@@ -92,17 +101,12 @@ enum Command {
         #[command(flatten)]
         config: ConfigArgs,
     },
-    /// Ask a running gateway whether it is ready; exit 1 if it is not (for health checks)
-    Status {
-        /// The admin listener's address; from the configuration when absent
-        #[arg(long, value_name = "ADDRESS")]
-        admin: Option<std::net::SocketAddr>,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-        #[command(flatten)]
-        config: ConfigArgs,
-    },
+    /// Show what a running gateway does; exit 1 if it is not ready (for health checks)
+    Status(status::StatusArgs),
+    /// Serve a route with another profile while the gateway runs, for a while or until it is undone
+    Switch(switch::SwitchArgs),
+    /// Have the running gateway read its configuration again
+    Reload(reload::ReloadArgs),
     /// Show the whole thing on loopback: identity provider, Web API, gateway and a narrated tour
     Demo {
         /// Run the tour and exit 0 only if every step came out as told
@@ -203,16 +207,9 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
             let wish = crate::doctor::Wish { profile, route, probe };
             doctor::doctor(&config.inspect()?, wish, json)
         }
-        Command::Status { admin, json, config } => {
-            let address = match admin {
-                Some(address) => Some(address),
-                None => config.inspect()?.loaded.settings.admin.and_then(|admin| match admin.address {
-                    crate::listen::Address::Ip(address) => Some(address),
-                    crate::listen::Address::Unix(_) => None,
-                }),
-            };
-            status::status(address, json)
-        }
+        Command::Status(args) => status::status(&args),
+        Command::Switch(args) => switch::switch(&args),
+        Command::Reload(args) => reload::reload(&args),
         Command::Demo { once } => crate::demo::tour::run(once).map_err(Failure::from),
         Command::Schema => {
             let schema = serde_json::to_string_pretty(&config::schema())?;

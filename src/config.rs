@@ -142,6 +142,39 @@ pub fn inspect(path: &Path, environment: Option<&str>) -> Result<Loaded, Problem
     check(&read_text(path)?, path, &asked)
 }
 
+/// Where a running gateway of a configuration is spoken to.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The admin listener, if there is one.
+    pub admin: Option<Admin>,
+    /// Where its token is when the file names no other place.
+    pub state_dir: Option<PathBuf>,
+}
+
+/// Reads from the file at `path` where its gateway is spoken to, whatever else is wrong with the file: the
+/// gateway that runs may have begun with an earlier state of it.
+///
+/// # Errors
+/// When the file cannot be read, or the admin listener cannot be made out in it.
+pub fn find_admin(path: &Path) -> Result<Found, Problems> {
+    let text = read_text(path)?;
+    let findings = Findings::new(path, &text);
+    let folder = folder(path);
+    let found = tree::parse(&text, &findings).and_then(|root| {
+        let file = file::File::deserialize(collect::Reader::new(&root, &findings)).ok()?;
+        let cx = Context { findings: &findings, folder: &folder, selected: false };
+        let admin = listeners::admin(&file, &[], &cx);
+        let is_whole = admin.is_some() || field::given(&file.admin).is_none();
+        is_whole.then(|| Found { admin, state_dir: lower::state_dir(&file, &cx) })
+    });
+    found.ok_or_else(|| findings.finish().0)
+}
+
+fn folder(path: &Path) -> PathBuf {
+    let file = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    file.parent().map(Path::to_owned).unwrap_or_default()
+}
+
 /// Which reading of the file is wanted.
 struct Asked<'a> {
     environment: Option<&'a str>,
@@ -235,8 +268,7 @@ fn variants(
     path: &Path,
     findings: &Findings<'_>,
 ) -> Option<Settings> {
-    let file = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let folder = file.parent().map(Path::to_owned).unwrap_or_default();
+    let folder = folder(path);
     let mut used = HashSet::new();
     let mut chosen = None;
     for overlay in [None].into_iter().chain(overlays.iter().map(Some)) {

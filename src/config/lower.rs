@@ -144,7 +144,7 @@ pub(super) fn address(place: &str, at: Position, text: &str, cx: &Context<'_>) -
     address
 }
 
-fn state_dir(file: &file::File, cx: &Context<'_>) -> Option<PathBuf> {
+pub(super) fn state_dir(file: &file::File, cx: &Context<'_>) -> Option<PathBuf> {
     let (at, path) = given(&file.state_dir)?;
     if path.trim().is_empty() {
         cx.problem(at, "state_dir: the path is empty (leave the key out to keep nothing)");

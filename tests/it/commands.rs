@@ -190,7 +190,7 @@ async fn status_tells_health_checks_whether_the_gateway_is_ready() {
     };
     let output = ask(admin.clone()).await;
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    assert!(text(&output.stdout).contains("account: ready"), "{}", text(&output.stdout));
+    assert!(text(&output.stdout).contains("account  ready"), "{}", text(&output.stdout));
     stage.gateway.stop();
     assert_eq!(ask(admin).await.status.code(), Some(1));
     assert_eq!(ask("127.0.0.1:1".into()).await.status.code(), Some(1));

@@ -49,6 +49,7 @@ mod logs; // access lines and metrics, and what never gets into them
 mod managed_identity; // the gateway on a pretended Azure machine
 mod metrics;
 mod microsoft; // MSAL and azure-identity against the demo's provider
+mod operating; // commands that speak to a running gateway
 mod outbound; // proxies and certificate authorities towards identity providers
 mod packages; // what deploy/ ships, tried with the tools that read it
 mod proofs; // accounts that prove themselves by certificates and by tokens of others

@@ -10,10 +10,10 @@ use keybearer::{
 
 use crate::stage::{CLIENT, Plan, ROLE, SECRET, Stage, eventually, start_file};
 
-const OTHER: &str = "77777777-7615-472f-8200-a81d5c87c0ca";
+pub(crate) const OTHER: &str = "77777777-7615-472f-8200-a81d5c87c0ca";
 
 /// A stage with a second account, and an environment in which the route has it.
-async fn start() -> Stage {
+pub(crate) async fn start() -> Stage {
     let plan = Plan::default().more("state_dir: state");
     let stage = plan.start_with(|idp| idp.add_account(Account::new(OTHER, SECRET, &[ROLE]))).await;
     // The second account, and what an environment makes of the route, as an operator would add them.
@@ -36,7 +36,7 @@ fn second(stage: &Stage) -> String {
 }
 
 /// The client that the API was last called by.
-async fn client(stage: &Stage) -> String {
+pub(crate) async fn client(stage: &Stage) -> String {
     let answer: serde_json::Value = stage.get("/v1/a").await.json().await.unwrap();
     answer["seen"]["account"].as_str().unwrap_or_default().to_owned()
 }

@@ -1,0 +1,250 @@
+//! The commands that speak to a running gateway, as an operator types them: status, switch, reload.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    process::{Output, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+use crate::{
+    authority::Authority,
+    process::command,
+    stage::{Plan, Stage},
+    switches::{OTHER, client, start},
+};
+
+/// The command with this gateway's configuration, from its folder.
+async fn keybearer(stage: &Stage, line: &str) -> Output {
+    let mut command = of(stage, line);
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+}
+
+fn of(stage: &Stage, line: &str) -> std::process::Command {
+    let mut command = command(&line.split(' ').collect::<Vec<_>>());
+    command.env_remove("KEYBEARER_ADMIN").current_dir(stage.folder.path());
+    // Port 0 of the configuration is another one in truth.
+    if let Some(address) = stage.gateway.admin().filter(|_| !line.contains("--admin")) {
+        let scheme = if stage.yaml.contains("admin.pem") { "https" } else { "http" };
+        command.env("KEYBEARER_ADMIN", format!("{scheme}://{address}"));
+    }
+    command
+}
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Runs the command and expects this exit code.
+async fn run(stage: &Stage, line: &str, code: i32) -> String {
+    let output = keybearer(stage, line).await;
+    assert_eq!(output.status.code(), Some(code), "{line}:\n{}", said(&output));
+    let words = said(&output);
+    assert!(!words.contains("eyJ") && !words.contains("canary"), "{words}");
+    words
+}
+
+#[track_caller]
+fn has(words: &str, expected: &[&str]) {
+    for part in expected {
+        assert!(words.contains(part), "{part:?} is not in\n{words}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn status_shows_the_gateway_in_tables_and_as_json() {
+    let stage = start().await;
+    assert_eq!(stage.status("/v1/a").await, 200);
+    let words = run(&stage, "status", 0).await;
+    has(
+        &words,
+        &[
+            "gateway      ready",
+            "reloads      1 done",
+            "environment  none (defined: staging)",
+            "ROUTE ",
+            "PROFILE ",
+        ],
+    );
+    let row = |first: &str| words.lines().find(|line| line.starts_with(first)).unwrap().to_owned();
+    let cells: Vec<_> = row("orders ").split_whitespace().map(str::to_owned).collect();
+    assert_eq!(cells[..3], ["orders", "account", "1"], "{words}");
+    has(&row("account "), &["ready, no. 1", "orders"]);
+    has(&row("local "), &["local", "1"]);
+    let json: Value = serde_json::from_str(&run(&stage, "status --json", 0).await).unwrap();
+    assert_eq!((&json["ready"], &json["routes"][0]["name"]), (&json!(true), &json!("orders")));
+    assert_eq!(json["profiles"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_account_is_switched_listed_and_taken_back() {
+    let stage = start().await;
+    let tried = run(&stage, "switch orders other --dry-run", 0).await;
+    has(
+        &tried,
+        &["route \"orders\": profile \"other\" instead of \"account\" can be had; nothing was changed"],
+    );
+    has(&run(&stage, "switch --list", 0).await, &["nothing is switched"]);
+    assert_ne!(client(&stage).await, OTHER);
+    let switched = run(&stage, "switch orders other --for 30m", 0).await;
+    has(
+        &switched,
+        &[
+            "profile \"other\" instead of \"account\" from now on",
+            "UTC (in ",
+            "keybearer switch orders --undo",
+        ],
+    );
+    assert_eq!(client(&stage).await, OTHER);
+    let list = run(&stage, "switch --list", 0).await;
+    has(&list, &["route orders", "account", "other", " UTC (in ", "admin token, 127.0.0.1"]);
+    has(&run(&stage, "status", 0).await, &["other (switched)", "SWITCHED"]);
+    run(&stage, "switch orders --undo", 0).await;
+    assert_ne!(client(&stage).await, OTHER);
+    let list = run(&stage, "switch --list", 0).await;
+    has(&list, &["nothing is switched", "undo", "switch"]);
+    has(
+        &run(&stage, "switch orders --undo", 1).await,
+        &["route \"orders\" is not switched; nothing was changed"],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_whole_environment_is_switched_by_command() {
+    let stage = start().await;
+    let switched = run(&stage, "switch --environment staging", 0).await;
+    has(&switched, &["environment \"staging\" instead of \"none\"", "switch --environment staging --undo"]);
+    assert_eq!(client(&stage).await, OTHER);
+    has(&run(&stage, "status", 0).await, &["environment  staging", "the environment"]);
+    has(
+        &run(&stage, "switch -e elsewhere --undo", 1).await,
+        &["\"elsewhere\" is not in force, but \"staging\" is"],
+    );
+    run(&stage, "switch --environment staging --undo", 0).await;
+    assert_ne!(client(&stage).await, OTHER);
+    run(&stage, "switch --environment staging", 0).await;
+    has(&run(&stage, "switch --environment none", 0).await, &["environment \"none\" instead of \"staging\""]);
+    assert_ne!(client(&stage).await, OTHER);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_asked_badly_is_said_with_what_there_is() {
+    let stage = start().await;
+    has(
+        &run(&stage, "switch orders nobody", 2).await,
+        &["profile \"nobody\" is not defined (defined: \"account\", \"other\")"],
+    );
+    has(
+        &run(&stage, "switch nowhere other", 2).await,
+        &["route \"nowhere\" is not defined (defined: \"orders\")"],
+    );
+    has(&run(&stage, "switch a/../b%c other", 2).await, &["route \"a/../b%c\" is not defined"]);
+    has(&run(&stage, "switch orders other --for soon", 2).await, &["is a span such as 30s"]);
+    has(&run(&stage, "switch orders account", 1).await, &["already"]);
+    for line in
+        ["switch", "switch orders", "switch orders other --undo", "switch --list orders", "switch --undo"]
+    {
+        has(&run(&stage, line, 2).await, &["Usage: keybearer switch ROUTE PROFILE"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_with_tls_is_known_by_the_certificate_of_its_configuration() {
+    let authority = Authority::new();
+    let folder = tempfile::tempdir().unwrap();
+    // The name is none by which it is called here.
+    authority.issue(&["gateway.internal"]).write(folder.path(), "admin");
+    let (pem, key) = (folder.path().join("admin.pem"), folder.path().join("admin.key"));
+    let (pem, key) = (pem.display(), key.display());
+    let admin = format!(
+        "state_dir: state\nadmin: {{address: \"127.0.0.1:0\", tls: {{certificate: {{file: {pem}}}, key: {{file: {key}}}}}}}"
+    );
+    let stage = Plan::default().more(&admin).start().await;
+    stage.ready().await;
+    has(&run(&stage, "status", 0).await, &["ready"]);
+    has(&run(&stage, "reload", 0).await, &["reloaded"]);
+    // Without the configuration the certificate must be of an authority that is known, and for the name.
+    let address = stage.gateway.admin().unwrap();
+    let elsewhere = format!("status --config nothing.yaml --admin https://{address}");
+    has(&run(&stage, &elsewhere, 1).await, &["the TLS handshake failed", "--ca FILE"]);
+    fs::write(stage.folder.path().join("ca.pem"), &authority.pem).unwrap();
+    has(&run(&stage, &format!("{elsewhere} --ca ca.pem"), 1).await, &["not valid for name"]);
+    let here = authority.issue(&["127.0.0.1"]);
+    here.write(folder.path(), "admin");
+    let ca = format!("{elsewhere} --ca ca.pem");
+    let begun = std::time::Instant::now();
+    // The gateway looks at its files every two seconds.
+    while keybearer(&stage, &ca).await.status.code() != Some(0) {
+        assert!(begun.elapsed() < crate::stage::PATIENCE, "{}", said(&keybearer(&stage, &ca).await));
+    }
+    let plain = format!("status --admin http://{address}");
+    has(&run(&stage, &plain, 1).await, &["say https://"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_a_unix_socket_no_token_is_needed() {
+    let plan = Plan::default().more("admin: {address: \"unix:admin.sock\", socket: {mode: \"0600\"}}");
+    let stage = plan.start().await;
+    stage.ready().await;
+    has(&run(&stage, "status", 0).await, &["gateway      ready"]);
+    has(&run(&stage, "reload", 0).await, &["reloaded"]);
+    has(&run(&stage, "status --config nothing.yaml --admin unix:admin.sock", 0).await, &["ready"]);
+    let none = run(&stage, "status --admin unix:other.sock", 1).await;
+    has(&none, &["no gateway answers at unix:other.sock", "No such file", "does it run"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_have_the_token_is_told_where_it_is() {
+    let stage = start().await;
+    let token = stage.folder.path().join("state/admin-token");
+    let right = fs::read_to_string(&token).unwrap();
+    fs::write(stage.folder.path().join("guess"), "guess").unwrap();
+    let wrong = run(&stage, "reload --token-file guess", 1).await;
+    has(&wrong, &["does not take the admin token in file guess", "--token-file"]);
+    let absent = run(&stage, "reload --token-file nothing", 1).await;
+    has(&absent, &["nothing cannot be read: no such file", "sudo -u keybearer"]);
+    let unknown = run(&stage, "reload --config nothing.yaml", 2).await;
+    has(&unknown, &["--token-file FILE"]);
+    fs::write(stage.folder.path().join("copy"), &right).unwrap();
+    run(&stage, "reload --config nothing.yaml --token-file copy", 0).await;
+    let far = run(&stage, "reload --admin http://192.0.2.1:9901", 2).await;
+    has(&far, &["plain HTTP to another machine", "https://"]);
+    assert!(!far.contains(right.trim()));
+    let away = run(&stage, "reload --admin 127.0.0.1:1", 1).await;
+    has(&away, &["no gateway answers at http://127.0.0.1:1", "does it run"]);
+    // Something else answers there: the gateway's own listener for callers.
+    let other = run(&stage, &format!("status --admin {}", stage.address()), 1).await;
+    has(&other, &["not as the admin listener of keybearer"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_without_an_admin_listener_is_told_from_one_that_does_not_run() {
+    let stage = Stage::start().await;
+    let text = stage.yaml.replace("admin: {address: \"127.0.0.1:0\"}\n", "");
+    fs::write(stage.folder.path().join("other.yaml"), text).unwrap();
+    let mut command = of(&stage, "status --config other.yaml");
+    command.env_remove("KEYBEARER_ADMIN");
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    has(&said(&output), &["has no admin listener to ask (add admin: {address: 127.0.0.1:9901}"]);
+    let stateless = run(&stage, "reload", 2).await;
+    has(&stateless, &["neither state_dir nor admin.token"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn status_watches_until_it_is_interrupted() {
+    let stage = start().await;
+    let mut command = of(&stage, "status --watch --interval 1s");
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let mut is_told = |what: &str| lines.by_ref().find(|line| line.contains(what));
+    tokio::task::block_in_place(|| is_told("gateway      ready")).unwrap();
+    run(&stage, "switch orders other", 0).await;
+    let line = tokio::task::block_in_place(|| is_told("other (switched)"));
+    assert!(line.is_some(), "the watch ended");
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let status = tokio::task::block_in_place(|| child.wait()).unwrap();
+    assert_eq!(status.code(), Some(0));
+}
