@@ -44,6 +44,7 @@ mod administering;
 pub mod control;
 mod controlled;
 mod core;
+mod difference;
 mod listeners;
 mod look;
 mod owners;

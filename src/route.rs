@@ -43,7 +43,7 @@ pub struct Head<'a> {
 }
 
 /// Which requests a route takes: those that meet every criterion.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// The host; `None` takes any.
     pub host: Option<HostPattern>,
@@ -86,7 +86,7 @@ impl Rule {
 }
 
 /// A named rule and what it leads to.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry<T> {
     /// The route's name.
     pub name: String,

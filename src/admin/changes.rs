@@ -105,6 +105,20 @@ pub struct Reading {
     pub failed: u64,
 }
 
+/// What a reload has changed, by names such as `route "orders"`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct Reloaded {
+    /// What was not there before.
+    pub added: Vec<String>,
+    /// What is another now.
+    pub changed: Vec<String>,
+    /// What is not there any more.
+    pub removed: Vec<String>,
+    /// What an operator should know of the new configuration.
+    pub warnings: Vec<String>,
+}
+
 /// What is in force, and what was changed since the start.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Configuration {
@@ -169,7 +183,7 @@ pub trait Control: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`Refusal`].
-    fn reload(&self, by: &str) -> Result<(), Refusal>;
+    fn reload(&self, by: &str) -> Result<Reloaded, Refusal>;
 
     /// Serves a route with another profile, or everything in another environment.
     ///

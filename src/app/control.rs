@@ -12,10 +12,11 @@ use std::{
 use arc_swap::ArcSwap;
 
 use crate::{
-    admin::changes::{Action, Glance, Reading, Switch, Switched, Wish},
+    admin::changes::{Action, Glance, Reading, Reloaded, Switch, Switched, Wish},
     app::{
         ReloadError,
         core::Core,
+        difference,
         reading::{Prepared, environment, now, read},
         switches::{Store, Switches},
     },
@@ -77,8 +78,9 @@ pub struct Control {
     origin: Origin,
     store: Option<Store>,
     state: Mutex<State>,
-    /// What is told of `state` while somebody holds it.
-    glance: ArcSwap<Glance>,
+    /// What is told of `state`, also while a change holds it: that may wait for tokens, and those who look
+    /// run where tokens are fetched.
+    shown: ArcSwap<View>,
 }
 
 struct State {
@@ -90,13 +92,13 @@ struct State {
 }
 
 impl State {
-    fn glance(&self) -> Glance {
-        Glance {
-            is_valid: self.reading.refused.is_none(),
-            done: self.reading.done,
-            failed: self.reading.failed,
-            switched: self.switches.routes().map(|(route, _)| route.to_owned()).collect(),
-            has_other_environment: self.switches.environment().is_some(),
+    fn view(&self, origin: &Origin) -> View {
+        View {
+            path: origin.path.clone(),
+            environment: environment(origin, &self.switches),
+            environments: self.environments.clone(),
+            switches: self.switches.clone(),
+            reading: self.reading.clone(),
         }
     }
 }
@@ -121,13 +123,20 @@ impl Control {
         let Prepared { loaded, text, switches, store } = prepared;
         let reading = Reading { loaded_at: now(), ..Reading::default() };
         let state = State { text, environments: loaded.environments, switches, reading };
-        let glance = ArcSwap::from_pointee(state.glance());
-        Self { core, origin, store, state: Mutex::new(state), glance }
+        let shown = ArcSwap::from_pointee(state.view(&origin));
+        Self { core, origin, store, state: Mutex::new(state), shown }
     }
 
     /// What monitors want to know. Never blocks.
     pub fn glance(&self) -> Arc<Glance> {
-        self.glance.load_full()
+        let view = self.view();
+        Arc::new(Glance {
+            is_valid: view.reading.refused.is_none(),
+            done: view.reading.done,
+            failed: view.reading.failed,
+            switched: view.switches.routes().map(|(route, _)| route.to_owned()).collect(),
+            has_other_environment: view.switches.environment().is_some(),
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -139,33 +148,32 @@ impl Control {
         self.core.serving.lock().unwrap_or_else(PoisonError::into_inner).watch
     }
 
-    /// What is in force.
-    pub fn view(&self) -> View {
-        let state = self.state();
-        View {
-            path: self.origin.path.clone(),
-            environment: environment(&self.origin, &state.switches),
-            environments: state.environments.clone(),
-            switches: state.switches.clone(),
-            reading: state.reading.clone(),
-        }
+    /// What is in force. Never blocks.
+    pub fn view(&self) -> Arc<View> {
+        self.shown.load_full()
+    }
+
+    fn show(&self, state: &State) {
+        self.shown.store(Arc::new(state.view(&self.origin)));
     }
 
     /// Reads the file again and serves what it says. Blocks until new and changed profiles have their
-    /// tokens. `by` says who asked.
+    /// tokens. `by` says who asked. What has changed is told.
     ///
     /// # Errors
     /// [`ChangeError`]; it is kept for [`Control::view`] and logged.
-    pub fn reload(&self, by: &str) -> Result<(), ChangeError> {
+    pub fn reload(&self, by: &str) -> Result<Reloaded, ChangeError> {
         let mut state = self.state();
         let mut switches = state.switches.clone();
         let outcome = config::read_text(&self.origin.path).map_err(ChangeError::Problems).and_then(|text| {
             let loaded = read(&self.origin, &text, &mut switches).map_err(ChangeError::Problems)?;
+            let before = self.core.serving.lock().unwrap_or_else(PoisonError::into_inner).clone();
             self.core.reload(&loaded.settings)?;
-            Ok((text, loaded))
+            let reloaded = difference::between(&before, &loaded);
+            Ok((text, loaded, reloaded))
         });
         match outcome {
-            Ok((text, loaded)) => {
+            Ok((text, loaded, reloaded)) => {
                 for warning in &loaded.warnings {
                     tracing::warn!("{}", warning.to_string().trim_end());
                 }
@@ -176,14 +184,14 @@ impl Control {
                 state.reading.loaded_at = now();
                 state.reading.refused = None;
                 state.reading.done += 1;
-                self.glance.store(Arc::new(state.glance()));
+                self.show(&state);
                 tracing::info!(target: "audit", action = "reload", by, "the configuration was reloaded");
-                Ok(())
+                Ok(reloaded)
             }
             Err(error) => {
                 state.reading.refused = Some(error.to_string());
                 state.reading.failed += 1;
-                self.glance.store(Arc::new(state.glance()));
+                self.show(&state);
                 tracing::error!(by, "the configuration was not reloaded: {error}");
                 Err(error)
             }
@@ -279,7 +287,7 @@ impl Control {
             );
         }
         state.switches = switches;
-        self.glance.store(Arc::new(state.glance()));
+        self.show(state);
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::http::StatusCode;
 
 use crate::{
-    admin::changes::{self, Configuration, Glance, Refusal, Switched, Wish},
+    admin::changes::{self, Configuration, Glance, Refusal, Reloaded, Switched, Wish},
     app::control::{ChangeError, Control},
 };
 
@@ -29,7 +29,7 @@ impl changes::Control for Control {
         }
     }
 
-    fn reload(&self, by: &str) -> Result<(), Refusal> {
+    fn reload(&self, by: &str) -> Result<Reloaded, Refusal> {
         Control::reload(self, by).map_err(|error| refusal(&error))
     }
 

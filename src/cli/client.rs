@@ -107,7 +107,8 @@ impl Client {
     /// A problem document (RFC 9457) in words.
     fn refused(&self, status: StatusCode, problem: &Value) -> Failure {
         let text = |name: &str| problem.get(name).and_then(Value::as_str).unwrap_or_default();
-        let detail = text("detail");
+        // Whoever answers there does not write to this terminal as he likes.
+        let detail = text("detail").replace(|c: char| c.is_control() && c != '\n', " ");
         match text("code") {
             "" => self.strange(status),
             "token_needed" => anyhow!(

@@ -7,7 +7,7 @@ use http::uri::PathAndQuery;
 use crate::{route::path::Check, upstream::Origin};
 
 /// What happens to the requests of one route.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteSettings {
     /// Where its requests go: scheme, host and port come from here only.
     pub upstream: Origin,

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::{
     authority::Authority,
     process::command,
-    stage::{Plan, Stage},
+    stage::{PATIENCE, Plan, Stage},
     switches::{OTHER, client, start},
 };
 
@@ -174,11 +174,9 @@ async fn a_gateway_with_tls_is_known_by_the_certificate_of_its_configuration() {
     let here = authority.issue(&["127.0.0.1"]);
     here.write(folder.path(), "admin");
     let ca = format!("{elsewhere} --ca ca.pem");
-    let begun = std::time::Instant::now();
     // The gateway looks at its files every two seconds.
-    while keybearer(&stage, &ca).await.status.code() != Some(0) {
-        assert!(begun.elapsed() < crate::stage::PATIENCE, "{}", said(&keybearer(&stage, &ca).await));
-    }
+    let renewed = async { while keybearer(&stage, &ca).await.status.code() != Some(0) {} };
+    tokio::time::timeout(PATIENCE, renewed).await.expect("the new certificate is used");
     let plain = format!("status --admin http://{address}");
     has(&run(&stage, &plain, 1).await, &["say https://"]);
 }
@@ -247,4 +245,55 @@ async fn status_watches_until_it_is_interrupted() {
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
     let status = tokio::task::block_in_place(|| child.wait()).unwrap();
     assert_eq!(status.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_says_what_has_changed_or_every_problem_with_its_place() {
+    let stage = start().await;
+    let path = stage.folder.path().join("keybearer.yaml");
+    let good = fs::read_to_string(&path).unwrap();
+    has(&run(&stage, "reload", 0).await, &["reloaded", "nothing in it is new"]);
+    let orders = good.lines().find(|line| line.starts_with("  orders: {match")).unwrap();
+    let next = format!("{}\n{}", orders.replace("/v1", "/v2"), orders.replace("orders", "bills"));
+    let other = good.replace(orders, &next) + "timeouts: {connect: 3s}\n";
+    fs::write(&path, other).unwrap();
+    let words = run(&stage, "reload", 0).await;
+    has(&words, &["  added    route \"bills\"", "  changed  route \"orders\"", "  changed  timeouts"]);
+    assert!(!words.contains("profile"), "{words}");
+    fs::write(&path, format!("{good}workers: 3\nwokers: 2\n")).unwrap();
+    let refused = run(&stage, "reload", 2).await;
+    has(
+        &refused,
+        &["keybearer.yaml:", "is written twice", "\"wokers\" (did you mean", "nothing was changed"],
+    );
+    fs::write(&path, good.replace("path: /v1", "pfad: /v1").replace("kind: entra", "kind: entre")).unwrap();
+    let refused = run(&stage, "reload", 2).await;
+    has(&refused, &["unknown key \"pfad\"", "\"entre\"", "keybearer.yaml:"]);
+    // The file on disk is broken, and the gateway that runs is found and tells why.
+    has(
+        &run(&stage, "status", 0).await,
+        &["LAST RELOAD  REFUSED", "unknown key \"pfad\"", "gateway      ready"],
+    );
+    fs::write(&path, good.replace("workers: 2", "workers: 1")).unwrap();
+    has(&run(&stage, "reload", 1).await, &["a change of workers needs a restart; nothing was changed"]);
+    fs::write(&path, good).unwrap();
+    let words = run(&stage, "reload", 0).await;
+    has(&words, &["  changed  route \"orders\"", "  removed  route \"bills\""]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_looks_does_not_wait_for_who_changes() {
+    let stage = start().await;
+    let path = stage.folder.path().join("keybearer.yaml");
+    let changed = fs::read_to_string(&path).unwrap().replace("  other:\n", "  other:\n    default_ttl: 7m\n");
+    fs::write(&path, changed).unwrap();
+    // The changed profile's token comes after longer than a health check waits.
+    let before = stage.idp.requests();
+    stage.idp.set_delay(std::time::Duration::from_secs(8));
+    let mut reload = of(&stage, "reload");
+    let reload = tokio::task::spawn_blocking(move || reload.output().unwrap());
+    stage.idp.wait_for_requests(before + 1).await;
+    has(&run(&stage, "status", 0).await, &["gateway      ready"]);
+    assert!(!reload.is_finished(), "the reload had ended before");
+    has(&said(&reload.await.unwrap()), &["  changed  profile \"other\""]);
 }

@@ -14,7 +14,7 @@ use super::{Answer, Gateway, control, refuse};
 use crate::{
     admin::{
         Shown,
-        changes::{self, Control, Refusal, Switched, Wish},
+        changes::{self, Control, Refusal, Reloaded, Switched, Wish},
         socket::Peer,
         types::{Done, Empty, LogLevel, Problem, SwitchEnvironment, SwitchRoute},
     },
@@ -61,7 +61,7 @@ fn lasts(text: Option<&str>) -> Result<Option<Duration>, Refusal> {
 #[utoipa::path(
     post, path = "/api/v1/reload", request_body = Empty,
     responses(
-        (status = 200, body = Done), (status = 400, body = Problem), (status = 401, body = Problem),
+        (status = 200, body = Reloaded), (status = 400, body = Problem), (status = 401, body = Problem),
         (status = 409, body = Problem), (status = 415, body = Problem), (status = 422, body = Problem)
     )
 )]
@@ -69,11 +69,10 @@ pub(super) async fn reload(
     State(shown): Gateway,
     ConnectInfo(peer): ConnectInfo<Peer>,
     bytes: Bytes,
-) -> Answer<Done> {
+) -> Answer<Reloaded> {
     let Empty {} = body(&bytes)?;
     let by = peer.name();
-    change(&shown, move |control| control.reload(&by)).await?;
-    Ok(Json(Done { done: true }))
+    change(&shown, move |control| control.reload(&by)).await.map(Json)
 }
 
 /// Serves a route with another profile. The profile's token is obtained first.
