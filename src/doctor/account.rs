@@ -42,6 +42,12 @@ pub(super) async fn examine(
     }
     let steps = &mut case.steps;
     sources(&settings, steps).await;
+    if steps.count(Outcome::Failed) == 0
+        && let Err(error) = profile.identity().await
+    {
+        // It can be read and proves nothing: known without asking anybody.
+        steps.fail("source", error.to_string(), error.diagnosis());
+    }
     let is_reached = way(&profile, steps).await;
     let grant = if is_reached {
         token(&profile, steps).await

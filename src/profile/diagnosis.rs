@@ -223,6 +223,10 @@ impl ExchangeError {
             ),
             Self::Rejected(rejection) => rejection.diagnosis(),
             Self::ManagedIdentity(failure) => failure.diagnosis,
+            Self::Unusable { what, .. } if !what.contains("body") => words(
+                "the provider gives something else than this profile asks for",
+                "compare grant, dpop, token_field and requested_token_type with what the provider says that it issues",
+            ),
             Self::Unusable { .. } | Self::TooLarge { .. } => words(
                 "what answered is no token endpoint, or a proxy has answered in its place",
                 "open the endpoint's URL from this machine and see who answers",

@@ -68,7 +68,7 @@ pub enum Flaw {
     #[error(transparent)]
     Request(#[from] RequestError),
     /// What the login needs could not be read.
-    #[error("the login needs {0}")]
+    #[error("what it wants for the login is not there: {0}")]
     LoginSource(Box<SourceError>),
     /// The login was refused.
     #[error("the login was refused with HTTP {0} (check role, secret id or service account, and the mount)")]

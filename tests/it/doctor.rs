@@ -205,6 +205,25 @@ async fn the_metadata_of_an_issuer_are_looked_at() {
 }
 
 #[tokio::test]
+async fn what_can_be_read_and_proves_nothing_is_told_even_when_nobody_can_be_asked() {
+    let stage = Stage::start().await;
+    let path = stage.folder.path().join("keybearer.yaml");
+    let yaml = stage.yaml.replace(stage.idp.url(), "https://no-such-name.invalid");
+    for (credential, words) in [
+        ("certificate: {file: secret}", "holds no certificate"),
+        ("federated_token: {file: secret}", "holds no token"),
+    ] {
+        fs::write(&path, yaml.replace("client_secret: {file: secret}", credential)).unwrap();
+        let (code, told) = report(&stage, &["--profile", "account"]).await;
+        let steps = told["profiles"][0]["steps"].as_array().unwrap();
+        let is_told = |step: &&Value| step["step"] == "source" && step["outcome"] == "failed";
+        let step = steps.iter().find(is_told).unwrap_or_else(|| panic!("{told}"));
+        assert!(step["seen"].as_str().unwrap().contains(words) && code == 1, "{step}");
+        check(&told["profiles"][0], "dns", "failed", &[]);
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_be_reached_is_not_probed() {
     let routes = "orders: {match: {path: /v1}, upstream: \"https://no-such-name.invalid\", profile: account}\n\
                   open: {match: {path: /open}, upstream: \"https://no-such-name.invalid\", profile: none}";

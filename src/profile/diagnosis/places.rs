@@ -64,7 +64,11 @@ fn of_exec(flaw: exec::Flaw) -> Diagnosis {
 fn of_vault(flaw: &vault::Flaw) -> Diagnosis {
     match flaw {
         vault::Flaw::Request(error) => of_request(error),
-        vault::Flaw::LoginSource(error) => of_source(error),
+        vault::Flaw::LoginSource(_) => words(
+            "the gateway has nothing to log in to Vault with",
+            "put the token, the secret id or the service account's token where auth: looks for it, readable by the \
+             gateway's user",
+        ),
         vault::Flaw::LoginRefused(_) | vault::Flaw::LoginUnusable => words(
             "Vault does not let the gateway in",
             "compare auth: with the role in Vault; a secret id may have been used up or have expired",

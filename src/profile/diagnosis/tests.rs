@@ -98,6 +98,19 @@ fn without_a_known_number_the_error_member_speaks_and_without_one_the_status() {
 }
 
 #[test]
+fn an_answer_without_a_body_is_told_from_one_that_does_not_fit_the_profile() {
+    for (body, sign) in [
+        ("", "no token endpoint"),
+        ("<html>", "no token endpoint"),
+        (r#"{"access_token":"t","token_type":"mac"}"#, "something else"),
+        (r#"{"id_token":"t"}"#, "something else"),
+    ] {
+        let meaning = rejected(200, body).diagnosis().meaning;
+        assert!(meaning.contains(sign), "{body}: {meaning}");
+    }
+}
+
+#[test]
 fn what_the_system_and_the_tls_library_say_is_put_into_words() {
     for (reason, sign) in [
         ("failed to lookup address information: Name or service not known", "no address"),
