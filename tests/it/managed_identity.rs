@@ -4,14 +4,16 @@ use std::{fs, process::Output};
 
 use keybearer::demo::{
     api::{Api, Settings},
-    idp::{Account, Behaviour, IDENTITY_HEADER, Idp},
+    idp::{Account, Behaviour, IDENTITY_HEADER, Idp, TENANT},
 };
+use serde_json::json;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
 use crate::{
     process::{Process, command},
     stage::{API_URI, AUDIENCE, CLIENT, ROLE, eventually, fault},
+    vaults::Server,
 };
 
 /// A user-assigned identity beside the machine's own.
@@ -109,6 +111,32 @@ async fn a_refused_token_of_app_service_is_replaced() {
     assert_eq!(get(&gateway).await.status(), 200);
     assert_eq!((machine.api.unauthorized(), machine.idp.issued()), (1, 2));
     assert_eq!(machine.idp.last_request().unwrap().field("client_id"), Some(OTHER));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secret_in_key_vault_is_read_with_the_machines_identity() {
+    let vault = Server::start(|asked| match asked.header("authorization") {
+        Some(value) if value.starts_with("Bearer ey") => (200, json!({"value": "kept in the vault"})),
+        _ => (401, json!({})),
+    })
+    .await;
+    let machine = Machine::start("").await;
+    machine.idp.add_api("https://vault.azure.net", "vault-audience");
+    machine.idp.add_account(Account::new("orders-client", "kept in the vault", &[ROLE]));
+    let path = machine.folder.path().join("keybearer.yaml");
+    let account = format!(
+        "profiles:\n  account:\n    kind: entra\n    authority: {}\n    tenant: {TENANT}\n    client_id: orders-client\n    \
+         scope: {API_URI}/.default\n    \
+         client_secret: {{azure_key_vault: {{vault: \"{}\", secret: orders, profile: machine}}}}\n",
+        machine.idp.url(),
+        vault.url()
+    );
+    let text = fs::read_to_string(&path).unwrap().replace("profiles:\n", &account);
+    fs::write(&path, text.replace("profile: machine}\n", "profile: account}\n")).unwrap();
+    let gateway = machine.gateway(&machine.app_service()).await;
+    assert_eq!(get(&gateway).await.status(), 200);
+    assert_eq!(vault.asked()[0].path, "/secrets/orders/?api-version=7.4");
+    assert_eq!(machine.idp.last_request().unwrap().field("client_secret"), Some("kept in the vault"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

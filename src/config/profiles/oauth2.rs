@@ -68,6 +68,13 @@ impl Account<'_> {
             }
         };
         let certificate = self.shown_certificate(file, signs_grant);
+        if let (Some(_), Some(oauth2::Endpoint::TokenUrl(url)), Some(field)) =
+            (&certificate, &endpoint, &file.token_url)
+            && url.scheme() == "http"
+        {
+            let words = "the certificate is shown in a TLS handshake, and plain http has none (write https)";
+            self.problem(field.at, format_args!("token_url: {words}"));
+        }
         let scope = self.line("scope", &file.scope);
         let audience = self.line("audience", &file.audience);
         let resource =
