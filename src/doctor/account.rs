@@ -97,6 +97,7 @@ async fn way(profile: &Profile, steps: &mut Steps) -> bool {
     // Whoever shows a certificate may be refused without one: the token request tells.
     let shows_certificate = profile.settings().kind.proven_by().is_some_and(|method| method.contains("tls"));
     if shows_certificate {
+        network::examine(&target.without_tls(), steps).await;
         steps.skip("tls", "the provider wants a certificate in the handshake; the token request shows it");
     } else {
         network::examine(&target, steps).await;

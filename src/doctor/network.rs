@@ -78,6 +78,11 @@ impl Target {
         });
         Some(Self { host, port: url.port_or_known_default()?, tls })
     }
+
+    /// The way there and no handshake.
+    pub(super) fn without_tls(self) -> Self {
+        Self { tls: None, ..self }
+    }
 }
 
 /// A connection that was made.

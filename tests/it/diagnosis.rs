@@ -36,7 +36,7 @@ async fn a_refused_account_is_put_into_words_in_the_log_at_readyz_and_by_status_
     assert!(told["remedy"].as_str().unwrap().starts_with("put the secret's value"), "{told}");
     let said = status(&stage).await;
     assert!(
-        said.contains("means: the secret is wrong") && said.contains("next:  put the secret's"),
+        said.contains("means  the secret is wrong") && said.contains("next   put the secret's"),
         "{said}"
     );
     let (code, said) = cli(&stage, &["token", "account"]).await;

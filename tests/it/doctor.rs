@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::{
     peer::{Authority, Peer, Tls},
     process::command,
+    proofs::Made,
     stage::{CLIENT, Plan, ROLE, SECRET, Stage},
 };
 
@@ -221,6 +222,23 @@ async fn what_can_be_read_and_proves_nothing_is_told_even_when_nobody_can_be_ask
         assert!(step["seen"].as_str().unwrap().contains(words) && code == 1, "{step}");
         check(&told["profiles"][0], "dns", "failed", &[]);
     }
+}
+
+#[tokio::test]
+async fn the_way_to_a_provider_that_wants_a_certificate_is_looked_at_too() {
+    let stage = Stage::start().await;
+    let made = Made::new();
+    let path = stage.folder.path().join("keybearer.yaml");
+    let (before, after) = stage.yaml.split_once("  account:\n").unwrap();
+    let routes = after.split_once("\nroutes:").unwrap().1;
+    let account = format!(
+        "kind: oauth2, token_url: \"https://no-such-name.invalid/t\", auth: tls_client_auth, client_id: a, certificate: {{file: {}}}",
+        made.path("both.pem").display()
+    );
+    fs::write(&path, format!("{before}  account: {{{account}}}\nroutes:{routes}")).unwrap();
+    let (_, told) = report(&stage, &["--profile", "account"]).await;
+    check(&told["profiles"][0], "dns", "failed", &["no-such-name.invalid"]);
+    check(&told["profiles"][0], "token", "skipped", &[]);
 }
 
 #[tokio::test]

@@ -20,9 +20,10 @@ use p12_keystore::{Certificate, KeyStore, KeyStoreEntry, PrivateKeyChain};
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::Value;
 use tempfile::TempDir;
+use x509_parser::time::ASN1Time;
 
 use crate::{
-    process::command,
+    process::{Process, command},
     stage::{CLIENT, Plan, ROLE, SECRET, Stage, eventually},
 };
 
@@ -39,9 +40,20 @@ impl Made {
     }
 
     fn until(year: i32) -> Self {
+        Self::with_end(|params| params.not_after = rcgen::date_time_ymd(year, 1, 1))
+    }
+
+    /// With so many days of life, and an hour.
+    fn for_days(days: u64) -> Self {
+        let now = clock::wall().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let end = ASN1Time::from_timestamp((now.as_secs() + days * 86_400 + 3600).cast_signed()).unwrap();
+        Self::with_end(|params| params.not_after = end.to_datetime())
+    }
+
+    fn with_end(set: impl FnOnce(&mut CertificateParams)) -> Self {
         let key = KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
         let mut params = CertificateParams::new(["orders-daemon".to_owned()]).unwrap();
-        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        set(&mut params);
         let certificate = params.self_signed(&key).unwrap();
         let made = Self { folder: tempfile::tempdir().unwrap(), key, certificate };
         made.write("both.pem", made.pem().as_bytes());
@@ -204,6 +216,37 @@ async fn an_expired_certificate_is_told_without_asking_anybody() {
     let words = failure(&stage).await;
     assert!(words.contains("has expired on Jan  1 00:00:00 2020"), "{words}");
     assert_eq!(stage.idp.requests(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_that_expires_within_thirty_days_is_warned_of_everywhere() {
+    for (days, is_told) in [(31, false), (29, true)] {
+        let made = Made::for_days(days);
+        let stage = stage(&made.line("certificate", "both.pem"), made.account()).await;
+        let process = Process::start(&stage, &[]).await;
+        eventually("there are tokens", || stage.idp.issued() == 2).await;
+        let warning = |line: &String| {
+            line.contains("\"WARN\"")
+                && line.contains("certificate expires in 29 days")
+                && line.contains("\"profile\":\"account\"")
+        };
+        if is_told {
+            eventually("the log has it", || process.lines().iter().any(warning)).await;
+        }
+        assert!(is_told || !process.has_logged("certificate expires"), "{:?}", process.lines());
+        let path = stage.folder.path().join("keybearer.yaml");
+        for arguments in [&["check"][..], &["doctor", "--profile", "account"]] {
+            let mut tried = command(arguments);
+            let output = tokio::task::block_in_place(|| tried.arg("--config").arg(&path).output().unwrap());
+            let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+            assert_eq!(said.contains("certificate expires in 29 days"), is_told, "{said}");
+            assert!(output.status.success(), "it still works: {said}");
+        }
+        let metrics = stage.admin("/metrics").await.1;
+        assert!(
+            metrics.contains("keybearer_secret_expires_seconds{profile=\"account\",what=\"certificate\"}")
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
