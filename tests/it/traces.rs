@@ -315,6 +315,26 @@ async fn the_access_line_names_the_trace() {
     assert_eq!(traced, 1, "{:?}", lines());
 }
 
+#[tokio::test]
+async fn a_collector_that_hangs_holds_no_request_up_and_the_loss_is_told_once() {
+    // Connections to it are made, as the system takes them, and nobody ever answers.
+    let hanging = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let otlp = format!("telemetry: {{otlp: {{endpoint: \"http://{}\"}}}}", hanging.local_addr().unwrap());
+    let stage = Plan::default().more(&otlp).start().await;
+    let process = Process::start(&stage, &[]).await;
+    // More than its queue has room for, and the batch that is stuck.
+    let callers = (0..8).map(|_| async {
+        for _ in 0..350 {
+            assert_eq!(stage.http.get(process.url("/v1/a")).send().await.unwrap().status(), 200);
+        }
+    });
+    let took = tokio::time::timeout(PATIENCE, futures_util::future::join_all(callers)).await;
+    assert!(took.is_ok(), "requests wait for the collector");
+    let told = || process.lines().iter().filter(|line| line.contains("spans are lost")).count();
+    eventually("the loss is told", || told() > 0).await;
+    assert_eq!(told(), 1);
+}
+
 async fn wait_for_metric(stage: &Stage, line: &str) {
     let shown = async {
         while !stage.admin("/metrics").await.1.contains(line) {
