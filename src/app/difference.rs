@@ -33,6 +33,7 @@ pub(super) fn between(before: &Settings, after: &Loaded) -> Reloaded {
     let parts = [
         ("admin", before.admin == after.admin),
         ("telemetry.log", before.log == after.log),
+        ("telemetry.otlp", before.otlp == after.otlp),
         ("limits", before.limits == after.limits),
         ("timeouts", before.timeouts == after.timeouts && before.connections == after.connections),
         ("replay", before.replay == after.replay),
