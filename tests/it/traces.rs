@@ -352,8 +352,8 @@ async fn a_reload_begins_ends_and_moves_tracing() {
         std::fs::write(stage.folder.path().join("keybearer.yaml"), text).unwrap();
         tokio::task::block_in_place(|| stage.gateway.control().unwrap().reload("a test"))
     };
-    let told = reload(&stage.yaml.replace(&first.url, &second.url)).unwrap();
-    assert_eq!(told.changed, ["telemetry.otlp"]);
+    let reloaded = reload(&stage.yaml.replace(&first.url, &second.url)).unwrap();
+    assert_eq!(reloaded.changed, ["telemetry.otlp"]);
     assert_eq!(get_in_trace(&stage, GIVEN).await, 200);
     second.requests(1).await;
     assert!(first.spans().iter().all(|span| span.kind() != SpanKind::Server));
