@@ -19,6 +19,7 @@ use crate::{
 mod client;
 mod doctor;
 mod explain;
+mod init;
 mod pinned;
 mod place;
 mod reload;
@@ -47,6 +48,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Write a first configuration, from a few questions or from flags
+    Init(init::InitArgs),
     /// Run the gateway until it is told to stop (SIGTERM, SIGINT)
     Run {
         #[command(flatten)]
@@ -197,6 +200,7 @@ pub fn main() -> ExitCode {
 
 fn dispatch(command: Command) -> Result<ExitCode, Failure> {
     match command {
+        Command::Init(args) => init::init(&args),
         Command::Run { config, log } => run::run(&config.load()?, &log),
         Command::Check { config } => check(&config),
         Command::Explain { method, url, headers, json, config } => {

@@ -138,8 +138,15 @@ pub fn load(path: &Path, environment: Option<&str>) -> Result<Loaded, Problems> 
 /// # Errors
 /// Everything that is wrong with the file, in its order.
 pub fn inspect(path: &Path, environment: Option<&str>) -> Result<Loaded, Problems> {
-    let asked = Asked { environment, secrets: Secrets::Optional, switched: &BTreeMap::new() };
-    check(&read_text(path)?, path, &asked)
+    inspect_text(&read_text(path)?, path, environment)
+}
+
+/// Like [`inspect`], of a text as if it stood in the file `path`, which need not exist.
+///
+/// # Errors
+/// Everything that is wrong with the text, in its order.
+pub fn inspect_text(text: &str, path: &Path, environment: Option<&str>) -> Result<Loaded, Problems> {
+    check(text, path, &Asked { environment, secrets: Secrets::Optional, switched: &BTreeMap::new() })
 }
 
 /// Where a running gateway of a configuration is spoken to.

@@ -129,7 +129,7 @@ impl Place {
         }
         let source = self.token.as_ref().map_err(|words| bad(words))?;
         source.secret_now().map(Some).map_err(|error| {
-            let next = "run this as the gateway's user, for instance with sudo -u keybearer, or name another file with \
+            let next = "run this as root or the gateway's user, for instance with sudo, or name another file with \
                         --token-file; the gateway makes its token when it first starts";
             Failure::Failed(anyhow::anyhow!("the admin token is needed for a change: {error}\n  next: {next}"))
         })

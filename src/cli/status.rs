@@ -38,7 +38,7 @@ const END: &str = "\x1b[?25h\x1b[?1049l";
 /// To the upper left.
 const HOME: &str = "\x1b[H";
 /// Clears what an earlier, longer line left; then goes on.
-const LINE_END: &str = "\x1b[K\r\n";
+const LINE_END: &str = "\x1b[K\n";
 /// Clears what an earlier, longer report left.
 const REST: &str = "\x1b[J";
 
@@ -160,6 +160,8 @@ impl Screen {
     /// Draws over what stood here, as much as there is room for.
     fn draw(&self, text: &str) -> bool {
         let (rows, columns) = size();
+        // In the last column some terminals would wrap, or clear it again.
+        let columns = columns.saturating_sub(1);
         let lines: Vec<&str> = text.lines().collect();
         let is_whole = lines.len() <= rows;
         let room = if is_whole { rows } else { rows.saturating_sub(1) };

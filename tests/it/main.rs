@@ -23,6 +23,7 @@ mod peer; // upstreams that speak TLS and HTTP/2
 mod process; // starts the binary as an operator would
 mod programs; // callers and servers in other languages, started and spoken to
 mod stage; // starts gateway, provider and API; sends requests
+mod terminal; // a terminal with the binary in it
 mod vaults; // servers that keep secrets
 
 mod accidents; // what happens to secrets in practice, and what is said about it
@@ -42,6 +43,7 @@ mod forwarding; // what reaches the upstream, and what comes back
 mod grants; // assertions and foreign tokens that are traded, and what is answered
 mod grpc; // gRPC with its own library on both sides
 mod http2; // tricks with the header and the framing of HTTP/2
+mod init; // a first configuration, by flags and by answers
 mod keys; // credentials that lie in their source, alone and together
 mod layers; // the ladder of modules
 mod listeners; // TLS and unix sockets: who gets in, and with which certificate

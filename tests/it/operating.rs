@@ -14,6 +14,7 @@ use crate::{
     process::command,
     stage::{PATIENCE, Plan, Stage},
     switches::{OTHER, client, start},
+    terminal::Terminal,
 };
 
 /// The command with this gateway's configuration, from its folder.
@@ -202,7 +203,7 @@ async fn who_does_not_have_the_token_is_told_where_it_is() {
     let wrong = run(&stage, "reload --token-file guess", 1).await;
     has(&wrong, &["does not take the admin token in file guess", "--token-file"]);
     let absent = run(&stage, "reload --token-file nothing", 1).await;
-    has(&absent, &["nothing cannot be read: no such file", "sudo -u keybearer"]);
+    has(&absent, &["nothing cannot be read: no such file", "with sudo"]);
     let unknown = run(&stage, "reload --config nothing.yaml", 2).await;
     has(&unknown, &["--token-file FILE"]);
     fs::write(stage.folder.path().join("copy"), &right).unwrap();
@@ -296,4 +297,27 @@ async fn who_looks_does_not_wait_for_who_changes() {
     has(&run(&stage, "status", 0).await, &["gateway      ready"]);
     assert!(!reload.is_finished(), "the reload had ended before");
     has(&said(&reload.await.unwrap()), &["  changed  profile \"other\""]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_terminal_the_watch_draws_in_place_and_leaves_nothing_behind() {
+    let stage = start().await;
+    let terminal = Terminal::start(of(&stage, "status --watch --interval 1s"), 6, 40);
+    terminal.until("gateway      ready").await;
+    terminal.until("more lines").await;
+    // A second look begins in the upper left again.
+    crate::stage::eventually("it is drawn again", || terminal.shown().matches("\x1b[H").count() >= 2).await;
+    terminal.interrupt();
+    let (status, shown) = terminal.end().await;
+    assert_eq!(status.code(), Some(0), "{shown}");
+    assert!(shown.starts_with("\x1b[?1049h") && shown.ends_with("\x1b[?1049l"), "{shown:?}");
+    for drawn in shown.split("\x1b[H").skip(1) {
+        let lines: Vec<_> = drawn.split("\r\n").collect();
+        assert!(lines.len() <= 6, "{drawn:?}");
+        // No line wraps, or the screen would roll.
+        assert!(
+            lines[..5].iter().all(|line| line.trim_end_matches("\x1b[K").chars().count() < 40),
+            "{drawn:?}"
+        );
+    }
 }
