@@ -1,7 +1,11 @@
 //! What commands say to a running gateway's admin API, and its answers. Every failure is told in words with what
 //! to do next.
 
-use std::{error::Error, io, time::Duration};
+use std::{
+    error::Error,
+    io::{self, IsTerminal as _},
+    time::Duration,
+};
 
 use anyhow::anyhow;
 use reqwest::{Method, StatusCode};
@@ -21,6 +25,8 @@ use crate::{
 const ASK_TIME_MAX: Duration = Duration::from_secs(5);
 /// A change may wait for the tokens of many profiles, each for ten seconds or so.
 const CHANGE_TIME_MAX: Duration = Duration::from_secs(300);
+/// After this a person is told what the wait is for.
+const SILENCE_MAX: Duration = Duration::from_secs(1);
 /// What the API answers is no longer than this: ten thousand routes are 6 MiB.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -80,7 +86,19 @@ impl Client {
             request = request.bearer_auth(token.expose());
         }
         let request = request.header("content-type", "application/json").body(body.to_string());
-        self.runtime.block_on(self.answer(request.timeout(CHANGE_TIME_MAX)))
+        let changing = self.answer(request.timeout(CHANGE_TIME_MAX));
+        self.runtime.block_on(async {
+            tokio::pin!(changing);
+            // The change goes on behind the words.
+            tokio::select! {
+                answer = &mut changing => return answer,
+                () = tokio::time::sleep(SILENCE_MAX) => {}
+            }
+            if io::stderr().is_terminal() {
+                say("waiting for the gateway: it gets the tokens first …\n");
+            }
+            changing.await
+        })
     }
 
     async fn answer(&self, request: reqwest::RequestBuilder) -> Result<Value, Failure> {
@@ -140,7 +158,12 @@ impl Client {
     fn unreached(&self, error: &reqwest::Error) -> Failure {
         let door = &self.place.door;
         let system = kind(error);
+        let why =
+            if error.is_timeout() { "it does not answer in time".into() } else { outbound::reason(error) };
         let next = match (door, system) {
+            _ if why.contains("CertificateRequired") => {
+                "it asks for a client certificate, which this command has not: give it a unix socket"
+            }
             (_, _) if error.is_timeout() => "it hangs or is far too busy: look at its log",
             (Door::Unix(_), Some(io::ErrorKind::PermissionDenied)) => {
                 "your user may not write to the socket: run this as the gateway's user, or join the group of admin.socket"
@@ -154,8 +177,6 @@ impl Client {
             (Door::Url(_), _) => "if its admin listener has tls, say https:// with --admin",
             (Door::Unix(_), _) => "see that the socket is the admin listener's",
         };
-        let why =
-            if error.is_timeout() { "it does not answer in time".into() } else { outbound::reason(error) };
         anyhow!("no gateway answers at {door}: {why}\n  next: {next}").into()
     }
 }

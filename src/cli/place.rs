@@ -143,13 +143,14 @@ impl Place {
 
 /// Where a person says that the gateway is.
 fn door(text: &str) -> Result<Door, Failure> {
-    if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
+    let socket = text.strip_prefix("unix:");
+    if let Some(path) = socket.filter(|path| !path.is_empty()) {
         return Ok(Door::Unix(path.into()));
     }
     let whole = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
     let url = Url::parse(&whole).ok().filter(|url| {
         let is_http = matches!(url.scheme(), "http" | "https") && url.has_host();
-        is_http && url.path() == "/" && url.username().is_empty() && url.query().is_none()
+        is_http && socket.is_none() && url.path() == "/" && url.username().is_empty() && url.query().is_none()
     });
     url.map(Door::Url).ok_or_else(|| {
         bad(&format!(

@@ -37,10 +37,11 @@ pub(super) fn configuration(answers: &Answers, output: &Path, for_unit: bool) ->
     profile(&answers.account, &paths, &mut out);
     let _ = write!(
         out,
-        "\n# Which requests go where, and with whose token. The most specific route wins; what matches none goes nowhere.\n\
-         routes:\n  api:\n    match:\n      path: {}\n    # {}\n    upstream: {}\n    profile: account\n",
+        "\n# Which requests go where, and with whose token. The most specific route wins; what matches none goes \
+         nowhere.\n\
+         routes:\n  api:\n    match: {{path: {}}}\n    # The request's path and query are put behind this URL.\n    \
+         upstream: {}\n    profile: account\n",
         scalar(&answers.prefix),
-        "The request's path and query are put behind this URL.",
         scalar(&answers.upstream),
     );
     out
