@@ -48,8 +48,10 @@ mod difference;
 mod listeners;
 mod look;
 mod owners;
+mod pulse;
 mod reading;
 mod reload;
+pub mod service;
 pub mod switches;
 mod worker;
 
@@ -59,6 +61,7 @@ use core::Core;
 pub(crate) use core::Kept;
 use listeners::Listeners;
 use owners::Owners;
+pub use pulse::Pulse;
 use reading::Prepared;
 pub use reload::ReloadError;
 use worker::WorkerThread;
@@ -107,6 +110,7 @@ pub struct Running {
     changes: Option<Arc<Control>>,
     /// Ends the thread that looks after the time of switches and the file, when dropped.
     _looking: Option<std::sync::mpsc::Sender<()>>,
+    pulse: Arc<Pulse>,
     stop: watch::Sender<Stop>,
     workers: Vec<JoinHandle<Drained>>,
     control: Option<JoinHandle<()>>,
@@ -148,12 +152,26 @@ pub fn start(settings: Settings, log: Option<&Log>) -> Result<Running, StartErro
         }
     };
     let (stop, stopped) = watch::channel(Stop::No);
+    let names = (0..count).map(|index| format!("worker-{index}")).chain(["control".to_owned()]);
+    let (pulse, mut beats) = Pulse::of(names);
+    if let Some(beat) = beats.pop() {
+        // Ends with the runtime.
+        drop(runtime.spawn(beat.answer()));
+    }
     let control = start_control(runtime, stopped.clone())?;
     let gateway = Arc::clone(&core.gateway);
-    let mut running =
-        Running { core, changes: None, _looking: None, stop, workers: Vec::new(), control: Some(control) };
-    for (index, shares) in receivers.into_iter().enumerate() {
-        let worker = WorkerThread { gateway: Arc::clone(&gateway), index, shares, stopped: stopped.clone() };
+    let mut running = Running {
+        core,
+        changes: None,
+        _looking: None,
+        pulse: Arc::new(pulse),
+        stop,
+        workers: Vec::new(),
+        control: Some(control),
+    };
+    for (index, (shares, beat)) in receivers.into_iter().zip(beats).enumerate() {
+        let (gateway, stopped) = (Arc::clone(&gateway), stopped.clone());
+        let worker = WorkerThread { gateway, index, shares, beat, stopped };
         let thread = thread::Builder::new().name(format!("worker-{index}"));
         running.workers.push(thread.spawn(move || worker.run())?);
     }
@@ -328,6 +346,11 @@ impl Running {
     /// [`ReloadError`]; everything goes on as it was then.
     pub fn reload(&self, settings: &Settings) -> Result<(), ReloadError> {
         self.core.reload(settings)
+    }
+
+    /// Asks its threads whether they get on.
+    pub fn pulse(&self) -> Arc<Pulse> {
+        Arc::clone(&self.pulse)
     }
 
     /// Who changes it; `None` when it was not started from a file.

@@ -18,6 +18,7 @@ use crate::{
         core::Core,
         difference,
         reading::{Prepared, environment, now, read},
+        service,
         switches::{Store, Switches},
     },
     config::{self, Loaded, Settings, problem::Problems},
@@ -164,6 +165,7 @@ impl Control {
     /// [`ChangeError`]; it is kept for [`Control::view`] and logged.
     pub fn reload(&self, by: &str) -> Result<Reloaded, ChangeError> {
         let mut state = self.state();
+        service::reloading();
         let mut switches = state.switches.clone();
         let outcome = config::read_text(&self.origin.path).map_err(ChangeError::Problems).and_then(|text| {
             let loaded = read(&self.origin, &text, &mut switches).map_err(ChangeError::Problems)?;
@@ -172,7 +174,7 @@ impl Control {
             let reloaded = difference::between(&before, &loaded);
             Ok((text, loaded, reloaded))
         });
-        match outcome {
+        let done = match outcome {
             Ok((text, loaded, reloaded)) => {
                 for warning in &loaded.warnings {
                     tracing::warn!("{}", warning.to_string().trim_end());
@@ -195,7 +197,24 @@ impl Control {
                 tracing::error!(by, "the configuration was not reloaded: {error}");
                 Err(error)
             }
-        }
+        };
+        service::ready(&self.status(&state));
+        done
+    }
+
+    /// One line for the service manager: what is served.
+    pub fn service_status(&self) -> String {
+        self.status(&self.state())
+    }
+
+    fn status(&self, state: &State) -> String {
+        let serving = self.core.serving.lock().unwrap_or_else(PoisonError::into_inner);
+        let (routes, profiles) = (serving.routes.len(), serving.profiles.len());
+        let refused = match state.reading.refused {
+            Some(_) => "; the last reload was refused, the log says why",
+            None => "",
+        };
+        format!("serving; routes: {routes}, profiles: {profiles}{refused}")
     }
 
     /// Serves a route with another profile, or everything in another environment. The new profile's token

@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use crate::{
-    app::{Drained, Stop},
+    app::{Drained, Stop, pulse::Beat},
     listen::{self, Connections, Share},
     proxy::worker::{Gateway, Worker},
 };
@@ -23,6 +23,8 @@ pub(super) struct WorkerThread {
     pub(super) index: usize,
     /// Its shares of listeners, now and later.
     pub(super) shares: mpsc::UnboundedReceiver<Share>,
+    /// Answers whether this thread gets on.
+    pub(super) beat: Beat,
     pub(super) stopped: watch::Receiver<Stop>,
 }
 
@@ -40,7 +42,7 @@ impl WorkerThread {
     }
 
     async fn serve(self) -> Drained {
-        let Self { gateway, index, mut shares, mut stopped } = self;
+        let Self { gateway, index, mut shares, beat, mut stopped } = self;
         let worker = Worker::new(&gateway, index);
         let connections = Connections::new();
         let (stop_accepting, stopped_accepting) = watch::channel(false);
@@ -49,6 +51,8 @@ impl WorkerThread {
             let (worker, connections) = (Rc::clone(&worker), Rc::clone(&connections));
             tokio::task::spawn_local(async move { connections.watch(&worker).await })
         };
+        // Ends with the runtime, so it answers while the worker drains.
+        drop(tokio::task::spawn_local(beat.answer()));
         loop {
             // Neither branch loses anything: a share that was not taken stays in the queue.
             tokio::select! {

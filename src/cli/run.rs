@@ -2,6 +2,7 @@
 
 use std::{
     panic::{self, PanicHookInfo},
+    pin::pin,
     process::ExitCode,
 };
 
@@ -10,7 +11,7 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    app::{self, Drained, control::Origin},
+    app::{self, Drained, control::Origin, service},
     cli::{Configured, Failure, LogArgs, complaint},
     config::Settings,
     telemetry::log,
@@ -49,6 +50,9 @@ pub(super) fn run(configured: &Configured, args: &LogArgs) -> Result<ExitCode, F
         version = env!("CARGO_PKG_VERSION"),
         "keybearer runs"
     );
+    if let Some(control) = running.control() {
+        service::ready(&control.service_status());
+    }
     let drained = wait_for_stop(running)?;
     if let Drained::Cut(connections) = drained {
         tracing::warn!(connections, "the drain time is over, connections were cut");
@@ -73,10 +77,13 @@ fn wait_for_stop(running: app::Running) -> Result<Drained, Failure> {
     let outcome = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("signals cannot be received")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("signals cannot be received")?;
+        let pulse = running.pulse();
+        let mut alive = pin!(service::keep_alive(&pulse));
         let mut hangup = signal(SignalKind::hangup()).context("signals cannot be received")?;
         loop {
             // Signals are not lost with the branches that are dropped: each stream keeps its own.
             tokio::select! {
+                never = &mut alive => match never {},
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 _ = hangup.recv() => {
@@ -88,10 +95,12 @@ fn wait_for_stop(running: app::Running) -> Result<Drained, Failure> {
             }
         }
         tracing::info!("stopping: requests in flight are finished, a second signal ends at once");
+        service::stopping();
         running.stop();
         let stopped = tokio::task::spawn_blocking(move || running.wait());
         // The wait cannot be dropped half-way: the other branches end the process.
         tokio::select! {
+            never = alive => match never {},
             drained = stopped => Ok(drained?),
             _ = terminate.recv() => Err(anyhow::anyhow!("stopped by a second signal").into()),
             _ = interrupt.recv() => Err(anyhow::anyhow!("stopped by a second signal").into()),
