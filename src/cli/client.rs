@@ -17,6 +17,7 @@ use crate::{
     cli::{
         Failure, pinned,
         place::{Door, Place},
+        say,
     },
     outbound,
 };
