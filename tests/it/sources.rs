@@ -333,6 +333,22 @@ async fn two_wrong_secrets_are_two_logins_and_not_more() {
 }
 
 #[tokio::test]
+async fn a_gateway_starts_with_one_of_two_secrets_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, second, line) = two(&folder, "canary-gone", SECRET);
+    let stage = stage(&line).await;
+    fs::remove_file(&first).unwrap();
+    let process = Process::start(&stage, &[]).await;
+    assert!(process.has_logged("no such file") && process.has_logged("the other place serves meanwhile"));
+    assert_eq!(stage.http.get(process.url("/v1/orders")).send().await.unwrap().status(), 200);
+    fs::write(&second, "").unwrap();
+    let path = stage.folder.path().join("keybearer.yaml");
+    let output = command(&["check", "--config", path.to_str().unwrap()]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && said.contains("2 problems"), "{said}");
+}
+
+#[tokio::test]
 async fn one_of_two_secrets_is_enough() {
     let folder = tempfile::tempdir().unwrap();
     let (first, _, line) = two(&folder, "", SECRET);

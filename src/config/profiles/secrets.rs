@@ -21,9 +21,15 @@ const KEEP: &str = "write {env: NAME} or {file: PATH}";
 impl Account<'_> {
     /// Where the secret is kept; tries whether it can be read from there.
     pub(in crate::config) fn secret(&self, key: &str, field: &Field<Place>) -> Option<Source> {
+        let (at, source) = self.untried(key, field)?;
+        self.try_source(key, at, &source);
+        Some(source)
+    }
+
+    fn untried(&self, key: &str, field: &Field<Place>) -> Option<(Position, Source)> {
         let (at, place) = field.get()?;
         match place {
-            Place::Kept(place) => self.kept(key, at, place),
+            Place::Kept(place) => self.source(key, at, place),
             Place::Inline(_) | Place::Listed(_) => {
                 self.refuse_inline(key, at);
                 None
@@ -52,19 +58,16 @@ impl Account<'_> {
                 None
             }
             Places::Several(list) => {
-                let one = |field| {
-                    let source = self.secret(key, field)?;
-                    self.try_text(key, field.at, &source, is_of_entra);
-                    Some(source)
-                };
-                let found: Vec<_> = list.iter().map(one).collect();
+                let found: Vec<_> = list.iter().map(|field| self.untried(key, field)).collect();
                 let [first, second] = <[_; 2]>::try_from(found).ok().or_else(|| {
                     self.cx.findings.hide(at, 0);
                     let words = "expected one place or a list of two (the second is tried when the provider refuses the first)";
                     self.problem(at, format_args!("{key}: {words}"));
                     None
                 })?;
-                let (first, second) = (first?, second?);
+                let both = [first?, second?];
+                self.try_both(key, &both, is_of_entra);
+                let [(_, first), (_, second)] = both;
                 if first == second {
                     self.problem(at, format_args!("{key}: both places are the same (remove one)"));
                 }
@@ -89,6 +92,27 @@ impl Account<'_> {
     pub(super) fn try_source(&self, key: &str, at: Position, source: &Source) {
         if let Err(error) = source.probe() {
             self.cx.missing(at, format!("{}: {key}: {error}", self.who()));
+        }
+    }
+
+    /// One of two is enough: a restart in the middle of a rotation must not end in a refusal.
+    fn try_both(&self, key: &str, both: &[(Position, Source); 2], is_of_entra: bool) {
+        let flaw = |source: &Source| {
+            if source.is_cheap() { source.secret_now().err() } else { source.probe().err() }
+        };
+        let is_one_there = both.iter().any(|(_, source)| flaw(source).is_none());
+        for (at, source) in both {
+            match flaw(source) {
+                None => self.try_text(key, *at, source, is_of_entra),
+                Some(error) => {
+                    let words = format!("{}: {key}: {error}", self.who());
+                    if is_one_there {
+                        self.cx.findings.warn(*at, format!("{words}; the other place serves meanwhile"));
+                    } else {
+                        self.cx.missing(*at, words);
+                    }
+                }
+            }
         }
     }
 
