@@ -14,6 +14,7 @@ use opentelemetry_proto::tonic::{
 };
 use prost::Message as _;
 
+use crate::peer::{Authority, Peer, Tls};
 use crate::process::Process;
 use crate::stage::{PATIENCE, Plan, Stage, eventually, pause};
 
@@ -167,6 +168,7 @@ async fn a_request_and_its_attempt_continue_the_callers_trace() {
         assert_eq!(known.get(key).map(String::as_str), Some(value), "{key} of {known:?}");
     }
     assert_eq!(attempts.len(), 1);
+    assert_ne!(attempts[0].span_id, request.span_id);
     let attempt = &attempts[0];
     assert_eq!((attempt.kind(), attempt.name.as_str()), (SpanKind::Client, "GET"));
     assert_eq!(attempt.trace_id, request.trace_id);
@@ -289,6 +291,27 @@ async fn a_collector_that_is_busy_is_asked_again_and_gets_its_key() {
     let sent = "keybearer_spans_exported_total 3\n";
     wait_for_metric(&stage, sent).await;
     assert!(stage.admin("/metrics").await.1.contains("keybearer_spans_lost_total{reason=\"refused\"} 0\n"));
+}
+
+#[tokio::test]
+async fn a_collector_behind_a_private_authority_is_trusted_by_its_ca_alone() {
+    let authority = Authority::new();
+    let peer = Peer::start(Some(Tls::new(&authority))).await;
+    let otlp = |ca: &str| {
+        let headers = "headers: {authorization: {file: secret}}";
+        format!("telemetry: {{otlp: {{endpoint: \"{}\", {headers}{ca}}}}}", peer.url("https"))
+    };
+    let strange = Plan::default().more(&otlp("")).start().await;
+    let process = Process::start(&strange, &[]).await;
+    let refused = || process.lines().iter().any(|line| line.contains("the TLS handshake failed"));
+    eventually("the certificate is not trusted", refused).await;
+    assert!(peer.seen().is_empty());
+    let ca = format!(", ca: {{file: {}}}", authority.file().display());
+    let stage = Plan::default().more(&otlp(&ca)).start().await;
+    wait_for_metric(&stage, "keybearer_spans_exported_total 1\n").await;
+    let seen = peer.seen();
+    assert_eq!(seen[0].authorization, crate::stage::SECRET);
+    assert!(!process.lines().iter().any(|line| line.contains(crate::stage::SECRET)));
 }
 
 #[tokio::test]
