@@ -12,6 +12,9 @@ use crate::{
     profile::{diagnosis, skew},
 };
 
+/// No token that is renewed lives for ten years.
+const FAR: u64 = 10 * 365 * 86_400;
+
 /// Requests of each route in a second, when there was an earlier look.
 pub(super) type Rates = BTreeMap<String, f64>;
 
@@ -119,6 +122,8 @@ fn milliseconds(seconds: Option<f64>) -> String {
 
 fn profiles(profiles: &[Profile], now: u64) -> String {
     let mut table = Table::new(&["PROFILE", "TOKEN", "EXPIRES", "NEXT REQUEST", "FAILED", "ROUTES"], &[4]);
+    // What never expires has its next request at the end of all days.
+    let is_near = |at: &u64| at.saturating_sub(now) < FAR;
     for profile in profiles {
         let number = match profile.generation {
             0 => String::new(),
@@ -135,7 +140,7 @@ fn profiles(profiles: &[Profile], now: u64) -> String {
             profile.name.clone(),
             state,
             profile.expires_at.map_or_else(|| "-".into(), |at| ahead(at, now)),
-            profile.next_request_at.map_or_else(|| "-".into(), |at| ahead(at, now)),
+            profile.next_request_at.filter(is_near).map_or_else(|| "-".into(), |at| ahead(at, now)),
             profile.requests_failed.to_string(),
             profile.routes.join(", "),
         ]);

@@ -23,7 +23,7 @@ const UNRESERVED: &[u8] = b"-._~";
 
 const EXAMPLES: &str = "Examples:
   keybearer switch orders orders-staging --for 30m   another account for half an hour
-  keybearer switch orders orders-staging --dry-run   can it be done? the token is obtained, nothing changes
+  keybearer switch orders orders-staging --dry-run   can it be done? nothing changes
   keybearer switch orders --undo                     back to what was before
   keybearer switch --environment staging             everything as the environment says
   keybearer switch --environment staging --undo      back to the environment before
@@ -42,7 +42,7 @@ pub(super) struct SwitchArgs {
     /// The route's name
     #[arg(required_unless_present_any = ["environment", "list"], conflicts_with_all = ["environment", "list"])]
     route: Option<String>,
-    /// The profile that serves it from now on, or none
+    /// The profile that serves it from now on
     #[arg(required_unless_present_any = ["environment", "list", "undo"], conflicts_with_all = ["environment", "list", "undo"])]
     profile: Option<String>,
     /// Switch everything to this environment; none for the file as it stands

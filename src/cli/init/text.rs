@@ -178,7 +178,7 @@ pub(super) fn next_steps(answers: &Answers, args: &InitArgs) -> String {
              /etc/keybearer/keybearer.env",
             environment.display()
         ));
-        step("sudo keybearer check && sudo keybearer doctor   says what is wrong, and what to do");
+        step(&format!("{}   says what is wrong, and what to do", as_the_unit(answers)));
         step("sudo systemctl enable --now keybearer");
         step("sudo keybearer status");
     } else {
@@ -187,10 +187,22 @@ pub(super) fn next_steps(answers: &Answers, args: &InitArgs) -> String {
         step(&format!("keybearer run --config {output}"));
     }
     if !answers.listen.starts_with("unix:") {
-        let url = format!("http://{}{}", answers.listen, answers.prefix);
-        step(&format!("point your program at {url} in place of {}", answers.upstream));
+        step(&format!("point your program at http://{} in place of {}", answers.listen, answers.upstream));
     }
     out
+}
+
+/// How `check` and `doctor` see the secrets that systemd gives to the unit.
+fn as_the_unit(answers: &Answers) -> &'static str {
+    match answers.account.secret() {
+        Some(Kept::Env(_)) => {
+            "sudo sh -c 'set -a; . /etc/keybearer/keybearer.env; keybearer check && keybearer doctor'"
+        }
+        Some(Kept::Credential(_)) => {
+            "sudo env CREDENTIALS_DIRECTORY=/etc/keybearer/secrets sh -c 'keybearer check && keybearer doctor'"
+        }
+        Some(Kept::File(_)) | None => "sudo sh -c 'keybearer check && keybearer doctor'",
+    }
 }
 
 /// What has to be put where, so that the account can prove itself.
