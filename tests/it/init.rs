@@ -159,6 +159,8 @@ fn the_environment_file_of_the_unit_has_a_line_for_the_secret() {
     let yaml = fs::read_to_string(folder.path().join("keybearer.yaml")).unwrap();
     assert!(yaml.contains("state_dir: /var/lib/keybearer"), "{yaml}");
     assert!(said(&output).contains("systemctl enable --now keybearer"), "{}", said(&output));
+    // Without them check would miss what the unit has.
+    assert!(said(&output).contains(". /etc/keybearer/keybearer.env; keybearer check"), "{}", said(&output));
 }
 
 #[test]
