@@ -18,6 +18,7 @@ use axum::{
     http::{HeaderValue, Method, Response, StatusCode, header},
 };
 use serde_json::json;
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{clock::Moment, proxy::worker::Gateway, telemetry, token};
 
@@ -27,6 +28,9 @@ pub mod changes;
 pub mod metrics;
 pub mod socket;
 mod types;
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 128;
 
 /// What the admin listener shows.
 pub struct Shown {
@@ -78,14 +82,18 @@ pub async fn serve(socket: socket::Bound, shown: Arc<Shown>) -> io::Result<()> {
     axum::serve(listener, router.into_make_service_with_connect_info::<socket::Peer>()).await
 }
 
-/// Binds an address for the admin listener.
+/// Binds an address for the admin listener; `shared` with another gateway of the same user.
 ///
 /// # Errors
 /// The system's.
-pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let socket = std::net::TcpListener::bind(address)?;
+pub fn bind(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
-    Ok(socket)
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 async fn answer(State(shown): State<Arc<Shown>>, request: Request) -> Response<Body> {

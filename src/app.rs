@@ -13,7 +13,7 @@ use std::{
 };
 
 use tokio::{
-    runtime::Runtime,
+    runtime::{Handle, Runtime},
     sync::{mpsc, watch},
 };
 
@@ -25,7 +25,7 @@ use crate::{
         problem::{Problem, Problems},
     },
     export,
-    listen::{self, Address, Share, certificate::CertificateError},
+    listen::{self, Address, Share, certificate::CertificateError, inherited::Inherited},
     proxy::{
         credentials::Slots,
         worker::{Common, Gateway, Route, Snapshot},
@@ -140,10 +140,15 @@ pub enum Drained {
 /// # Errors
 /// [`StartError`]; nothing is left running then.
 pub fn start(settings: Settings, log: Option<&Log>) -> Result<Running, StartError> {
+    start_on(settings, log, Arc::default())
+}
+
+/// Starts it on sockets that are bound already, where they fit.
+fn start_on(settings: Settings, log: Option<&Log>, inherited: Arc<Inherited>) -> Result<Running, StartError> {
     let count = settings.workers.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (senders, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
-    let core = match wire(settings, log, &runtime, senders) {
+    let core = match wire(settings, log, runtime.handle(), senders, inherited) {
         Ok(core) => Arc::new(core),
         Err(error) => {
             // Just dropped, it would wait for its tasks, which an asynchronous caller must not.
@@ -182,16 +187,17 @@ pub fn start(settings: Settings, log: Option<&Log>) -> Result<Running, StartErro
 fn wire(
     settings: Settings,
     log: Option<&Log>,
-    control: &Runtime,
+    control: &Handle,
     workers: Vec<mpsc::UnboundedSender<Share>>,
+    inherited: Arc<Inherited>,
 ) -> Result<Core, StartError> {
     let count = workers.len();
-    let listeners = Listeners::new(control.handle(), workers);
+    let listeners = Listeners::new(control, workers, inherited);
     let plan = listeners.prepare(&settings)?;
-    let admin = Admin::bind(&settings)?;
+    let admin = Admin::bind(&settings, &listeners.inherited)?;
     let traces = Arc::<Traces>::default();
-    traces.set(tracer(&settings, &traces, control.handle())?);
-    let owners = Owners::new(control.handle(), Arc::clone(&traces));
+    traces.set(tracer(&settings, &traces, control)?);
+    let owners = Owners::new(control, Arc::clone(&traces));
     let (profiles, _) = owners.prepare(&settings.profiles);
     let mut snapshot = snapshot(&settings, &owners::handles(&profiles), count, Kept::default())?;
     snapshot.tracer = traces.tracer();
@@ -209,7 +215,7 @@ fn wire(
         serving: Mutex::new(settings),
     };
     core.listeners.apply(plan);
-    core.administer(admin, control.handle());
+    core.administer(admin, control);
     Ok(core)
 }
 
@@ -229,7 +235,14 @@ pub fn start_file(
 
 fn start_prepared(origin: Origin, prepared: Prepared, log: Option<&Log>) -> Result<Running, StartError> {
     let settings = prepared.loaded.settings.clone();
-    let mut running = start(settings, log)?;
+    let mut running = start_on(settings, log, Arc::clone(&origin.inherited))?;
+    for unused in origin.inherited.unused() {
+        tracing::warn!(
+            name = unused.name,
+            address = unused.address,
+            "the service manager handed over a socket that is no listener's: nobody answers there (name it after a listener, or give a listener its address)"
+        );
+    }
     let path = origin.path.clone();
     let control = Arc::new(Control::new(Arc::clone(&running.core), origin, prepared));
     let shown: Arc<dyn changes::Control> = Arc::<Control>::clone(&control);

@@ -104,6 +104,8 @@ pub struct Settings {
 pub struct Admin {
     /// Where it listens.
     pub address: listen::Address,
+    /// Whether another gateway of the same user may listen there at the same time.
+    pub reuse_port: bool,
     /// `None` for plain HTTP.
     pub tls: Option<listen::tls::Settings>,
     /// The token for changes; without one it is made in `state_dir`.

@@ -1,7 +1,7 @@
 //! Listeners: accepting callers' connections, watching their time, and letting them go.
 //!
 //! Every worker has its own socket on every listener's address (`SO_REUSEPORT`), so the kernel
-//! spreads connections and no worker hands one to another. Where a listener has too many, accepting
+//! spreads connections and no worker hands one to another. A socket that systemd hands over is one for all. Where a listener has too many, accepting
 //! pauses and connections wait in the kernel's queue; nothing is dropped.
 
 use std::{io, rc::Rc, time::Duration};
@@ -20,6 +20,7 @@ pub(crate) mod frames;
 pub(crate) mod framing;
 mod guard;
 mod http2;
+pub mod inherited;
 mod refuse;
 mod room;
 mod serve;
@@ -41,6 +42,10 @@ pub use tls::Follower;
 /// How long accepting pauses when the system refuses, for instance without file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long a socket that others follow on its address takes what is half connected, while it lets nothing
+/// new begin. Longer than most ways there and back.
+const YIELD: Duration = Duration::from_millis(200);
+
 /// What a listener is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -48,6 +53,8 @@ pub struct Settings {
     pub name: String,
     /// Where it listens.
     pub address: Address,
+    /// Whether another gateway of the same user may listen there at the same time.
+    pub reuse_port: bool,
     /// `None` for plain HTTP.
     pub tls: Option<tls::Settings>,
     /// Whose word is taken about who sent a request before them.
@@ -104,19 +111,24 @@ pub async fn accept(
     connections: Rc<Connections>,
     mut stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let Share { socket, entry, mut live } = share;
+    let Share { socket, entry, is_inherited, mut live } = share;
     let socket = AcceptSocket::register(socket)?;
     let mut pause = Pause::default();
     let current = live.borrow_and_update().clone();
     let Some(mut door) = current.map(|shared| Door::new(&worker, &connections, &entry, shared)) else {
         return Ok(());
     };
+    let mut is_closed = false;
     while !*stop.borrow() {
         // An error means that nobody is left who could change it: the gateway is gone.
         if live.has_changed().unwrap_or(true) {
             match live.borrow_and_update().clone() {
                 Some(shared) => door = Door::new(&worker, &connections, &entry, shared),
-                None => break,
+                None => {
+                    // Perhaps another listener of ours has the address from now on.
+                    is_closed = true;
+                    break;
+                }
             }
         }
         if let Some((why, count)) = door.is_full() {
@@ -145,11 +157,35 @@ pub async fn accept(
             }
         }
     }
+    // The next process takes what waits in its queue.
+    if is_inherited {
+        return Ok(());
+    }
+    if is_closed || door.yields() {
+        make_way(&socket, &door).await;
+    }
     // Closing the socket would reset the connections that wait in its queue.
     for (transport, peer) in socket.into_waiting()? {
         door.open(transport, peer);
     }
     Ok(())
+}
+
+/// Lets nothing new begin on a socket whose address another one has by now, and takes what has begun. A
+/// caller's first packet gets no answer, so it is sent again, and then the other socket answers.
+async fn make_way(socket: &AcceptSocket, door: &Rc<Door>) {
+    if let Err(error) = socket.ignore_new() {
+        return tracing::debug!(listener = door.name(), %error, "the socket cannot make way");
+    }
+    let until = Instant::now() + YIELD;
+    // An unaccepted connection stays in the queue when the time is over.
+    while let Ok(accepted) = tokio::time::timeout_at(until, socket.accept()).await {
+        match accepted {
+            Ok((transport, peer)) => door.open(transport, peer),
+            Err(error) if is_one_callers(&error) => {}
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
 }
 
 /// Errors that are about one connection and say nothing of the next.

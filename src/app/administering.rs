@@ -16,7 +16,7 @@ use crate::{
     admin::{self, access::Access, socket::Bound},
     app::{StartError, core::Core},
     config::{self, Settings},
-    listen::{self, Address, Follower},
+    listen::{self, Address, Follower, inherited::Inherited},
     secret::{Fingerprint, Secret},
     source::Source,
 };
@@ -48,7 +48,7 @@ impl Drop for Administering {
 
 impl Admin {
     /// Binds what `settings` say, if they want an admin listener, and reads or makes its token.
-    pub(super) fn bind(settings: &Settings) -> Result<Option<Self>, StartError> {
+    pub(super) fn bind(settings: &Settings, inherited: &Inherited) -> Result<Option<Self>, StartError> {
         let Some(admin) = &settings.admin else { return Ok(None) };
         let refused = |error: io::Error| StartError::Admin(admin.address.clone(), error);
         let (tls, follower) = match &admin.tls {
@@ -61,13 +61,18 @@ impl Admin {
         };
         let (socket, address) = match &admin.address {
             Address::Ip(ip) => {
-                let socket = admin::bind(*ip).map_err(refused)?;
+                let handed = inherited.tcp_at(&admin.address);
+                let socket = handed.unwrap_or_else(|| admin::bind(*ip, admin.reuse_port)).map_err(refused)?;
                 let address = Address::Ip(socket.local_addr().map_err(refused)?);
                 (Bound::Tcp(socket, tls), address)
             }
             Address::Unix(path) => {
-                let (socket, file) = listen::unix::bind_file(path).map_err(refused)?;
-                (Bound::Unix(socket, file), admin.address.clone())
+                let bound = match inherited.unix_at(&admin.address) {
+                    // Its file is the service manager's.
+                    Some(handed) => handed.map(|socket| Bound::Unix(socket, Box::new(()))),
+                    None => listen::unix::bind_file(path).map(|(socket, file)| Bound::Unix(socket, file)),
+                };
+                (bound.map_err(refused)?, admin.address.clone())
             }
         };
         let access = Access { hosts: admin.hosts.clone(), token: token(admin, settings)? };

@@ -22,6 +22,7 @@ use crate::{
         switches::{Store, Switches},
     },
     config::{self, Loaded, Settings, problem::Problems},
+    listen::inherited::Inherited,
 };
 
 /// The longest that a switch for a while may last.
@@ -38,6 +39,8 @@ pub struct Origin {
     pub environment: Option<String>,
     /// What is said otherwise elsewhere.
     pub overrides: Overrides,
+    /// Sockets that the service manager has bound.
+    pub inherited: Arc<Inherited>,
 }
 
 /// Why a change was not made. Nothing has changed then.

@@ -8,13 +8,15 @@ use tokio::{runtime::Handle, sync::mpsc, task::AbortHandle};
 use crate::{
     admin::metrics::ListenerCount,
     config::Settings,
-    listen::{self, Address, BindError, Change, Limits, Listener, Room, Share},
+    listen::{self, Address, BindError, Change, Limits, Listener, Room, Share, inherited::Inherited},
 };
 
 /// Every listener that is open, and the workers' ends that get the next ones.
 pub(super) struct Listeners {
     control: Handle,
     room: Arc<Room>,
+    /// Sockets that are not bound here.
+    pub(super) inherited: Arc<Inherited>,
     workers: Vec<mpsc::UnboundedSender<Share>>,
     open: Mutex<Vec<Open>>,
     /// For those who only look.
@@ -48,10 +50,15 @@ pub(super) struct Plan {
 
 impl Listeners {
     /// None yet. `workers` get a share of each.
-    pub(super) fn new(control: &Handle, workers: Vec<mpsc::UnboundedSender<Share>>) -> Self {
+    pub(super) fn new(
+        control: &Handle,
+        workers: Vec<mpsc::UnboundedSender<Share>>,
+        inherited: Arc<Inherited>,
+    ) -> Self {
         Self {
             control: control.clone(),
             room: Room::of_this_process(),
+            inherited,
             workers,
             open: Mutex::default(),
             shown: Arc::default(),
@@ -80,7 +87,8 @@ impl Listeners {
                     let follows =
                         open.iter().any(|open| open.listener.address().collides_with(&wanted.address));
                     let workers = self.workers.len();
-                    plan.new.push(Listener::bind(wanted, &limits, workers, &self.room, follows)?);
+                    let (room, inherited) = (&self.room, &self.inherited);
+                    plan.new.push(Listener::bind(wanted, &limits, workers, room, follows, inherited)?);
                 }
             }
         }

@@ -44,7 +44,7 @@ impl Core {
         }
         let plan = self.listeners.prepare(settings)?;
         let has_moved = serving.admin != settings.admin;
-        let admin = if has_moved { Admin::bind(settings)? } else { None };
+        let admin = if has_moved { Admin::bind(settings, &self.listeners.inherited)? } else { None };
         let traces = self.gateway.traces();
         let tracer = match serving.otlp == settings.otlp {
             true => traces.tracer(),

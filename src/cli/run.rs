@@ -4,6 +4,7 @@ use std::{
     panic::{self, PanicHookInfo},
     pin::pin,
     process::ExitCode,
+    sync::Arc,
 };
 
 use anyhow::Context;
@@ -14,22 +15,29 @@ use crate::{
     app::{self, Drained, control::Origin, service},
     cli::{Configured, Failure, LogArgs, complaint},
     config::Settings,
+    listen::inherited::Inherited,
     telemetry::log,
 };
 
 pub(super) fn run(configured: &Configured, args: &LogArgs) -> Result<ExitCode, Failure> {
     harden();
+    // Before there are threads: it changes the environment.
+    let (inherited, useless) = Inherited::from_environment();
     let mut settings = configured.loaded.settings.clone();
     override_with(args, &mut settings);
     let log = log::start(&settings.log, args.log_filter.as_deref())
         .map_err(|error| Failure::Bad(format!("keybearer: {error}\n")))?;
     report_panics();
+    for problem in useless {
+        tracing::warn!("{problem}");
+    }
     let environment = configured.loaded.settings.environment.clone();
     let overrides = args.clone();
     let origin = Origin {
         path: configured.path.clone(),
         environment: environment.clone(),
         overrides: Box::new(move |settings| override_with(&overrides, settings)),
+        inherited: Arc::new(inherited),
     };
     // Read a second time, as the log has only begun: it may have changed in between.
     let (running, warnings) = app::start_file(origin, Some(&log))

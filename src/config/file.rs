@@ -56,6 +56,9 @@ pub(super) struct Admin {
     pub(super) address: Field<String>,
     /// Who may connect to a unix socket, and change things there. Only with `address: unix:PATH`.
     pub(super) socket: Option<Field<Socket>>,
+    /// Whether another gateway of the same user may listen on the same address at the same time, so that a new
+    /// one can take over from an old one. Default `false`: a second one is refused. Not for a unix socket.
+    pub(super) reuse_port: Option<Field<bool>>,
     /// Certificates, for HTTPS. Absent: plain HTTP.
     pub(super) tls: Option<Field<Tls>>,
     /// The token that changes need. Default a file `admin-token` in `state_dir`, made at the first start;

@@ -17,6 +17,9 @@ pub(super) struct Listener {
     pub(super) mode: Option<Field<Mode>>,
     /// Who may connect to a unix socket. Only with `address: unix:PATH`.
     pub(super) socket: Option<Field<Socket>>,
+    /// Whether another gateway of the same user may listen on the same address at the same time, so that a new
+    /// one can take over from an old one. Default `false`: a second one is refused. Not for a unix socket.
+    pub(super) reuse_port: Option<Field<bool>>,
     /// Certificates, for HTTPS. Absent: plain HTTP.
     pub(super) tls: Option<Field<Tls>>,
     /// Proxies in front of the gateway whose word is taken about who sent a request: addresses, networks

@@ -54,10 +54,12 @@ pub(super) fn lower(file: &file::File, cx: &Context<'_>) -> Vec<listen::Settings
         let Some((at, address)) = trip.address(&listener.address, &listener.socket, &listener.tls) else {
             continue;
         };
+        let reuse_port = trip.reuse_port(&listener.reuse_port, &address);
         if let Some(other) = out.iter().find(|other| other.address.collides_with(&address)) {
             trip.problem(at, format!("address {address} is taken by listener {:?}", other.name));
         }
-        out.push(listen::Settings { name: name.to_owned(), address, tls: tls.flatten(), trusted_proxies });
+        let (name, tls) = (name.to_owned(), tls.flatten());
+        out.push(listen::Settings { name, address, reuse_port, tls, trusted_proxies });
     }
     out
 }
@@ -91,7 +93,8 @@ pub(super) fn admin(
         }
     }
     let hosts = given(&admin.hosts).map(|(_, list)| trip.hosts(list)).unwrap_or_default();
-    Some(super::Admin { address, tls: tls.flatten(), token, hosts })
+    let reuse_port = trip.reuse_port(&admin.reuse_port, &address);
+    Some(super::Admin { address, reuse_port, tls: tls.flatten(), token, hosts })
 }
 
 /// One listener on its way.
@@ -166,6 +169,18 @@ impl Trip<'_> {
             return None;
         }
         Some((at, Address::Unix(self.socket(path, given(socket).map(|(_, socket)| socket)))))
+    }
+
+    fn reuse_port(&self, field: &Option<Field<bool>>, address: &Address) -> bool {
+        let Some((at, reuse_port)) = given(field) else { return false };
+        if *reuse_port && matches!(address, Address::Unix(_)) {
+            let way = "let systemd hand the socket over, then it outlives the gateway";
+            self.problem(
+                at,
+                format!("reuse_port: a unix socket has one process only (remove reuse_port; {way})"),
+            );
+        }
+        *reuse_port
     }
 
     fn socket(&self, path: PathBuf, socket: Option<&Socket>) -> UnixSocket {

@@ -21,6 +21,7 @@ use crate::{
         Limits, Settings,
         addresses::Addresses,
         certificate::CertificateError,
+        inherited::Inherited,
         room::Room,
         tls::{Follower, Live},
         unix::{self, SocketFile},
@@ -113,6 +114,7 @@ pub struct Listener {
     settings: Settings,
     address: Address,
     sockets: Vec<BoundSocket>,
+    is_inherited: bool,
     live: watch::Sender<Option<Shared>>,
     open: Arc<AtomicUsize>,
     room: Arc<Room>,
@@ -130,6 +132,7 @@ pub(super) struct Shared {
     pub(super) addresses: Option<Arc<Addresses>>,
     pub(super) trusted: Arc<TrustedProxies>,
     pub(super) tls: Option<Arc<Live>>,
+    pub(super) reuse_port: bool,
     /// Turns true when connections accepted under this shall end.
     pub(super) is_replaced: Arc<AtomicBool>,
 }
@@ -142,8 +145,8 @@ pub struct Change {
 }
 
 impl Listener {
-    /// Binds a listener, with sockets for so many `workers`. It `follows` one of this process on the same
-    /// address, or not.
+    /// Binds a listener, with sockets for so many `workers`, unless its socket is `inherited`. It `follows`
+    /// one of this process on the same address, or not.
     ///
     /// # Errors
     /// [`BindError`]; it does not listen then.
@@ -153,16 +156,26 @@ impl Listener {
         workers: usize,
         room: &Arc<Room>,
         follows: bool,
+        inherited: &Inherited,
     ) -> Result<Self, BindError> {
         let (open, certificates) = (Arc::default(), Arc::default());
         let (shared, follower) = shared(settings, limits, room, &open, &certificates)?;
-        let (address, sockets) = sockets(&settings.address, workers, follows).map_err(|cause| {
-            BindError::Socket { name: settings.name.clone(), address: settings.address.clone(), cause }
-        })?;
+        let refused = |cause| BindError::Socket {
+            name: settings.name.clone(),
+            address: settings.address.clone(),
+            cause,
+        };
+        let handed = handed(settings, workers, inherited).transpose().map_err(refused)?;
+        let is_inherited = handed.is_some();
+        let (address, sockets) = match handed {
+            Some(handed) => handed,
+            None => sockets(settings, workers, follows).map_err(refused)?,
+        };
         Ok(Self {
             settings: settings.clone(),
             address,
             sockets,
+            is_inherited,
             live: watch::Sender::new(Some(shared)),
             open,
             room: Arc::clone(room),
@@ -246,7 +259,8 @@ impl Listener {
         let socket = self.sockets.pop()?;
         let shard = Arc::clone(self.shards.get(self.sockets.len())?);
         let entry = Entry { name: self.settings.name.as_str().into(), shard };
-        Some(Share { socket, entry, live: self.live.subscribe() })
+        let is_inherited = self.is_inherited;
+        Some(Share { socket, entry, is_inherited, live: self.live.subscribe() })
     }
 }
 
@@ -268,17 +282,46 @@ fn shared(
         addresses: Addresses::new(limits),
         trusted: Arc::new(settings.trusted_proxies.clone()),
         tls,
+        reuse_port: settings.reuse_port,
         is_replaced: Arc::default(),
     };
     Ok((shared, follower))
 }
 
-fn sockets(address: &Address, workers: usize, follows: bool) -> io::Result<(Address, Vec<BoundSocket>)> {
+/// The service manager's socket for a listener, once for each worker: all of them have one queue.
+fn handed(
+    settings: &Settings,
+    workers: usize,
+    inherited: &Inherited,
+) -> Option<io::Result<(Address, Vec<BoundSocket>)>> {
+    let (name, wanted) = (settings.name.as_str(), &settings.address);
+    let one = || match wanted {
+        Address::Ip(_) => inherited.tcp(name, wanted).map(|socket| socket.map(BoundSocket::Tcp)),
+        Address::Unix(_) => {
+            inherited.unix(name, wanted).map(|socket| socket.map(|socket| BoundSocket::Unix(socket, None)))
+        }
+    };
+    let first = one()?;
+    let all = [first].into_iter().chain((1..workers).filter_map(|_| one()));
+    Some(all.collect::<io::Result<Vec<_>>>().map(|sockets| {
+        let address = sockets.first().and_then(BoundSocket::address).unwrap_or_else(|| wanted.clone());
+        if address != *wanted {
+            tracing::warn!(
+                listener = name,
+                "the service manager's socket of that name is bound to {address}, not to {wanted}: it is used as it is"
+            );
+        }
+        (address, sockets)
+    }))
+}
+
+fn sockets(settings: &Settings, workers: usize, follows: bool) -> io::Result<(Address, Vec<BoundSocket>)> {
+    let address = &settings.address;
     let mut sockets = Vec::new();
     match address {
         Address::Ip(address) => {
             // Another process that shares the port by `SO_REUSEPORT` would get a part of the traffic.
-            if !follows {
+            if !follows && !settings.reuse_port {
                 drop(tcp(*address, false)?);
             }
             let first = tcp(*address, true)?;
@@ -292,9 +335,9 @@ fn sockets(address: &Address, workers: usize, follows: bool) -> io::Result<(Addr
         Address::Unix(socket) => {
             let (first, file) = unix::bind(socket)?;
             for _ in 1..workers {
-                sockets.push(BoundSocket::Unix(first.try_clone()?, Arc::clone(&file)));
+                sockets.push(BoundSocket::Unix(first.try_clone()?, Some(Arc::clone(&file))));
             }
-            sockets.push(BoundSocket::Unix(first, file));
+            sockets.push(BoundSocket::Unix(first, Some(file)));
             Ok((address.clone(), sockets))
         }
     }
@@ -316,13 +359,26 @@ fn tcp(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
 /// A socket that listens, on its way to its worker.
 pub(super) enum BoundSocket {
     Tcp(std::net::TcpListener),
-    Unix(std::os::unix::net::UnixListener, Arc<SocketFile>),
+    /// With its file, unless that is the service manager's.
+    Unix(std::os::unix::net::UnixListener, Option<Arc<SocketFile>>),
+}
+
+impl BoundSocket {
+    /// Where a TCP socket really listens.
+    fn address(&self) -> Option<Address> {
+        match self {
+            Self::Tcp(socket) => socket.local_addr().ok().map(Address::Ip),
+            Self::Unix(..) => None,
+        }
+    }
 }
 
 /// One worker's part of a listener.
 pub struct Share {
     pub(super) socket: BoundSocket,
     pub(super) entry: Entry,
+    /// Whether its queue is for the next process.
+    pub(super) is_inherited: bool,
     /// `None` when the listener has closed.
     pub(super) live: watch::Receiver<Option<Shared>>,
 }

@@ -48,6 +48,11 @@ impl Door {
         &self.entry.name
     }
 
+    /// Whether another gateway may have the address by now.
+    pub(super) fn yields(&self) -> bool {
+        self.shared.reuse_port
+    }
+
     pub(super) fn shard(&self) -> &ListenerShard {
         &self.entry.shard
     }

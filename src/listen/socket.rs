@@ -2,6 +2,7 @@
 
 use std::{io, os::unix::net::UnixListener as StdUnixListener, sync::Arc};
 
+use socket2::{SockFilter, SockRef};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use crate::{
@@ -9,10 +10,25 @@ use crate::{
     listen::{bind::BoundSocket, transport::Transport, unix::SocketFile},
 };
 
+/// A program of the kernel's packet filter: of a TCP header's flags, SYN without ACK is dropped, all else is
+/// kept. Numbers of `linux/bpf_common.h`: load a byte, and with a constant, jump if equal, return.
+const IGNORE_NEW: [SockFilter; 5] = [
+    SockFilter::new(0x30, 0, 0, FLAGS_AT),
+    SockFilter::new(0x54, 0, 0, SYN | ACK),
+    SockFilter::new(0x15, 0, 1, SYN),
+    SockFilter::new(0x06, 0, 0, 0),
+    SockFilter::new(0x06, 0, 0, u32::MAX),
+];
+/// Where the flags are in a TCP header (RFC 9293 §3.1), and two of them.
+const FLAGS_AT: u32 = 13;
+const SYN: u32 = 0x02;
+const ACK: u32 = 0x10;
+
 /// A socket that accepts.
 pub(super) enum AcceptSocket {
     Tcp(TcpListener),
-    Unix(UnixListener, Arc<SocketFile>),
+    /// With its file, unless that is the service manager's.
+    Unix(UnixListener, Option<Arc<SocketFile>>),
 }
 
 impl AcceptSocket {
@@ -38,6 +54,16 @@ impl AcceptSocket {
         }
     }
 
+    /// From now on no connection begins here; those that have begun go on. Connections that are accepted
+    /// have this as well, and it is nothing to them: a packet that only begins a connection never comes on one.
+    pub(super) fn ignore_new(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(listener) => SockRef::from(listener).attach_filter(&IGNORE_NEW),
+            // Its file can be taken away instead.
+            Self::Unix(..) => Ok(()),
+        }
+    }
+
     /// Ends accepting: the connections that wait to be accepted, and no more.
     pub(super) fn into_waiting(self) -> io::Result<Vec<(Transport, Peer)>> {
         let mut waiting = Vec::new();
@@ -51,7 +77,9 @@ impl AcceptSocket {
             }
             Self::Unix(listener, file) => {
                 // First, so that the queue has an end.
-                file.remove();
+                if let Some(file) = file {
+                    file.remove();
+                }
                 let listener: StdUnixListener = listener.into_std()?;
                 while let Ok((stream, _)) = listener.accept() {
                     stream.set_nonblocking(true)?;

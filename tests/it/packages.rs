@@ -69,11 +69,22 @@ fn systemd_finds_nothing_wrong_with_the_unit() {
     let text = text_of(&deploy("systemd/keybearer.service"));
     assert!(text.contains("ExecStart=/usr/bin/keybearer run"), "the unit starts something else");
     fs::write(&unit, text.replace("/usr/bin/keybearer", env!("CARGO_BIN_EXE_keybearer"))).unwrap();
-    let Some(output) = run("systemd-analyze", &["verify", "--man=no", unit.to_str().unwrap()]) else {
+    let socket = folder.path().join("keybearer.socket");
+    fs::copy(deploy("systemd/keybearer.socket"), &socket).unwrap();
+    let units = [unit.to_str().unwrap(), socket.to_str().unwrap()];
+    let Some(output) = run("systemd-analyze", &["verify", "--man=no", units[0], units[1]]) else {
         return;
     };
     let said = words(&output);
-    assert!(output.status.success() && !said.contains("keybearer.service"), "{said}");
+    assert!(output.status.success() && !said.contains("keybearer."), "{said}");
+}
+
+#[test]
+fn the_socket_unit_has_the_address_of_the_packages_listener() {
+    let unit = text_of(&deploy("systemd/keybearer.socket"));
+    let address = unit.lines().find_map(|line| line.strip_prefix("ListenStream=")).unwrap();
+    let sample = text_of(&deploy("deb/keybearer.yaml"));
+    assert!(sample.contains(&format!("address: {address}")), "no listener of the package is at {address}");
 }
 
 #[test]

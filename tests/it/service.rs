@@ -1,14 +1,27 @@
-//! The gateway under a service manager: what it tells systemd.
+//! The gateway under a service manager: what it tells systemd, and restarts that no caller notices.
 
 use std::{
     fs,
-    os::unix::net::UnixDatagram,
-    sync::{Arc, Mutex},
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener},
+    os::{
+        fd::OwnedFd,
+        unix::net::{UnixDatagram, UnixListener, UnixStream},
+    },
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
 };
+
+use socket2::{Domain, Socket, Type};
+use tokio::task::JoinSet;
 
 use crate::{
     process::Process,
-    stage::{Stage, eventually},
+    stage::{PATIENCE, Stage, eventually},
 };
 
 /// The service manager's side of `NOTIFY_SOCKET`.
@@ -43,8 +56,7 @@ impl Manager {
     }
 
     async fn run(&self, stage: &Stage, more: &[(&str, String)]) -> Process {
-        let config = stage.folder.path().join("process.yaml");
-        fs::write(&config, &stage.yaml).unwrap();
+        let config = write(stage, &stage.yaml);
         let variables: Vec<_> = more.iter().cloned().chain([("NOTIFY_SOCKET", self.path.clone())]).collect();
         Process::start_with_variables(&config, &variables).await
     }
@@ -100,4 +112,202 @@ async fn the_watchdog_hears_of_the_gateway_also_while_it_drains() {
     eventually("it is alive", || beats() >= before + 2).await;
     assert_eq!(slow.await.unwrap().unwrap().status(), 200);
     assert_eq!(process.end().await.code(), Some(0));
+}
+
+// --- Restart -------------------------------------------------------------------------------------------------------
+
+/// Callers that go on asking: half on connections of their own for each request, half on lasting ones.
+struct Load {
+    callers: JoinSet<usize>,
+    is_over: Arc<AtomicBool>,
+    served: Arc<AtomicUsize>,
+}
+
+impl Load {
+    fn on(stage: &Stage, url: &str) -> Self {
+        let mut load = Self { callers: JoinSet::new(), is_over: Arc::default(), served: Arc::default() };
+        for index in 0..16 {
+            let new = || reqwest::Client::builder().no_proxy().timeout(PATIENCE).pool_max_idle_per_host(0);
+            let http = if index % 2 == 0 { stage.http.clone() } else { new().build().unwrap() };
+            let (url, is_over, served) =
+                (url.to_owned(), Arc::clone(&load.is_over), Arc::clone(&load.served));
+            load.callers.spawn(async move {
+                let mut count = 0;
+                while !is_over.load(Ordering::Relaxed) {
+                    let answer = http.get(&url).send().await.expect("no request is lost");
+                    assert_eq!(answer.status(), 200);
+                    answer.bytes().await.expect("an answer that began is finished");
+                    served.fetch_add(1, Ordering::Relaxed);
+                    count += 1;
+                }
+                count
+            });
+        }
+        load
+    }
+
+    async fn goes_on(&self) {
+        let before = self.served.load(Ordering::Relaxed);
+        eventually("requests are served", || self.served.load(Ordering::Relaxed) > before + 200).await;
+    }
+
+    /// Panics if one request of one caller has failed.
+    async fn end(self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        let served = self.callers.join_all().await;
+        assert!(served.iter().all(|count| *count > 0), "{served:?}");
+    }
+}
+
+/// Hands `sockets` over as systemd does: from number 3 on, with their names.
+fn activated(config: &Path, names: &str, sockets: Vec<OwnedFd>) -> Command {
+    let count = sockets.len();
+    let mut sockets = sockets.into_iter();
+    // Programs inherit nothing but their standard streams, so the sockets go by these.
+    let moved = if count == 2 { "exec 3<&0 4<&1 </dev/null >/dev/null" } else { "exec 3<&0 </dev/null" };
+    let script = format!("{moved}; LISTEN_FDS={count} LISTEN_FDNAMES={names} LISTEN_PID=$$ exec \"$@\"");
+    let mut command = Command::new("sh");
+    command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_keybearer"), "run", "--log-format", "json"]);
+    command.arg("--config").arg(config).env_remove("KEYBEARER_ENVIRONMENT").env_remove("KEYBEARER_LOG");
+    command.stdin(sockets.next().unwrap());
+    if let Some(second) = sockets.next() {
+        command.stdout(second);
+    }
+    command
+}
+
+fn write(stage: &Stage, yaml: &str) -> PathBuf {
+    let path = stage.folder.path().join("process.yaml");
+    fs::write(&path, yaml).unwrap();
+    path
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_under_load_on_a_socket_of_systemd_fails_no_request() {
+    let stage = Stage::start().await;
+    let config = write(&stage, &stage.yaml);
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let start = || Process::run(activated(&config, "local", vec![socket.try_clone().unwrap().into()]));
+    let mut before = start().await;
+    assert_eq!(before.address(), address);
+    let load = Load::on(&stage, &before.url("/v1/orders"));
+    load.goes_on().await;
+    before.signal("-TERM");
+    assert_eq!(before.end().await.code(), Some(0));
+    // Nobody is there: connections wait in the socket's queue.
+    let after = start().await;
+    load.goes_on().await;
+    load.end().await;
+    assert_eq!(after.address(), address);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sockets_are_found_by_address_or_name_and_a_reload_keeps_them() {
+    let stage = Stage::start().await;
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = tcp.local_addr().unwrap();
+    let path = stage.folder.path().join("handed.sock");
+    let unix = UnixListener::bind(&path).unwrap();
+    let listeners = format!(
+        "listeners:\n  first: {{address: \"{address}\"}}\n  second: {{address: \"unix:{}\"}}\n",
+        path.display()
+    );
+    let yaml = stage.yaml.replace("listeners:\n  local: {address: \"127.0.0.1:0\"}\n", &listeners);
+    assert_ne!(yaml, stage.yaml);
+    let config = write(&stage, &yaml);
+    // The first by its address, the second by its path.
+    let process = Process::run(activated(&config, "other:second", vec![tcp.into(), unix.into()])).await;
+    assert_eq!(process.address(), address);
+    let status = || async { stage.http.get(process.url("/v1/orders")).send().await.unwrap().status() };
+    assert_eq!(status().await, 200);
+    let unix_answers = || {
+        let mut caller = UnixStream::connect(&path).unwrap();
+        caller.write_all(b"GET /v1/orders HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        caller.read_to_string(&mut answer).unwrap();
+        answer.starts_with("HTTP/1.1 200")
+    };
+    assert!(unix_answers());
+    // Another name for the same address is another listener, on the same socket.
+    write(&stage, &yaml.replace("first:", "third:").replace("second:", "fourth:"));
+    process.signal("-HUP");
+    eventually("it has reloaded", || process.has_logged("the configuration was reloaded")).await;
+    assert_eq!(status().await, 200);
+    assert!(unix_answers());
+    assert!(!process.has_logged("handed over a socket"), "{:?}", process.lines());
+}
+
+#[tokio::test]
+async fn a_socket_of_systemd_that_nobody_wants_is_named() {
+    let stage = Stage::start().await;
+    let config = write(&stage, &stage.yaml);
+    let stray = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = stray.local_addr().unwrap().to_string();
+    let datagrams = UnixDatagram::unbound().unwrap();
+    let process = Process::run(activated(&config, "stray:log", vec![stray.into(), datagrams.into()])).await;
+    let lines = process.lines();
+    let warning = |text: &str| lines.iter().find(|line| line.contains("WARN") && line.contains(text));
+    let unwanted = warning("no listener's").expect("a warning");
+    assert!(unwanted.contains("stray") && unwanted.contains(&address), "{unwanted}");
+    let useless = warning("of no use").expect("a warning");
+    assert!(useless.contains("log") && useless.contains("ListenStream="), "{useless}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_gateway_takes_over_from_an_old_one_under_load_and_no_request_fails() {
+    let stage = Stage::start().await;
+    // Bound and not listening: the port is nobody else's meanwhile.
+    let place = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    place.set_reuse_port(true).unwrap();
+    place.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let address = place.local_addr().unwrap().as_socket().unwrap();
+    let listener = |more: &str| {
+        stage.yaml.replacen("{address: \"127.0.0.1:0\"}", &format!("{{address: \"{address}\"{more}}}"), 1)
+    };
+    let config = write(&stage, &listener(", reuse_port: true"));
+    let mut before = Process::start_with(&config, &[]).await;
+    let load = Load::on(&stage, &before.url("/v1/orders"));
+    load.goes_on().await;
+    for _ in 0..3 {
+        let after = Process::start_with(&config, &[]).await;
+        before.signal("-TERM");
+        assert_eq!(before.end().await.code(), Some(0));
+        load.goes_on().await;
+        before = after;
+    }
+    load.end().await;
+    // Without the key a second gateway is a mistake, and refused.
+    let alone = write(&stage, &listener(""));
+    let refused = crate::process::keybearer(&["run", "--config", alone.to_str().unwrap()]);
+    assert_eq!(refused.status.code(), Some(1));
+    let words = String::from_utf8_lossy(&refused.stderr);
+    assert!(words.contains("another process listens there"), "{words}");
+}
+
+#[tokio::test]
+async fn systemds_own_tool_hands_a_socket_over() {
+    if Command::new("systemd-socket-activate").arg("--version").output().is_err() {
+        return;
+    }
+    let stage = Stage::start().await;
+    let config = write(&stage, &stage.yaml);
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut command = Command::new("systemd-socket-activate");
+    command.arg(format!("--listen={address}")).args(["--fdname=local", env!("CARGO_BIN_EXE_keybearer")]);
+    command.args(["run", "--log-format", "json", "--config"]).arg(&config);
+    // It starts the gateway when the first caller comes, who waits meanwhile.
+    let url = format!("http://{address}/v1/orders");
+    let first = async {
+        loop {
+            match stage.http.get(&url).send().await {
+                Ok(answer) => break answer.status(),
+                Err(error) if error.is_connect() => tokio::task::yield_now().await,
+                Err(error) => panic!("the first request was lost: {error:?}"),
+            }
+        }
+    };
+    let (process, status) = tokio::join!(Process::run(command), first);
+    assert_eq!(status, 200);
+    assert_eq!(process.address(), address);
 }

@@ -4,6 +4,7 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -158,7 +159,8 @@ impl Plan {
 /// Starts the gateway of the file at `path`, as the binary does.
 pub(crate) fn start_file(path: &Path, environment: Option<&str>) -> Running {
     let environment = environment.map(str::to_owned);
-    let origin = Origin { path: path.to_owned(), environment, overrides: Box::new(|_| {}) };
+    let origin =
+        Origin { path: path.to_owned(), environment, overrides: Box::new(|_| {}), inherited: Arc::default() };
     let (running, _) = app::start_file(origin, None).unwrap_or_else(|problems| panic!("{problems}"));
     running.unwrap()
 }
