@@ -7,13 +7,9 @@ use serde_json::{Value, json};
 
 use crate::{
     cli::{Configured, Failure},
-    proxy::{fault::Fault, settings::RouteSettings, target},
-    route::{Entry, Head, Table, explain::NearMiss, path},
-    token,
+    proxy::explain::{self, Decision, Forwarded, Question},
+    route::Table,
 };
-
-/// Near misses that are shown.
-const NEAR_MISSES_MAX: usize = 10;
 
 pub(super) fn explain(
     configured: &Configured,
@@ -28,15 +24,14 @@ pub(super) fn explain(
     let headers = headers(fields)?;
     let table = Table::build(configured.loaded.settings.routes.clone())
         .map_err(|_| bad("the routes are in conflict".into()))?;
-    let host = uri.host().unwrap_or_default();
-    let reading = path::read(uri.path());
-    let head = Head { host, path: &reading.path, method: &method, headers: &headers };
-    let decision = Decision {
-        request: format!("{method} {url}"),
-        outcome: decide(&table, &head, &uri, &reading, &configured.loaded.settings.profiles),
-        near: table.explain(&head, NEAR_MISSES_MAX),
+    let question = Question { method: &method, uri: &uri, headers: &headers };
+    let also = |name: &str| {
+        let mut all = configured.loaded.settings.profiles.iter();
+        all.find(|known| known.profile.name == name).map(|known| known.also.clone()).unwrap_or_default()
     };
-    Ok(if as_json { decision.json().to_string() + "\n" } else { decision.text() })
+    let decision = explain::decide(&table, &question, |entry| Some(&entry.target), also);
+    let told = Told { request: format!("{method} {url}"), decision };
+    Ok(if as_json { told.json().to_string() + "\n" } else { told.text() })
 }
 
 fn bad(text: String) -> Failure {
@@ -59,92 +54,30 @@ fn headers(fields: &[String]) -> Result<HeaderMap, Failure> {
     Ok(headers)
 }
 
-struct Decision {
+struct Told {
     request: String,
-    outcome: Result<Forwarded, Refused>,
-    near: Vec<NearMiss>,
+    decision: Decision,
 }
 
-struct Forwarded {
-    route: String,
-    profile: Option<String>,
-    /// Profiles whose credentials go with its own.
-    also: Vec<String>,
-    upstream: String,
-}
-
-impl Forwarded {
-    fn profiles(&self) -> String {
-        let own = self.profile.as_deref().unwrap_or("none (no credential)");
-        if self.also.is_empty() { own.to_owned() } else { format!("{own}, also {}", self.also.join(", ")) }
+fn profiles(forwarded: &Forwarded) -> String {
+    let own = forwarded.profile.as_deref().unwrap_or("none (no credential)");
+    if forwarded.also.is_empty() {
+        own.to_owned()
+    } else {
+        format!("{own}, also {}", forwarded.also.join(", "))
     }
 }
 
-struct Refused {
-    route: Option<String>,
-    fault: Fault,
-    why: String,
-}
-
-fn decide(
-    table: &Table<RouteSettings>,
-    head: &Head<'_>,
-    uri: &Uri,
-    reading: &path::Reading<'_>,
-    profiles: &[token::Settings],
-) -> Result<Forwarded, Refused> {
-    use crate::proxy::fault::BadRequest;
-    let refuse = |route: Option<&Entry<RouteSettings>>, fault: Fault, why: String| Refused {
-        route: route.map(|entry| entry.name.clone()),
-        fault,
-        why,
-    };
-    if matches!(*head.method, Method::TRACE | Method::CONNECT) {
-        return Err(refuse(None, Fault::MethodRefused, format!("{} is never forwarded", head.method)));
-    }
-    let Some(entry) = table.find(head) else {
-        return Err(match reading.refused_by(path::Check::Strict) {
-            Some(flaw) => ambiguous(None, flaw),
-            None => refuse(None, Fault::NoRoute, "no route matches".into()),
-        });
-    };
-    let settings = &entry.target;
-    if settings.profile.is_some()
-        && let Some(flaw) = reading.refused_by(settings.path_check)
-    {
-        return Err(ambiguous(Some(entry.name.clone()), flaw));
-    }
-    if !target::is_usual(head.method) && !entry.rule.methods.contains(head.method) {
-        let why = format!("{} is not usual, so the route must list it in methods", head.method);
-        return Err(refuse(Some(entry), Fault::MethodRefused, why));
-    }
-    let target = target::upstream_target(settings, entry.rule.path.as_str(), uri).map_err(|_| {
-        refuse(Some(entry), Fault::BadRequest(BadRequest::Target), BadRequest::Target.to_string())
-    })?;
-    let profile = profiles.iter().find(|known| Some(&known.profile.name) == settings.profile.as_ref());
-    Ok(Forwarded {
-        route: entry.name.clone(),
-        profile: settings.profile.clone(),
-        also: profile.map(|profile| profile.also.clone()).unwrap_or_default(),
-        upstream: format!("{}{target}", settings.upstream),
-    })
-}
-
-fn ambiguous(route: Option<String>, flaw: path::Flaw) -> Refused {
-    let bad = crate::proxy::fault::BadRequest::Path(flaw);
-    Refused { route, why: bad.to_string(), fault: Fault::BadRequest(bad) }
-}
-
-impl Decision {
+impl Told {
     fn text(&self) -> String {
         let mut out = format!("{}\n", self.request);
         // Writing to a string does not fail.
-        let _ = match &self.outcome {
+        let _ = match &self.decision.outcome {
             Ok(forwarded) => writeln!(
                 out,
                 "  route     {}\n  profile   {}\n  upstream  {}",
                 forwarded.route,
-                forwarded.profiles(),
+                profiles(forwarded),
                 forwarded.upstream
             ),
             Err(refused) => writeln!(
@@ -156,10 +89,10 @@ impl Decision {
                 refused.route.as_ref().map_or(String::new(), |route| format!(" (route \"{route}\")"))
             ),
         };
-        if !self.near.is_empty() {
+        if !self.decision.near.is_empty() {
             out.push_str("\nother routes, nearest first\n");
         }
-        for miss in &self.near {
+        for miss in &self.decision.near {
             let _ = writeln!(out, "  {}: {}", miss.route, miss.reasons.join("; "));
         }
         out
@@ -167,8 +100,8 @@ impl Decision {
 
     fn json(&self) -> Value {
         let near: Vec<Value> =
-            self.near.iter().map(|m| json!({"route": m.route, "reasons": m.reasons})).collect();
-        match &self.outcome {
+            self.decision.near.iter().map(|m| json!({"route": m.route, "reasons": m.reasons})).collect();
+        match &self.decision.outcome {
             Ok(f) => json!({
                 "request": self.request,
                 "route": f.route,

@@ -265,7 +265,7 @@ impl Fault {
     }
 
     /// What happened and what to do now, for the caller.
-    fn detail(&self, route: Option<&str>) -> String {
+    pub(super) fn detail(&self, route: Option<&str>) -> String {
         let route = route.unwrap_or("?");
         match self {
             Self::NoRoute => {

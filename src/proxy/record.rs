@@ -12,12 +12,14 @@ use tokio::time::Instant;
 use crate::{
     body::Received,
     caller::Caller,
+    clock,
     proxy::{
         attempt::Upload,
         fault::{About, CODE_NAMES, Fault},
         headers,
         line::Line,
         notable::Notable,
+        recent::{Happening, What},
         recovery::Outcome,
         trace::{End, Trace},
         worker::{RouteState, Shard, Telling, Worker},
@@ -235,6 +237,7 @@ impl Record {
     /// What became of a 401.
     pub fn recovered(&mut self, outcome: Outcome) {
         self.outcome = Some(outcome);
+        self.happened(What::Unauthorized, outcome.name(), None, outcome.words().to_owned());
     }
 
     /// The caller gets a response with this status.
@@ -246,6 +249,22 @@ impl Record {
     pub fn faulted(&mut self, fault: &Fault) {
         self.fault = Some(fault.code());
         self.status = Some(fault.status());
+        self.happened(What::Fault, fault.code(), self.status, fault.detail(self.route_name()));
+    }
+
+    fn happened(&self, what: What, code: &'static str, status: Option<StatusCode>, words: String) {
+        self.worker.recent().add(Happening {
+            number: 0,
+            at: clock::wall(),
+            what,
+            code,
+            status: status.map(|status| status.as_u16()),
+            words,
+            route: self.route_name().map(str::to_owned),
+            profile: self.profile_name().map(str::to_owned),
+            request_id: self.request_id.to_str().unwrap_or_default().to_owned(),
+            took: self.started.elapsed(),
+        });
     }
 
     /// Bytes of the answer's body went out.

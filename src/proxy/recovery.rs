@@ -81,6 +81,27 @@ impl Outcome {
     pub fn name(self) -> &'static str {
         OUTCOME_NAMES.get(self as usize).copied().unwrap_or_default()
     }
+
+    /// What became of the 401, for people.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Recovered => "the upstream refused the token; a fresh one was taken",
+            Self::SecondRefused => "the upstream refused a fresh token as well: look at the account's rights",
+            Self::NotAskedFor => "the upstream's challenge says that another token would not help",
+            Self::SuppressedYoung => "the upstream refused a token that had only just been obtained",
+            Self::SuppressedRecent => {
+                "the upstream refused the token, which was renewed for a 401 a moment ago"
+            }
+            Self::NoFreshToken => "the upstream refused the token, and no fresh one could be had",
+            Self::SecondFailed => "the request could not be sent again with a fresh token",
+            Self::ReplayOff => "the token is renewed, but replay is off for the route",
+            Self::BodyOverLimit => "the token is renewed, but the request's body is over the replay limit",
+            Self::BudgetSpent => "the token is renewed, but the memory for replays is spent",
+            Self::BodyBroken => "the token is renewed, but the caller's body broke off",
+            Self::SameCredential => "the credential that could be had is the one that was refused",
+            Self::Nonce => "the same token was taken with the upstream's nonce",
+        }
+    }
 }
 
 /// Answers a 401: with a second attempt's response if that is better, else with `first`.

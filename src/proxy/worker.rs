@@ -20,6 +20,7 @@ use crate::{
         attempt::RequestBody,
         credentials::{Credentials, Slots},
         fault::CODES,
+        recent::Recent,
         recovery::OUTCOMES,
         settings::{RouteSettings, Timeouts},
     },
@@ -97,6 +98,7 @@ pub struct Gateway {
     unrouted: Vec<Arc<Shard>>,
     /// What lies in the workers' pools.
     pools: Vec<Arc<Tally>>,
+    recent: Recent,
     traces: Arc<Traces>,
 }
 
@@ -124,6 +126,7 @@ impl Gateway {
             draining: AtomicBool::new(false),
             unrouted: (0..workers).map(|_| Arc::default()).collect(),
             pools: (0..workers).map(|_| Arc::default()).collect(),
+            recent: Recent::default(),
             traces,
         })
     }
@@ -157,6 +160,11 @@ impl Gateway {
     /// The tracer in force, and what became of spans.
     pub fn traces(&self) -> &Arc<Traces> {
         &self.traces
+    }
+
+    /// The latest faults and 401s.
+    pub fn recent(&self) -> &Recent {
+        &self.recent
     }
 
     /// From now on every answer closes its connection.
@@ -302,6 +310,10 @@ impl Worker {
     /// Requests that this worker is serving.
     pub fn in_flight(&self) -> usize {
         self.in_flight.get()
+    }
+
+    pub(super) fn recent(&self) -> &Recent {
+        &self.gateway.recent
     }
 
     pub(super) fn budget(&self) -> &Arc<Budget> {
