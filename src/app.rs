@@ -311,7 +311,7 @@ pub(crate) fn snapshot(
 fn tracer(
     settings: &Settings,
     traces: &Traces,
-    control: &tokio::runtime::Handle,
+    control: &Handle,
 ) -> Result<Option<Arc<Tracer>>, export::StartError> {
     let otlp = settings.otlp.clone();
     otlp.map(|otlp| export::start(otlp, traces.counts(), control)).transpose()

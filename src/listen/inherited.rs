@@ -129,7 +129,6 @@ impl Socket {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it does not listen"));
         }
         raw.set_nonblocking(true)?;
-        drop(raw);
         Ok(socket)
     }
 
