@@ -34,7 +34,8 @@ impl Access {
                           list the name in admin.hosts)";
             return Err(refuse(StatusCode::MISDIRECTED_REQUEST, "host_unknown", detail));
         }
-        if matches!(head.method, Method::GET | Method::HEAD) {
+        // Other methods do nothing anywhere, and are told so.
+        if !matches!(head.method, Method::POST | Method::PUT | Method::PATCH | Method::DELETE) {
             return Ok(());
         }
         if head.headers.contains_key(header::ORIGIN) && !is_same_origin(&head.headers) {

@@ -1,6 +1,7 @@
 //! The API below `/api/v1`: what the gateway does, for programs; and what it is told to do.
 
 mod change;
+mod document;
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -27,6 +28,8 @@ use crate::{
     },
     clock, token,
 };
+
+use document::Common;
 
 /// A body of the API is no longer than this.
 const BODY_BYTES_MAX: usize = 16 * 1024;
@@ -56,7 +59,8 @@ type Gateway = State<Arc<Shown>>;
         change::refresh,
         change::log_level
     ),
-    components(schemas(Problem))
+    components(schemas(Problem)),
+    modifiers(&Common)
 )]
 struct Document;
 

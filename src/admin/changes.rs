@@ -208,6 +208,9 @@ pub fn span(text: &str) -> Option<Duration> {
         "d" => 86_400,
         _ => return None,
     };
+    if !number.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
     number.parse::<u64>().ok()?.checked_mul(seconds).map(Duration::from_secs)
 }
 
@@ -220,7 +223,7 @@ mod tests {
         for (text, seconds) in [("90s", 90), ("30m", 1800), ("8h", 28_800), ("2d", 172_800)] {
             assert_eq!(span(text), Some(Duration::from_secs(seconds)), "{text}");
         }
-        for text in ["", "m", "30", "1.5h", "-1s", "30 m", "99999999999999999999d"] {
+        for text in ["", "m", "30", "1.5h", "-1s", "+1s", "30 m", "99999999999999999999d"] {
             assert_eq!(span(text), None, "{text}");
         }
     }

@@ -162,8 +162,9 @@ pub(super) struct Listener {
 pub(super) struct SwitchRoute {
     /// The other profile.
     pub(super) profile: String,
-    /// For how long, such as `30m`; until it is undone when absent.
+    /// For how long, such as `30m`; until it is undone when absent. At most 366 days.
     #[serde(rename = "for")]
+    #[schema(pattern = "^([1-9][0-9]{0,6}s|[1-9][0-9]{0,4}m|[1-9][0-9]{0,2}h|([1-9][0-9]?|[12][0-9]{2})d)$")]
     pub(super) lasts: Option<String>,
     /// Only try whether it could be done; the token is obtained all the same.
     #[serde(default)]
@@ -176,8 +177,9 @@ pub(super) struct SwitchRoute {
 pub(super) struct SwitchEnvironment {
     /// The other environment; null for none.
     pub(super) environment: Option<String>,
-    /// For how long, such as `30m`; until it is undone when absent.
+    /// For how long, such as `30m`; until it is undone when absent. At most 366 days.
     #[serde(rename = "for")]
+    #[schema(pattern = "^([1-9][0-9]{0,6}s|[1-9][0-9]{0,4}m|[1-9][0-9]{0,2}h|([1-9][0-9]?|[12][0-9]{2})d)$")]
     pub(super) lasts: Option<String>,
     /// Only try whether it could be done.
     #[serde(default)]
@@ -194,6 +196,7 @@ pub(super) struct Empty {}
 #[serde(deny_unknown_fields)]
 pub(super) struct LogLevel {
     /// `error`, `warn`, `info`, `debug` or `trace`.
+    #[schema(pattern = "^(error|warn|info|debug|trace)$")]
     pub(super) level: String,
 }
 

@@ -21,6 +21,9 @@ use crate::{
     token,
 };
 
+/// How much can be logged.
+const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
+
 /// Runs a change on a thread that may block. It goes on when who asked hangs up.
 async fn change<T: Send + 'static>(
     shown: &Shown,
@@ -41,6 +44,10 @@ fn body<T: DeserializeOwned + Default>(bytes: &Bytes) -> Result<T, Refusal> {
 }
 
 fn wanted<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Refusal> {
+    // A list of a structure's fields would be taken for it.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(refuse(StatusCode::BAD_REQUEST, "bad_body", "the body is not a JSON object"));
+    }
     serde_json::from_slice(bytes).map_err(|error| {
         refuse(
             StatusCode::BAD_REQUEST,
@@ -205,7 +212,9 @@ pub(super) async fn log_level(
     bytes: Bytes,
 ) -> Answer<LogLevel> {
     let LogLevel { level } = wanted(&bytes)?;
-    let parsed: tracing::Level = level.parse().map_err(|_| {
+    // The parser alone would take numbers and capitals as well.
+    let known = LEVELS.contains(&level.as_str()).then(|| level.parse::<tracing::Level>().ok()).flatten();
+    let parsed = known.ok_or_else(|| {
         refuse(StatusCode::BAD_REQUEST, "bad_level", "level is one of error, warn, info, debug and trace")
     })?;
     tracing::info!(target: "audit", action = "log_level", level, by = peer.name(), "the log's level is changed");
