@@ -25,7 +25,9 @@ use crate::{clock::Moment, proxy::worker::Gateway, telemetry, token};
 pub mod access;
 mod api;
 pub mod changes;
+pub mod events;
 pub mod metrics;
+mod page;
 pub mod socket;
 mod types;
 
@@ -48,6 +50,8 @@ pub struct Shown {
     pub control: Arc<OnceLock<Arc<dyn changes::Control>>>,
     /// When the gateway started.
     pub started: Moment,
+    /// Who reads events.
+    pub readers: events::Readers,
 }
 
 /// One path of the admin listener. The index and the tests read this table.
@@ -61,7 +65,7 @@ pub struct Endpoint {
 
 /// Every path there is.
 pub const ENDPOINTS: [Endpoint; 4] = [
-    Endpoint { path: "/", help: "this list", serve: index },
+    Endpoint { path: "/", help: "this list, and the status page in a browser", serve: index },
     Endpoint { path: "/livez", help: "200 while the process runs", serve: livez },
     Endpoint {
         path: "/readyz",
@@ -104,6 +108,9 @@ async fn answer(State(shown): State<Arc<Shown>>, request: Request) -> Response<B
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "this is for reading only\n".into());
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
         return response;
+    }
+    if endpoint.path == "/" && page::is_wanted(request.headers()) {
+        return page::serve();
     }
     (endpoint.serve)(&shown)
 }

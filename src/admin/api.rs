@@ -2,6 +2,7 @@
 
 mod change;
 mod document;
+mod look;
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -50,6 +51,9 @@ type Gateway = State<Arc<Shown>>;
         profiles,
         listeners,
         configuration,
+        look::recent,
+        look::events,
+        look::explain,
         document,
         change::reload,
         change::switch_route,
@@ -72,6 +76,9 @@ pub(super) fn router(shown: Arc<Shown>) -> Router {
         .route("/api/v1/profiles", get(profiles))
         .route("/api/v1/listeners", get(listeners))
         .route("/api/v1/configuration", get(configuration))
+        .route("/api/v1/recent", get(look::recent))
+        .route("/api/v1/events", get(look::events))
+        .route("/api/v1/explain", get(look::explain))
         .route("/api/v1/openapi.json", get(document))
         .route("/api/v1/reload", post(change::reload))
         .route("/api/v1/routes/{route}/switch", post(change::switch_route))

@@ -1,16 +1,19 @@
 //! What the API answers. Times are seconds since 1970; nothing here is secret.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     admin::{
         changes::Switch,
         metrics::{CLASSES, RouteSum},
     },
-    proxy::{fault::CODE_NAMES, recovery::OUTCOME_NAMES},
+    proxy::{explain::Decision, fault::CODE_NAMES, recent, recovery::OUTCOME_NAMES},
     telemetry::metrics::{BUCKETS_US, LatencySum},
 };
 
@@ -184,6 +187,142 @@ pub(super) struct SwitchEnvironment {
     /// Only try whether it could be done.
     #[serde(default)]
     pub(super) dry_run: bool,
+}
+
+/// A request that was not an ordinary one: a fault, or a 401 of an upstream.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Happening {
+    /// Counts them from 1 since the gateway started.
+    pub(super) number: u64,
+    /// When, in seconds since 1970.
+    pub(super) at: u64,
+    /// `fault` or `unauthorized`.
+    pub(super) what: &'static str,
+    /// The fault's code, or what became of the 401.
+    pub(super) code: &'static str,
+    /// The fault's status; absent for a 401.
+    pub(super) status: Option<u16>,
+    /// What happened, for people.
+    pub(super) words: String,
+    /// The route, if one took the request.
+    pub(super) route: Option<String>,
+    /// Its profile.
+    pub(super) profile: Option<String>,
+    /// The request's id, as in the access log.
+    pub(super) request_id: String,
+    /// Milliseconds from the request's head to here.
+    pub(super) took_ms: f64,
+}
+
+impl From<recent::Happening> for Happening {
+    fn from(happening: recent::Happening) -> Self {
+        Self {
+            number: happening.number,
+            at: seconds(happening.at),
+            what: match happening.what {
+                recent::What::Fault => "fault",
+                recent::What::Unauthorized => "unauthorized",
+            },
+            code: happening.code,
+            status: happening.status,
+            words: happening.words,
+            route: happening.route,
+            profile: happening.profile,
+            request_id: happening.request_id,
+            took_ms: (happening.took.as_secs_f64() * 1e6).round() / 1e3,
+        }
+    }
+}
+
+/// Something that happened, as the stream of events tells it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Event {
+    /// `fault`, `unauthorized`, `token`, `token_failed`, `switch`, `undo`, `expire`, `drop`, `reload` or
+    /// `reload_refused`.
+    pub(super) kind: &'static str,
+    /// When, in seconds since 1970.
+    pub(super) at: u64,
+    /// The fault's code, or what became of the 401.
+    pub(super) code: Option<&'static str>,
+    /// What happened, for people.
+    pub(super) words: String,
+    /// The route that it is about.
+    pub(super) route: Option<String>,
+    /// The profile that it is about.
+    pub(super) profile: Option<String>,
+    /// The request's id, as in the access log.
+    pub(super) request_id: Option<String>,
+}
+
+/// A time in seconds since 1970.
+pub(super) fn seconds(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// The request that somebody asks about.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Question {
+    /// Its method; GET when absent.
+    pub(super) method: Option<String>,
+    /// Its URL, or its path.
+    pub(super) url: String,
+}
+
+/// What would become of a request.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Explanation {
+    /// The route that takes it.
+    pub(super) route: Option<String>,
+    /// The profile whose token it gets.
+    pub(super) profile: Option<String>,
+    /// Profiles whose credentials it gets as well.
+    pub(super) also: Vec<String>,
+    /// The URL that is asked for upstream.
+    pub(super) upstream: Option<String>,
+    /// Why it is not forwarded.
+    pub(super) fault: Option<Problem>,
+    /// The other routes, nearest first.
+    pub(super) near_misses: Vec<NearMiss>,
+}
+
+/// A route that does not take the request.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct NearMiss {
+    /// Its name.
+    pub(super) route: String,
+    /// Why not.
+    pub(super) reasons: Vec<String>,
+}
+
+impl From<Decision> for Explanation {
+    fn from(decision: Decision) -> Self {
+        let near = decision.near.into_iter();
+        let near_misses = near.map(|miss| NearMiss { route: miss.route, reasons: miss.reasons }).collect();
+        match decision.outcome {
+            Ok(forwarded) => Self {
+                route: Some(forwarded.route),
+                profile: forwarded.profile,
+                also: forwarded.also,
+                upstream: Some(forwarded.upstream),
+                fault: None,
+                near_misses,
+            },
+            Err(refused) => Self {
+                route: refused.route,
+                profile: None,
+                also: Vec::new(),
+                upstream: None,
+                fault: Some(Problem {
+                    status: refused.fault.status().as_u16(),
+                    code: refused.fault.code().to_owned(),
+                    detail: refused.why,
+                }),
+                near_misses,
+            },
+        }
+    }
 }
 
 /// Nothing more to say.

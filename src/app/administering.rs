@@ -129,6 +129,7 @@ impl Core {
                 access,
                 control: Arc::clone(&self.control),
                 started: self.started,
+                readers: admin::events::Readers::default(),
             });
             let mut tasks = vec![
                 control

@@ -61,6 +61,83 @@ async fn everybody_on_loopback_reads_and_no_token_is_ever_shown() {
 }
 
 #[tokio::test]
+async fn the_latest_faults_and_401s_are_told_without_what_was_asked_for() {
+    let stage = start().await;
+    assert_eq!(stage.status("/v1/a").await, 200);
+    assert_eq!(read(&stage, "/recent").await, json!([]), "an ordinary request is none of them");
+    let lost = stage.http.get(stage.url("/nowhere?secret=1")).header("x-request-id", "find-me");
+    assert_eq!(lost.send().await.unwrap().status(), 404);
+    let recent = read(&stage, "/recent").await;
+    let fault = &recent[0];
+    assert_eq!((&fault["what"], &fault["code"]), (&json!("fault"), &json!("no_route")));
+    assert_eq!((&fault["status"], &fault["request_id"]), (&json!(404), &json!("find-me")));
+    assert_eq!((&fault["route"], &fault["number"]), (&Value::Null, &json!(1)));
+    assert!(!recent.to_string().contains("secret"), "{recent}");
+    stage.idp.revoke_all();
+    assert_eq!(stage.status("/v1/a").await, 200);
+    let recovery = &read(&stage, "/recent").await[0];
+    assert_eq!((&recovery["what"], &recovery["code"]), (&json!("unauthorized"), &json!("recovered")));
+    assert_eq!((&recovery["route"], &recovery["profile"]), (&json!("orders"), &json!("account")));
+}
+
+#[tokio::test]
+async fn what_happens_is_told_as_it_happens_until_the_gateway_stops() {
+    let stage = start().await;
+    let mut events = stage.http.get(url(&stage, "/events")).send().await.unwrap();
+    assert_eq!(events.headers()["content-type"], "text/event-stream");
+    let mut text = next(&mut events).await.unwrap();
+    assert_eq!(text, ": alive\n\n", "the past is not told");
+    assert_eq!(stage.status("/nowhere").await, 404);
+    let (status, _) = change(&stage, "/profiles/account/refresh", json!({})).await;
+    assert_eq!(status, 200);
+    assert_eq!(change(&stage, "/reload", json!({})).await.0, 200);
+    for part in ["\"kind\":\"fault\"", "\"code\":\"no_route\"", "\"kind\":\"token\"", "\"kind\":\"reload\""] {
+        while !text.contains(part) {
+            text += &next(&mut events).await.unwrap_or_else(|| panic!("{part} is not in {text}"));
+        }
+    }
+    stage.gateway.stop();
+    while next(&mut events).await.is_some() {}
+}
+
+/// The next piece of a stream; `None` at its end.
+async fn next(stream: &mut reqwest::Response) -> Option<String> {
+    let piece = tokio::time::timeout(crate::stage::PATIENCE, stream.chunk()).await.expect("in time").unwrap();
+    piece.map(|bytes| String::from_utf8(bytes.to_vec()).unwrap())
+}
+
+#[tokio::test]
+async fn no_more_than_sixteen_read_events() {
+    let stage = start().await;
+    let mut readers = Vec::new();
+    for _ in 0..16 {
+        readers.push(stage.http.get(url(&stage, "/events")).send().await.unwrap());
+    }
+    let (status, problem) = send(stage.http.get(url(&stage, "/events"))).await;
+    assert_eq!((status.as_u16(), &problem["code"]), (503, &json!("too_many_readers")));
+    drop(readers.pop());
+    let again =
+        async { while stage.http.get(url(&stage, "/events")).send().await.unwrap().status() != 200 {} };
+    tokio::time::timeout(crate::stage::PATIENCE, again).await.expect("a place becomes free");
+}
+
+#[tokio::test]
+async fn a_running_gateway_explains_what_would_become_of_a_request() {
+    let stage = start().await;
+    let taken = read(&stage, "/explain?url=http://orders.internal/v1/a%3Fpage=2").await;
+    assert_eq!((&taken["route"], &taken["profile"]), (&json!("orders"), &json!("account")));
+    assert!(taken["upstream"].as_str().unwrap().ends_with("/v1/a?page=2"), "{taken}");
+    let lost = read(&stage, "/explain?method=POST&url=/other").await;
+    assert_eq!(lost["fault"]["code"], "no_route");
+    assert!(lost["near_misses"][0]["reasons"][0].as_str().unwrap().contains("not under"), "{lost}");
+    for question in ["", "?url=http://[", "?method=G%20T&url=/", "?url=/&header=a"] {
+        let (status, problem) = send(stage.http.get(url(&stage, &format!("/explain{question}")))).await;
+        assert_eq!((status.as_u16(), &problem["code"]), (400, &json!("bad_question")), "{question}");
+    }
+    assert_eq!(stage.api.requests(), 0, "nothing is sent");
+}
+
+#[tokio::test]
 async fn the_token_is_made_at_the_first_start_for_the_gateways_user_only() {
     let stage = start().await;
     let path = stage.folder.path().join("state/admin-token");
@@ -174,7 +251,7 @@ async fn the_document_describes_every_path_there_is() {
     let stage = start().await;
     let document = read(&stage, "/openapi.json").await;
     let paths = document["paths"].as_object().unwrap();
-    assert_eq!(paths.len(), 13);
+    assert_eq!(paths.len(), 16);
     for (path, methods) in paths {
         let path = path.replace("{route}", "orders").replace("{profile}", "account");
         for method in methods.as_object().unwrap().keys() {
@@ -190,6 +267,26 @@ async fn the_document_describes_every_path_there_is() {
     let (status, _) =
         send(stage.http.post(url(&stage, "/routes")).bearer_auth(token(&stage)).json(&json!({}))).await;
     assert_eq!(status, 405);
+}
+
+#[tokio::test]
+async fn browsers_get_a_page_that_may_load_nothing_and_run_nothing_else() {
+    let stage = start().await;
+    let root = format!("http://{}/", stage.gateway.admin().unwrap());
+    let page = stage.http.get(root).header("accept", "text/html,*/*").send().await.unwrap();
+    let policy = page.headers()["content-security-policy"].to_str().unwrap().to_owned();
+    for part in ["default-src 'none'", "script-src 'sha256-", "style-src 'sha256-", "frame-ancestors 'none'"]
+    {
+        assert!(policy.contains(part), "{policy}");
+    }
+    assert!(!policy.contains("unsafe"), "{policy}");
+    assert_eq!(page.headers()["x-content-type-options"], "nosniff");
+    assert_eq!(page.headers()["referrer-policy"], "no-referrer");
+    let html = page.text().await.unwrap();
+    assert!(html.contains("<title>Keybearer</title>") && !html.contains("{script}"));
+    for outside in ["innerHTML", "sessionStorage", "localStorage", "https://", " style=\""] {
+        assert!(!html.contains(outside), "{outside}");
+    }
 }
 
 #[test]
