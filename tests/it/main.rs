@@ -63,6 +63,7 @@ mod reload; // another configuration while everything runs
 mod schemathesis; // the API against its own document
 mod service; // what systemd is told, and restarts that no caller notices
 mod sources; // where secrets are kept, and what becomes of new, broken and second ones
+mod status_page;
 mod storms; // many requests at once
 mod streams; // answers that arrive bit by bit: events, early hints
 mod switches; // other accounts while the gateway serves

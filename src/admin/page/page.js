@@ -22,7 +22,10 @@ function say(element, words) {
   if (element.textContent !== words) element.textContent = words;
 }
 const sum = (counts) => Object.values(counts).reduce((total, count) => total + count, 0);
-const clock = (at) => new Date(at * 1000).toLocaleTimeString();
+function clock(at) {
+  const time = new Date(at * 1000);
+  return Math.abs(Date.now() - time) < 43200000 ? time.toLocaleTimeString() : time.toLocaleString();
+}
 function span(seconds) {
   const s = Math.max(0, Math.round(seconds));
   if (s < 120) return `${s} s`;
@@ -116,7 +119,7 @@ function undo(route) {
 function chart(name) {
   const drawing = svg("svg", { class: "chart", viewBox: "0 0 100 20", preserveAspectRatio: "none", role: "img", "aria-label": name });
   const line = svg("polyline", { points: "" });
-  drawing.append(line);
+  drawing.append(svg("path", { d: "M0 19.5H100" }), line);
   return {
     drawing,
     draw(values) {
@@ -162,8 +165,10 @@ function makeRow(name) {
 }
 
 function count(route, at) {
-  const now = { at, requests: sum(route.requests), observed: route.duration.count, seconds: route.duration.sum_seconds };
   const known = past.get(route.name) || { rates: [], latencies: [] };
+  // A look because of an event comes too early for a point of the chart.
+  if (known.now && at > known.now.at && at - known.now.at < PERIOD_MS * 0.75) return known;
+  const now = { at, requests: sum(route.requests), observed: route.duration.count, seconds: route.duration.sum_seconds };
   if (known.now && at > known.now.at && now.requests >= known.now.requests) {
     const observed = now.observed - known.now.observed;
     known.rates.push(((now.requests - known.now.requests) * 1000) / (at - known.now.at));
@@ -252,7 +257,8 @@ function showProfiles() {
       life.mark.setAttribute("visibility", next && next <= to ? "visible" : "hidden");
       told.push(`Obtained ${clock(from)}`);
     }
-    if (next) told.push(`${from && to ? "refreshes" : "next attempt"} in ${span(next - now)} (${clock(next)})`);
+    if (!to && profile.ready) told.push("Does not expire");
+    else if (next) told.push(`${from && to ? "refreshes" : "next attempt"} in ${span(next - now)} (${clock(next)})`);
     else told.push("a token is being obtained");
     if (to) told.push(`expires in ${span(to - now)} (${clock(to)})`);
     say(life.words, told.join(" · "));
@@ -260,7 +266,7 @@ function showProfiles() {
     const why = [profile.error, profile.meaning && `It means: ${profile.meaning}.`, profile.remedy && `Do: ${profile.remedy}.`];
     if (profile.missing_roles.length) why.push(`The token lacks the roles ${profile.missing_roles.join(", ")}.`);
     say(life.error, why.filter(Boolean).join(" "));
-    const requests = `${profile.requests_ok} tokens, ${profile.requests_failed} failures`;
+    const requests = `token requests: ${profile.requests_ok} good, ${profile.requests_failed} failed`;
     say(life.serves, `${requests} · ${profile.routes.length ? `serves ${profile.routes.slice(0, 8).join(", ")}${profile.routes.length > 8 ? " …" : ""}` : "serves no route"}`);
   }
   for (const [name, { box }] of lives) {
