@@ -91,11 +91,20 @@ async fn what_happens_is_told_as_it_happens_until_the_gateway_stops() {
     let (status, _) = change(&stage, "/profiles/account/refresh", json!({})).await;
     assert_eq!(status, 200);
     assert_eq!(change(&stage, "/reload", json!({})).await.0, 200);
-    for part in ["\"kind\":\"fault\"", "\"code\":\"no_route\"", "\"kind\":\"token\"", "\"kind\":\"reload\""] {
+    stage.idp.set_secrets(crate::stage::CLIENT, &["another"]);
+    assert_eq!(change(&stage, "/profiles/account/refresh", json!({})).await.0, 502);
+    for part in [
+        "\"kind\":\"token_failed\"",
+        "\"kind\":\"fault\"",
+        "\"code\":\"no_route\"",
+        "\"kind\":\"token\"",
+        "\"kind\":\"reload\"",
+    ] {
         while !text.contains(part) {
             text += &next(&mut events).await.unwrap_or_else(|| panic!("{part} is not in {text}"));
         }
     }
+    assert!(!text.contains("canary") && !text.contains("eyJ"), "{text}");
     stage.gateway.stop();
     while next(&mut events).await.is_some() {}
 }

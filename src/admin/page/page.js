@@ -313,27 +313,40 @@ function lookSoon() {
 }
 
 const BAD = new Set(["fault", "token_failed", "reload_refused"]);
-function showEvent(event, isOld) {
+function showEvent(event) {
+  if (event.request_id) {
+    if (known.has(key(event))) return;
+    if (known.size > 10 * EVENTS_MAX) known.clear();
+    known.add(key(event));
+  }
   const line = make("li"), time = make("time", clock(event.at));
   time.dateTime = new Date(event.at * 1000).toISOString();
   const kind = make("strong", (event.code || event.kind).replaceAll("_", " "), BAD.has(event.kind) ? "bad" : "");
   const about = [event.route && `route ${event.route}`, event.request_id && `request ${event.request_id}`].filter(Boolean);
   line.append(time, kind, ` ${event.words}`);
   if (about.length) line.append(make("span", ` (${about.join(", ")})`, "soft small"));
-  if (isOld) $("list").append(line); else $("list").prepend(line);
+  $("list").prepend(line);
   while ($("list").childElementCount > EVENTS_MAX) $("list").lastElementChild.remove();
   $("none").hidden = true;
 }
 
-async function listen() {
-  try {
-    for (const happening of (await read("recent")).slice(0, EVENTS_MAX)) showEvent({ ...happening, kind: happening.what }, true);
-  } catch { /* the state says that the gateway is not reachable */ }
+// What came before the page was opened, or while the stream was broken. A request is told of once.
+const known = new Set();
+const key = (event) => `${event.at} ${event.code} ${event.request_id}`;
+async function catchUp() {
+  const missed = (await read("recent")).slice(0, EVENTS_MAX).filter((happening) => !known.has(key(happening)));
+  for (const happening of missed.reverse()) showEvent({ ...happening, kind: happening.what });
+}
+
+function listen() {
   // The browser opens it again by itself when it breaks.
   const source = new EventSource("api/v1/events");
-  source.onopen = () => { document.documentElement.dataset.live = "yes"; };
+  source.onopen = async () => {
+    try { await catchUp(); } catch { return; } // The state tells that the gateway cannot be reached.
+    document.documentElement.dataset.live = "yes";
+  };
   source.onerror = () => { document.documentElement.dataset.live = "no"; };
-  source.onmessage = (message) => { showEvent(JSON.parse(message.data), false); lookSoon(); };
+  source.onmessage = (message) => { showEvent(JSON.parse(message.data)); lookSoon(); };
 }
 
 $("explain").onsubmit = async (event) => {
@@ -360,7 +373,7 @@ for (const button of document.querySelectorAll("[data-close]")) button.onclick =
 
 (async () => {
   await look();
-  await listen();
+  listen();
   for (;;) {
     await new Promise((done) => setTimeout(done, PERIOD_MS));
     if (!document.hidden) await look();
