@@ -265,8 +265,12 @@ pub(super) fn seconds(at: SystemTime) -> u64 {
 #[into_params(parameter_in = Query)]
 pub(super) struct Question {
     /// Its method; GET when absent.
+    #[param(pattern = "^[A-Za-z]{1,20}$")]
     pub(super) method: Option<String>,
     /// Its URL, or its path.
+    #[param(
+        pattern = r"^(https?://[a-z0-9.-]+(:[0-9]{1,4})?(/[A-Za-z0-9/._~%?&=+,:;@!$'()*-]*)?|/[A-Za-z0-9/._~%?&=+,:;@!$'()*-]*)$"
+    )]
     pub(super) url: String,
 }
 

@@ -270,7 +270,7 @@ fn every_fault_and_every_outcome_of_a_401_is_explained() {
 #[test]
 fn the_readme_lists_the_admin_endpoints_that_there_are() {
     let readme = readme();
-    let table = section(&readme, "## Admin endpoints");
+    let table = section(&readme, "## See and change what it does");
     let listed: BTreeSet<&str> = first_cells(&table).into_iter().map(|cell| cell.trim_matches('`')).collect();
     let there: BTreeSet<&str> = ENDPOINTS.iter().map(|endpoint| endpoint.path).collect();
     assert_eq!(listed, there);

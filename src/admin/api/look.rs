@@ -58,6 +58,10 @@ pub(super) async fn explain(
     let method = question.method.as_deref().unwrap_or("GET");
     let method: Method = method.parse().map_err(|_| bad("method is no method (write for instance GET)"))?;
     let uri: Uri = question.url.parse().map_err(|_| bad("url is no URL and no path"))?;
+    // A single word would be taken for a host.
+    if uri.scheme().is_none() && !question.url.starts_with('/') {
+        return Err(bad("url begins with http://, https:// or /"));
+    }
     let snapshot = shown.gateway.snapshot();
     let question = explain::Question { method: &method, uri: &uri, headers: &HeaderMap::new() };
     let settings =
