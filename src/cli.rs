@@ -95,8 +95,9 @@ enum Command {
         /// Only this route, and the profile that it uses
         #[arg(long, value_name = "ROUTE", conflicts_with = "profile")]
         route: Option<String>,
-        /// GET this path from the route's upstream, with a token and without one
-        #[arg(long, value_name = "PATH", requires = "route")]
+        /// GET this path, as a program would ask for it, with a token and without one; from the named
+        /// route's upstream, or else from those of the routes that take the path
+        #[arg(long, value_name = "PATH")]
         probe: Option<String>,
         /// Print JSON
         #[arg(long)]

@@ -43,8 +43,33 @@ pub struct Wish {
     pub profile: Option<String>,
     /// Only this route, and the profile that it uses.
     pub route: Option<String>,
-    /// The path to ask the route's upstream for, with a token and without one.
+    /// The path to ask the route's upstream for, with a token and without one. Where no route is named it
+    /// is that of the routes that take the path.
     pub probe: Option<String>,
+}
+
+impl Wish {
+    /// The routes that are looked at.
+    pub fn routes<'a>(&self, settings: &'a Settings) -> Vec<&'a Entry<RouteSettings>> {
+        let is_wanted = |route: &&Entry<RouteSettings>| match (&self.route, &self.profile) {
+            (Some(wanted), _) => *wanted == route.name,
+            (None, Some(profile)) => route.target.profile.as_ref() == Some(profile),
+            (None, None) => true,
+        };
+        settings.routes.iter().filter(is_wanted).collect()
+    }
+
+    /// The names of the routes that are probed: the one that is named, else those whose path is the longest
+    /// that the probe's path lies under.
+    pub fn probed<'a>(&self, routes: &[&'a Entry<RouteSettings>]) -> Vec<&'a str> {
+        let Some(probe) = &self.probe else { return Vec::new() };
+        let path = probe.split_once('?').map_or(probe.as_str(), |(path, _)| path);
+        let takes = |route: &&&Entry<RouteSettings>| self.route.is_some() || route.rule.path.is_match(path);
+        let length = |route: &Entry<RouteSettings>| route.rule.path.as_str().len();
+        let longest = routes.iter().filter(takes).map(|route| length(route)).max();
+        let probed = routes.iter().filter(takes).filter(|route| Some(length(route)) == longest);
+        probed.map(|route| route.name.as_str()).collect()
+    }
 }
 
 /// Everything that was found.
@@ -78,12 +103,7 @@ pub type Progress = Arc<dyn Fn(usize, usize) + Send + Sync>;
 
 /// Examines what `wish` names. Profiles come first, as probes need their tokens.
 pub async fn examine(settings: &Settings, wish: &Wish, progress: Progress) -> Report {
-    let is_wanted = |route: &&Entry<RouteSettings>| match (&wish.route, &wish.profile) {
-        (Some(wanted), _) => *wanted == route.name,
-        (None, Some(profile)) => route.target.profile.as_ref() == Some(profile),
-        (None, None) => true,
-    };
-    let routes: Vec<&Entry<RouteSettings>> = settings.routes.iter().filter(is_wanted).collect();
+    let routes = wish.routes(settings);
     let serves = |name: &str| {
         routes.iter().any(|route| credentials(settings, route).any(|credential| credential == name))
     };
@@ -112,11 +132,12 @@ pub async fn examine(settings: &Settings, wish: &Wish, progress: Progress) -> Re
         origins.iter().zip(reached.into_iter().map(Option::unwrap_or_default)).collect();
     let grants: HashMap<String, Arc<Grant>> =
         profiles.iter().zip(grants).filter_map(|(case, grant)| Some((case.name.clone(), grant??))).collect();
+    let probed = wish.probed(&routes);
     let mut cases = Vec::new();
     for route in routes {
         let mut case = Case::of_route(route);
         case.steps = reached.get(&route.target.upstream).cloned().unwrap_or_default();
-        if let Some(path) = &wish.probe {
+        if let Some(path) = wish.probe.as_ref().filter(|_| probed.contains(&route.name.as_str())) {
             let had: Option<Vec<_>> =
                 credentials(settings, route).map(|name| grants.get(name).cloned()).collect();
             probe::examine(route, path, &had.unwrap_or_default(), &mut case.steps).await;

@@ -22,6 +22,13 @@ pub(super) fn doctor(configured: &Configured, wish: Wish, as_json: bool) -> Resu
     let profiles = settings.profiles.iter().map(|profile| profile.profile.name.as_str());
     is_defined("profile", wish.profile.as_deref(), profiles)?;
     is_defined("route", wish.route.as_deref(), settings.routes.iter().map(|route| route.name.as_str()))?;
+    let routes = wish.routes(settings);
+    if let Some(probe) = wish.probe.as_ref().filter(|_| wish.probed(&routes).is_empty()) {
+        let paths: Vec<_> = routes.iter().map(|route| format!("\"{}\"", route.rule.path.as_str())).collect();
+        let paths = if paths.is_empty() { "none".into() } else { paths.join(", ") };
+        let words = format!("keybearer: no route takes the path \"{probe}\" (paths of routes: {paths})\n");
+        return Err(Failure::Bad(words));
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let report = runtime.block_on(doctor::examine(settings, &wish, progress()));
     // A resolver that hangs holds a thread that nobody waits for.

@@ -184,6 +184,7 @@ fn invite<W: Write>(stage: &Stage, page: &mut Page<W>) -> anyhow::Result<()> {
         page.request(&command)?;
     }
     page.line("")?;
+    page.text(&format!("The status page, for a browser: {admin}/"))?;
     page.text("Ctrl-C stops everything.")?;
     Ok(())
 }

@@ -236,7 +236,7 @@ impl PathPrefix {
     }
 
     /// Whether the canonical `path` is the prefix or lies under it.
-    pub(super) fn is_match(&self, path: &str) -> bool {
+    pub fn is_match(&self, path: &str) -> bool {
         path.starts_with('/')
             && path.strip_prefix(&*self.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }

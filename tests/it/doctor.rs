@@ -163,6 +163,10 @@ async fn a_probe_compares_the_answers_with_a_token_and_without() {
     assert_eq!(code, 0, "{well}");
     check(&well["routes"][0], "with_token", "ok", &["GET /v1/orders gave 200"]);
     check(&well["routes"][0], "without_token", "ok", &["gave 401"]);
+    // The path tells the route, too.
+    let (code, well) = report(&stage, &["--probe", "/v1/orders?limit=1"]).await;
+    assert_eq!(code, 0, "{well}");
+    check(&well["routes"][0], "with_token", "ok", &["GET /v1/orders gave 200"]);
     stage.api.answer_next_with(200, &[], "open", 1);
     let (code, open) = report(&stage, &arguments).await;
     assert_eq!(code, 0);
@@ -294,7 +298,7 @@ async fn what_does_not_exist_is_bad_usage_and_names_what_does() {
     for (arguments, words) in [
         (&["--profile", "erp"][..], "(defined: \"account\")"),
         (&["--route", "nowhere"], "(defined: \"orders\")"),
-        (&["--probe", "/v1"], "--route"),
+        (&["--probe", "/elsewhere"], "(paths of routes: \"/v1\")"),
     ] {
         let output = run(&stage, arguments).await;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
