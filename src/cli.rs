@@ -124,8 +124,11 @@ enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
-    /// Print the manual page
-    Man,
+    /// Print the manual page, or that of one command
+    Man {
+        /// The command
+        command: Option<String>,
+    },
 }
 
 #[derive(Args)]
@@ -225,12 +228,24 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
             clap_complete::generate(shell, &mut Cli::command(), "keybearer", &mut script);
             print(&String::from_utf8_lossy(&script))
         }
-        Command::Man => {
-            let mut page = Vec::new();
-            clap_mangen::Man::new(Cli::command()).render(&mut page)?;
-            print(&String::from_utf8_lossy(&page))
-        }
+        Command::Man { command } => manual(command.as_deref()),
     }
+}
+
+fn manual(command: Option<&str>) -> Result<ExitCode, Failure> {
+    let mut all = Cli::command();
+    // Gives the commands their full names.
+    all.build();
+    let wanted = match command {
+        None => all,
+        Some(name) => match all.find_subcommand(name) {
+            Some(found) => found.clone(),
+            None => return Err(Failure::Bad(format!("keybearer: there is no command \"{name}\"\n"))),
+        },
+    };
+    let mut page = Vec::new();
+    clap_mangen::Man::new(wanted).render(&mut page)?;
+    print(&String::from_utf8_lossy(&page))
 }
 
 /// A configuration that was found valid, and where it came from.

@@ -25,7 +25,10 @@ mkdir -p "$made/man"
 "$target/release/keybearer" completions zsh > "$made/_keybearer"
 "$target/release/keybearer" completions fish > "$made/keybearer.fish"
 "$target/release/keybearer" man > "$made/man/keybearer.1"
-gzip -9n "$made/man/keybearer.1"
+for command in init run check explain token doctor status switch reload demo schema completions; do
+  "$target/release/keybearer" man "$command" > "$made/man/keybearer-$command.1"
+done
+gzip -9n "$made"/man/*.1
 # Debian wants the changelog compressed, and in its own form.
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 {

@@ -230,7 +230,10 @@ fn schema_completions_man_and_help_are_generated() {
     let schema: Value = serde_json::from_slice(&keybearer(&["schema"]).stdout).unwrap();
     assert!(schema["properties"]["routes"].is_object());
     assert!(text(&keybearer(&["completions", "bash"]).stdout).contains("_keybearer"));
-    assert!(text(&keybearer(&["man"]).stdout).contains(".TH"));
+    assert!(text(&keybearer(&["man"]).stdout).contains(".TH keybearer 1"));
+    let page = text(&keybearer(&["man", "switch"]).stdout);
+    assert!(page.contains(".TH keybearer-switch 1") && page.contains("dry"), "{page}");
+    assert_eq!(keybearer(&["man", "nonsense"]).status.code(), Some(2));
     assert!(text(&keybearer(&["--help"]).stdout).contains("explain"));
     assert_eq!(keybearer(&["nonsense"]).status.code(), Some(2));
     assert_eq!(keybearer(&["--version"]).status.code(), Some(0));
