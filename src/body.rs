@@ -14,9 +14,11 @@ use http::{HeaderMap, header::CONTENT_LENGTH};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+mod driven;
 mod duplex;
 mod sending;
 
+pub use driven::{Drive, Driven, Read};
 pub use duplex::Duplex;
 pub use sending::{Unsent, send};
 
@@ -24,8 +26,10 @@ pub use sending::{Unsent, send};
 pub enum Received {
     /// There is none.
     Empty,
-    /// Over HTTP/1.1.
+    /// Over HTTP/1.1, from a connection that moves by itself.
     Http1(Incoming),
+    /// Over HTTP/1.1, from a connection that its reader moves.
+    Driven(Driven),
     /// Over a stream of an HTTP/2 connection.
     Http2(Http2),
     /// None, but bytes in both directions: the answer to a CONNECT.
@@ -88,6 +92,7 @@ impl Body for Received {
         match self.get_mut() {
             Self::Empty | Self::Duplex(_) => Poll::Ready(None),
             Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(ReceiveError::Http1),
+            Self::Driven(body) => body.poll_frame(cx).map_err(ReceiveError::Http1),
             Self::Http2(body) => body.poll_frame(cx).map_err(ReceiveError::Http2),
         }
     }
@@ -96,6 +101,7 @@ impl Body for Received {
         match self {
             Self::Empty | Self::Duplex(_) => true,
             Self::Http1(body) => body.is_end_stream(),
+            Self::Driven(body) => body.is_end_stream(),
             Self::Http2(body) => body.stream.is_end_stream(),
         }
     }
@@ -104,6 +110,7 @@ impl Body for Received {
         match self {
             Self::Empty | Self::Duplex(_) => SizeHint::with_exact(0),
             Self::Http1(body) => body.size_hint(),
+            Self::Driven(body) => body.size_hint(),
             Self::Http2(body) => body.left.map_or_else(SizeHint::default, SizeHint::with_exact),
         }
     }

@@ -14,14 +14,18 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, uri};
+use http_body::Body;
 
 use crate::profile::certificate::Presented;
 
 mod addresses;
+mod bell;
 mod bound;
 pub mod connect;
 pub mod connection;
+mod driven;
 pub mod gather;
 mod http1;
 mod http2;
@@ -180,6 +184,11 @@ impl fmt::Display for Origin {
         write!(f, "{}://{}", self.scheme.name(), self.authority())
     }
 }
+
+/// The body of a request to an upstream.
+pub trait Sendable: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Unpin + 'static {}
+
+impl<B> Sendable for B where B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Unpin + 'static {}
 
 /// Who wants an upstream's informational responses (RFC 9110 §15.2). They may come on another task than
 /// the one that waits for the response.

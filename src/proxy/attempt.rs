@@ -351,6 +351,10 @@ impl Exchange {
         if connection.version() == Version::HTTP_11 && response.version() != Version::HTTP_11 {
             connection.retire();
         }
+        // The caller may read the answer only when it has sent everything.
+        if !is_upgraded && self.body.as_ref().is_some_and(|body| !body.is_sent()) {
+            connection.let_go();
+        }
         let carrier = Carrier { connection, _keeper: trip.asking.map(|(keeper, _)| keeper) };
         Ok(Sent { response, carrier, upload: self.body.clone(), is_upgraded })
     }

@@ -1,18 +1,26 @@
 //! A connection in use by one request: its own with HTTP/1.1, a share of one with HTTP/2.
 
-use std::{rc::Rc, time::Duration};
+use std::{
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
-use bytes::Bytes;
 use http::{Request, Response, Version};
-use http_body::Body;
-use hyper::client::conn::http1;
-use tokio::{sync::oneshot, time::Instant};
+use hyper::{
+    body::Incoming,
+    client::conn::{TrySendError, http1},
+};
+use pin_project_lite::pin_project;
+use tokio::time::Instant;
 
 use crate::{
-    body::Received,
+    body::{self, Received},
     upstream::{
-        Hear, Want,
-        http1::{Claim, Idle},
+        Hear, Sendable,
+        driven::Driven,
+        http1::Idle,
         http2::{Failed, Shared},
         pool::Pool,
         stream::{Upgraded, Wire},
@@ -45,38 +53,37 @@ pub enum SendError {
 }
 
 /// A connection in use by one request.
-pub struct Connection<B> {
+pub struct Connection<B: Sendable> {
     lane: Lane<B>,
     is_reused: bool,
 }
 
-enum Lane<B> {
+enum Lane<B: Sendable> {
     Http1(Whole<B>),
     Http2(Share<B>),
 }
 
 /// A connection of one's own.
-struct Whole<B> {
+struct Whole<B: Sendable> {
     sender: http1::SendRequest<B>,
+    driven: Rc<Driven<B>>,
     wire: Rc<Wire>,
     id: u64,
     expires: Instant,
     is_spent: bool,
-    claim: Option<Claim>,
     pool: Rc<Pool<B>>,
 }
 
 /// A place on a shared connection.
-struct Share<B> {
+struct Share<B: Sendable> {
     shared: Rc<Shared>,
     pool: Rc<Pool<B>>,
 }
 
-impl<B> Connection<B> {
-    pub(super) fn whole(pool: &Rc<Pool<B>>, id: u64, idle: Idle<B>, want: Want) -> Self {
-        let Idle { sender, wire, expires, is_used, .. } = idle;
-        let claim = (want == Want::Http1).then(|| wire.open_claim());
-        let whole = Whole { sender, wire, id, expires, is_spent: false, claim, pool: Rc::clone(pool) };
+impl<B: Sendable> Connection<B> {
+    pub(super) fn whole(pool: &Rc<Pool<B>>, id: u64, idle: Idle<B>) -> Self {
+        let Idle { sender, driven, wire, expires, is_used, .. } = idle;
+        let whole = Whole { sender, driven, wire, id, expires, is_spent: false, pool: Rc::clone(pool) };
         Self { lane: Lane::Http1(whole), is_reused: is_used }
     }
 
@@ -139,26 +146,29 @@ impl<B> Connection<B> {
         if whole.is_spent {
             return;
         }
-        let Whole { sender, wire, id, expires, pool, .. } = whole;
-        pool.keep(id, Idle { sender, wire, since: Instant::now(), expires, is_used: true });
+        let Whole { sender, driven, wire, id, expires, pool, .. } = whole;
+        pool.keep(id, Idle { sender, driven, wire, since: Instant::now(), expires, is_used: true });
     }
 
-    /// The bytes of a connection whose upstream has answered 101, with those that were read already.
-    /// `None` when it is gone, or when it was not asked for as [`Want::Http1`].
-    pub fn into_upgraded(self) -> impl Future<Output = Option<Upgraded>> {
-        let (reply, upgraded) = oneshot::channel();
-        if let Lane::Http1(Whole { claim: Some(claim), .. }) = self.lane {
-            let _ = claim.send(reply);
+    /// Nobody may wait for the connection from now on, but it shall move: a response that nobody reads must
+    /// not hold up the request's body.
+    pub fn let_go(&self) {
+        if let Lane::Http1(whole) = &self.lane {
+            whole.driven.let_go();
         }
-        async move { upgraded.await.ok() }
+    }
+
+    /// The bytes of an HTTP/1.1 connection whose upstream has answered 101, with those that were read
+    /// already. `None` when it is gone.
+    pub async fn into_upgraded(self) -> Option<Upgraded> {
+        match &self.lane {
+            Lane::Http1(whole) => whole.driven.upgraded().await,
+            Lane::Http2(_) => None,
+        }
     }
 }
 
-impl<B> Connection<B>
-where
-    B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: std::error::Error + Send + Sync,
-{
+impl<B: Sendable> Connection<B> {
     /// Sends one request, written for HTTP/1.1 whatever the connection speaks. Gives informational
     /// responses to `hear`.
     ///
@@ -169,63 +179,85 @@ where
         request: Request<B>,
         hear: H,
     ) -> impl Future<Output = Result<Response<Received>, SendError>> + use<B, H> {
-        let is_reused = self.is_reused;
-        let sending = match &mut self.lane {
-            Lane::Http1(whole) => Sending::Http1(whole.send(request, hear), Rc::clone(&whole.wire)),
-            Lane::Http2(share) => Sending::Http2(share.send(request, hear), Rc::clone(&share.shared.wire)),
-        };
-        async move {
-            let (outcome, wire) = match sending {
-                Sending::Http1(sending, wire) => (sending.await, wire),
-                Sending::Http2(sending, wire) => (sending.await, wire),
-            };
-            match outcome {
-                Err(_) if !is_reused && wire.has_tls_failed() => Err(SendError::Tls),
-                outcome => outcome,
-            }
+        match &mut self.lane {
+            Lane::Http1(whole) => Sending::Http1 {
+                sending: whole.send(request, hear),
+                driven: Rc::clone(&whole.driven),
+                new: (!self.is_reused).then(|| Rc::clone(&whole.wire)),
+            },
+            Lane::Http2(share) => Sending::Http2 {
+                // Boxed: it is large, and would make every request's future as large.
+                sending: Box::pin(share.send(request, hear)),
+                new: (!self.is_reused).then(|| Rc::clone(&share.shared.wire)),
+            },
         }
     }
 }
 
-/// The two ways to wait for a response.
-enum Sending<F, G> {
-    Http1(F, Rc<Wire>),
-    Http2(G, Rc<Wire>),
+pin_project! {
+    /// A request on its way until its response's head.
+    #[project = OnItsWay]
+    enum Sending<B: Sendable, F> {
+        Http1 { #[pin] sending: F, driven: Rc<Driven<B>>, new: Option<Rc<Wire>> },
+        Http2 { sending: Pin<Box<dyn Future<Output = Outcome>>>, new: Option<Rc<Wire>> },
+    }
 }
 
-impl<B> Whole<B>
+impl<B, F> Future for Sending<B, F>
 where
-    B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: std::error::Error + Send + Sync,
+    B: Sendable,
+    F: Future<Output = Result<Response<Incoming>, TrySendError<Request<B>>>>,
 {
+    type Output = Outcome;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let (outcome, new) = match self.project() {
+            OnItsWay::Http1 { mut sending, driven, new } => {
+                let outcome = ready!(driven.poll(cx, |cx| sending.as_mut().poll(cx)));
+                (received(outcome, driven), new)
+            }
+            OnItsWay::Http2 { sending, new } => (ready!(sending.as_mut().poll(cx)), new),
+        };
+        Poll::Ready(match outcome {
+            Err(_) if new.as_ref().is_some_and(|wire| wire.has_tls_failed()) => Err(SendError::Tls),
+            outcome => outcome,
+        })
+    }
+}
+
+fn received<B: Sendable>(
+    outcome: Result<Response<Incoming>, TrySendError<Request<B>>>,
+    driven: &Rc<Driven<B>>,
+) -> Outcome {
+    match outcome {
+        Ok(response) => {
+            let driven = Rc::clone(driven);
+            Ok(response.map(|body| Received::Driven(body::Driven::new(body, driven))))
+        }
+        Err(mut error) => Err(match error.take_message() {
+            Some(_) => SendError::Unsent,
+            None => SendError::Http1(error.into_error()),
+        }),
+    }
+}
+
+impl<B: Sendable> Whole<B> {
     fn send<H: Hear>(
         &mut self,
         mut request: Request<B>,
         hear: H,
-    ) -> impl Future<Output = Outcome> + use<B, H> {
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<B>>>> + use<B, H> {
         hyper::ext::on_informational(&mut request, move |interim| {
             hear.heard(interim.status(), interim.headers());
         });
-        let sending = self.sender.try_send_request(request);
-        async move {
-            match sending.await {
-                Ok(response) => Ok(response.map(Received::Http1)),
-                Err(mut error) => Err(match error.take_message() {
-                    Some(_) => SendError::Unsent,
-                    None => SendError::Http1(error.into_error()),
-                }),
-            }
-        }
+        self.driven.mute();
+        self.sender.try_send_request(request)
     }
 }
 
 type Outcome = Result<Response<Received>, SendError>;
 
-impl<B> Share<B>
-where
-    B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: std::error::Error,
-{
+impl<B: Sendable> Share<B> {
     fn send<H: Hear>(&self, request: Request<B>, hear: H) -> impl Future<Output = Outcome> + use<B, H> {
         let awaiting = Awaiting {
             shared: Rc::clone(&self.shared),
@@ -242,7 +274,7 @@ where
 }
 
 /// A request on a shared connection until its response comes.
-struct Awaiting<B> {
+struct Awaiting<B: Sendable> {
     shared: Rc<Shared>,
     pool: Rc<Pool<B>>,
     since: Instant,
@@ -251,7 +283,7 @@ struct Awaiting<B> {
     is_over: bool,
 }
 
-impl<B> Awaiting<B> {
+impl<B: Sendable> Awaiting<B> {
     fn finish(mut self, outcome: Result<Response<Received>, Failed>) -> Outcome {
         self.is_over = true;
         match outcome {
@@ -272,7 +304,7 @@ impl<B> Awaiting<B> {
 }
 
 /// A wait that was given up.
-impl<B> Drop for Awaiting<B> {
+impl<B: Sendable> Drop for Awaiting<B> {
     fn drop(&mut self) {
         let is_silent = self.shared.wire.received_bytes() == self.received_bytes;
         if !self.is_over && is_silent && self.since.elapsed() >= SILENCE_MAX {
@@ -288,7 +320,7 @@ fn is_unprocessed(error: &h2::Error) -> bool {
     error.is_remote() && error.reason() == Some(reason)
 }
 
-impl<B> Drop for Share<B> {
+impl<B: Sendable> Drop for Share<B> {
     fn drop(&mut self) {
         let left = self.shared.streams.get().saturating_sub(1);
         self.shared.streams.set(left);

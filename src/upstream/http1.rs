@@ -1,27 +1,26 @@
 //! HTTP/1.1 on a connection to an upstream: one request at a time.
 
-use std::{rc::Rc, time::Duration};
+use std::rc::Rc;
 
-use bytes::Bytes;
-use http_body::Body;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::{io::AsyncWriteExt, sync::oneshot, time::Instant};
+use tokio::time::Instant;
 
 use crate::upstream::{
+    Sendable,
     connect::ConnectError,
-    stream::{Stream, Upgraded, Wire},
+    driven::Driven,
+    stream::{Stream, Wire},
 };
 
 /// A response head of an upstream, and at most this much of its body read ahead. Bounds what a busy
 /// connection costs.
 const READ_BUFFER_MAX: usize = 64 * 1024;
-/// How long saying goodbye may take: TLS has a last record to send, which a stalled peer does not take.
-const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
 
 /// A connection that nobody uses now.
-pub(super) struct Idle<B> {
+pub(super) struct Idle<B: Sendable> {
     pub(super) sender: http1::SendRequest<B>,
+    pub(super) driven: Rc<Driven<B>>,
     pub(super) wire: Rc<Wire>,
     pub(super) since: Instant,
     /// From then on it takes no request.
@@ -30,7 +29,17 @@ pub(super) struct Idle<B> {
     pub(super) is_used: bool,
 }
 
-impl<B> Idle<B> {
+impl<B: Sendable> Idle<B> {
+    /// Takes notice of what has happened while nobody was looking, and says whether a request can go out.
+    pub(super) fn is_ready(&mut self) -> bool {
+        self.driven.catch_up();
+        if !self.sender.is_ready() {
+            // It is new, or the last answer's end has not been noticed yet.
+            self.driven.turn();
+        }
+        self.sender.is_ready()
+    }
+
     /// Whether it may carry another request.
     pub(super) fn is_fit(&self, now: Instant) -> bool {
         now < self.expires && !self.sender.is_closed() && !self.wire.is_unfit()
@@ -41,46 +50,13 @@ impl<B> Idle<B> {
 ///
 /// # Errors
 /// When the library refuses.
-pub(super) async fn begin<B>(stream: Stream, expires: Instant) -> Result<Idle<B>, ConnectError>
-where
-    B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
+pub(super) async fn begin<B: Sendable>(stream: Stream, expires: Instant) -> Result<Idle<B>, ConnectError> {
     let wire = stream.wire();
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(READ_BUFFER_MAX)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|e| ConnectError::Unreachable(Rc::new(std::io::Error::other(e))))?;
-    // Ends by itself when the connection closes or its sender is dropped.
-    tokio::task::spawn_local(drive(connection, Rc::clone(&wire)));
-    Ok(Idle { sender, wire, since: Instant::now(), expires, is_used: false })
+    let driven = Driven::new(connection);
+    Ok(Idle { sender, driven, wire, since: Instant::now(), expires, is_used: false })
 }
-
-/// Carries a connection to its end, which is an upgrade or a goodbye.
-async fn drive<B>(connection: http1::Connection<TokioIo<Stream>, B>, wire: Rc<Wire>)
-where
-    B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    let parts = match connection.without_shutdown().await {
-        Ok(parts) => parts,
-        Err(error) => {
-            tracing::debug!(%error, "upstream connection ended");
-            return;
-        }
-    };
-    let upgraded: Upgraded = (parts.io.into_inner(), parts.read_buf);
-    let (mut stream, _) = match wire.claimed().await {
-        None => upgraded,
-        Some(claimant) => match claimant.send(upgraded) {
-            Ok(()) => return,
-            // Whoever asked has gone in the meantime.
-            Err(upgraded) => upgraded,
-        },
-    };
-    let _ = tokio::time::timeout(SHUTDOWN_LIMIT, stream.shutdown()).await;
-}
-
-/// The right to a connection's bytes after an upgrade.
-pub(super) type Claim = oneshot::Sender<oneshot::Sender<Upgraded>>;

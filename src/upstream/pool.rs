@@ -11,14 +11,12 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use http_body::Body;
 use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 
 use crate::telemetry::metrics::Count;
 use crate::upstream::{
-    Upstream, Want,
+    Sendable, Upstream, Want,
     connect::{ConnectError, Connected, Dialer},
     connection::Connection,
     http1::{self, Idle},
@@ -27,8 +25,6 @@ use crate::upstream::{
     tally::Tally,
 };
 
-/// How long an idle connection may take to notice that it is idle.
-const READY_LIMIT: Duration = Duration::from_millis(50);
 /// How often a request waits for a connection that others fill up before it does. Then it makes its own.
 const JOINS_MAX: usize = 3;
 
@@ -51,7 +47,7 @@ impl Default for Settings {
 }
 
 /// Connections of one worker to all its upstreams.
-pub struct Pool<B> {
+pub struct Pool<B: Sendable> {
     shelves: RefCell<FxHashMap<u64, Shelf<B>>>,
     settings: Cell<Settings>,
     dialer: Dialer,
@@ -60,7 +56,7 @@ pub struct Pool<B> {
 }
 
 /// Connections to one upstream.
-struct Shelf<B> {
+struct Shelf<B: Sendable> {
     /// A stack.
     idle: Vec<Idle<B>>,
     /// By rising number.
@@ -72,7 +68,7 @@ struct Shelf<B> {
     resting: Arc<Count>,
 }
 
-impl<B> Pool<B> {
+impl<B: Sendable> Pool<B> {
     /// An empty pool; `tally` is where it counts.
     pub fn new(settings: Settings, tally: Arc<Tally>) -> Rc<Self> {
         let dialer = Dialer { limit: Cell::new(settings.connect), failures: RefCell::default() };
@@ -98,7 +94,10 @@ impl<B> Pool<B> {
         let kept = self.settings.get().idle;
         let is_recent = |since: Instant| now - since < kept;
         self.shelves.borrow_mut().retain(|id, shelf| {
-            shelf.idle.retain(|idle| is_recent(idle.since) && idle.is_fit(now));
+            shelf.idle.retain(|idle| {
+                idle.driven.catch_up();
+                is_recent(idle.since) && idle.is_fit(now)
+            });
             shelf.shared.retain(|shared| {
                 shared.is_fit(now) && (shared.streams.get() > 0 || is_recent(shared.since.get()))
             });
@@ -115,6 +114,7 @@ impl<B> Pool<B> {
     pub(super) fn keep(&self, id: u64, idle: Idle<B>) {
         let mut shelves = self.shelves.borrow_mut();
         let shelf = shelves.entry(id).or_insert_with(|| Shelf::new(&self.tally, id));
+        idle.driven.rest();
         if shelf.idle.len() < self.settings.get().idle_connections && idle.is_fit(idle.since) {
             shelf.idle.push(idle);
             shelf.count();
@@ -146,7 +146,7 @@ impl<B> Pool<B> {
     }
 }
 
-impl<B> Shelf<B> {
+impl<B: Sendable> Shelf<B> {
     fn new(tally: &Tally, id: u64) -> Self {
         let (idle, shared, opening) = (Vec::new(), Vec::new(), Vec::new());
         Self { idle, shared, opening, streams_max: http2::STREAMS_MAX, resting: tally.begin(id) }
@@ -172,7 +172,10 @@ impl<B> Shelf<B> {
             return None;
         }
         let now = Instant::now();
-        let found = std::iter::from_fn(|| self.idle.pop()).find(|idle| idle.is_fit(now));
+        let found = std::iter::from_fn(|| self.idle.pop()).find(|idle| {
+            idle.driven.catch_up();
+            idle.is_fit(now)
+        });
         self.count();
         found
     }
@@ -185,16 +188,12 @@ impl<B> Shelf<B> {
 }
 
 /// What lies in the pool for a request.
-enum Found<B> {
+enum Found<B: Sendable> {
     Shared(Rc<Shared>),
     Idle(Idle<B>),
 }
 
-impl<B> Pool<B>
-where
-    B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
+impl<B: Sendable> Pool<B> {
     /// A shared connection with room, or the most recently used idle one, or a new one.
     ///
     /// # Errors
@@ -204,7 +203,7 @@ where
         upstream: &Arc<Upstream>,
         want: Want,
     ) -> Result<Connection<B>, ConnectError> {
-        match self.ready(upstream, want, 0).await {
+        match self.ready(upstream, want, 0) {
             Some(connection) => Ok(connection),
             // Boxed, as everything that is rare: a request's future is moved, and small ones move fast.
             None => Box::pin(self.open_any(upstream, want, 0)).await,
@@ -230,25 +229,14 @@ where
     }
 
     /// A connection from the pool.
-    async fn ready(
-        self: &Rc<Self>,
-        upstream: &Upstream,
-        want: Want,
-        newer_than: u64,
-    ) -> Option<Connection<B>> {
+    fn ready(self: &Rc<Self>, upstream: &Upstream, want: Want, newer_than: u64) -> Option<Connection<B>> {
         loop {
             let mut idle = match self.find(upstream, want, newer_than)? {
                 Found::Shared(shared) => return Some(Connection::share(self, &shared)),
                 Found::Idle(idle) => idle,
             };
-            // Ready at once unless the last answer's end is still being noticed. An error means closed,
-            // and one that takes longer is busy with what nobody waits for any more.
-            let is_ready = idle.sender.is_ready() || {
-                let becomes_ready = Box::pin(tokio::time::timeout(READY_LIMIT, idle.sender.ready()));
-                becomes_ready.await.is_ok_and(|ready| ready.is_ok())
-            };
-            if is_ready {
-                return Some(Connection::whole(self, upstream.id, idle, want));
+            if idle.is_ready() {
+                return Some(Connection::whole(self, upstream.id, idle));
             }
         }
     }
@@ -276,7 +264,7 @@ where
                 break;
             }
             self.join(upstream, newer_than).ended().await?;
-            if let Some(connection) = self.ready(upstream, want, newer_than).await {
+            if let Some(connection) = self.ready(upstream, want, newer_than) {
                 return Ok(connection);
             }
         }
@@ -291,7 +279,7 @@ where
     ) -> Result<Connection<B>, ConnectError> {
         let number = self.next_number();
         Ok(match self.open_one(upstream, want, number).await? {
-            Found::Idle(idle) => Connection::whole(self, upstream.id, idle, want),
+            Found::Idle(idle) => Connection::whole(self, upstream.id, idle),
             Found::Shared(shared) => {
                 let connection = Connection::share(self, &shared);
                 self.put(upstream, Found::Shared(shared));

@@ -1,7 +1,7 @@
 //! The bytes of one connection to an upstream, and what is known of them from outside.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::Cell,
     io,
     pin::Pin,
     rc::Rc,
@@ -16,7 +16,6 @@ use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    sync::oneshot,
 };
 use tokio_rustls::client::TlsStream;
 
@@ -58,8 +57,6 @@ pub(super) struct Wire {
     has_tls_failed: Cell<bool>,
     /// Who waits for something to come.
     waiting: Cell<Option<Waker>>,
-    /// Who may ask for the bytes when HTTP ends on this connection.
-    claim: RefCell<Option<oneshot::Receiver<oneshot::Sender<Upgraded>>>>,
 }
 
 impl Wire {
@@ -99,19 +96,6 @@ impl Wire {
     pub(super) fn has_tls_failed(&self) -> bool {
         self.has_tls_failed.get()
     }
-
-    /// Opens the way to the bytes after an upgrade. Dropping the returned end closes it again.
-    pub(super) fn open_claim(&self) -> oneshot::Sender<oneshot::Sender<Upgraded>> {
-        let (claim, claimed) = oneshot::channel();
-        self.claim.replace(Some(claimed));
-        claim
-    }
-
-    /// Waits until it is decided whether somebody wants the bytes.
-    pub(super) async fn claimed(&self) -> Option<oneshot::Sender<Upgraded>> {
-        let claim = self.claim.take()?;
-        claim.await.ok()
-    }
 }
 
 impl Stream {
@@ -119,6 +103,11 @@ impl Stream {
     pub(super) fn new(transport: Transport, era: Option<Era>, open: &Arc<AtomicUsize>) -> Self {
         let wire = Wire { era, ..Wire::default() };
         Self { transport, wire: Rc::new(wire), _open: Open::count(open) }
+    }
+
+    /// Whether TLS goes over it.
+    pub(super) fn is_tls(&self) -> bool {
+        matches!(self.transport, Transport::Tls(_))
     }
 
     /// What is known of it, also later.

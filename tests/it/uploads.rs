@@ -191,6 +191,45 @@ async fn a_caller_who_leaves_in_the_middle_of_an_upload_harms_nobody() {
     }
 }
 
+#[tokio::test]
+async fn a_caller_that_reads_only_when_all_is_sent_is_no_match_for_an_early_answer() {
+    const LENGTH: usize = 32 * MIB;
+    let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = upstream.local_addr().unwrap();
+    // Asked first, the upstream would answer without any of it.
+    let route = format!("all: {{upstream: \"http://{address}\", profile: account, expect_continue: off}}");
+    let stage = Plan::default().routes(&route).start().await;
+    stage.ready().await;
+    // Answers in full width at once, and takes the upload at the same time.
+    let answering = async {
+        let (arrived, _) = upstream.accept().await.unwrap();
+        let (mut reading, mut writing) = arrived.into_split();
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n");
+        let telling = tokio::spawn(async move {
+            writing.write_all(head.as_bytes()).await.unwrap();
+            writing.write_all(&vec![b'd'; LENGTH]).await.unwrap();
+            writing
+        });
+        let mut received = 0;
+        let mut some = vec![0; 64 * 1024];
+        while received < LENGTH {
+            received += reading.read(&mut some).await.unwrap();
+        }
+        telling.await.unwrap();
+    };
+    let calling = async {
+        let mut caller = TcpStream::connect(stage.address()).await.unwrap();
+        let head = format!("POST /v1 HTTP/1.1\r\nHost: a\r\nContent-Length: {LENGTH}\r\n\r\n");
+        caller.write_all(head.as_bytes()).await.unwrap();
+        caller.write_all(&vec![b'u'; LENGTH]).await.unwrap();
+        let (mut received, mut some) = (0, vec![0; 64 * 1024]);
+        while received < LENGTH {
+            received += caller.read(&mut some).await.unwrap();
+        }
+    };
+    tokio::time::timeout(PATIENCE, async { tokio::join!(answering, calling) }).await.unwrap();
+}
+
 /// Waits until the gateway counts so many requests on their way.
 async fn in_flight(stage: &Stage, count: usize) {
     let line = format!("keybearer_in_flight{{route=\"orders\",profile=\"account\"}} {count}\n");

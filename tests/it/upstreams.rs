@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use http::Version;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     sync::mpsc,
 };
 
@@ -91,7 +91,7 @@ async fn an_upstream_that_takes_few_requests_at_a_time_gets_more_connections() {
 
 #[tokio::test]
 async fn an_upstream_that_speaks_no_http2_after_all_is_a_fault_of_its_own() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
         while let Ok((mut tcp, _)) = listener.accept().await {
@@ -290,6 +290,49 @@ async fn idle_connections_are_closed_and_are_not_more_than_allowed() {
         eventually("few are kept", || peer.open() <= 2).await;
         eventually("none is kept for long", || peer.open() == 0).await;
     }
+}
+
+#[tokio::test]
+async fn an_idle_connection_that_the_upstream_has_closed_costs_no_request() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stage = gateway(&route(&format!("http://{}", listener.local_addr().unwrap()), "")).await;
+    // Each connection serves one request, says nothing of its end, and closes.
+    for _ in 0..5 {
+        let serving = async {
+            let (mut arrived, _) = listener.accept().await.unwrap();
+            let (mut seen, mut some) = (Vec::new(), [0; 4096]);
+            while !seen.ends_with(b"once") {
+                let n = arrived.read(&mut some).await.unwrap();
+                assert!(n > 0, "the request came in part");
+                seen.extend_from_slice(&some[..n]);
+            }
+            arrived.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+        };
+        let both = async { tokio::join!(serving, stage.post("/v1", b"once".to_vec())).1 };
+        assert_eq!(tokio::time::timeout(PATIENCE, both).await.unwrap().status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_with_tls_is_ended_in_peace_also_in_the_middle_of_an_answer() {
+    let authority = Authority::new();
+    let acceptor = Tls { alpn: &["http/1.1"], ..Tls::new(&authority) }.acceptor();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+    let stage = gateway(&route(&url, &ca(&authority))).await;
+    let mut caller = TcpStream::connect(stage.address()).await.unwrap();
+    caller.write_all(b"GET /v1 HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let (arrived, _) = listener.accept().await.unwrap();
+    let mut arrived = acceptor.accept(arrived).await.unwrap();
+    let mut some = [0; 4096];
+    assert!(arrived.read(&mut some).await.unwrap() > 0);
+    arrived.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\nhalf").await.unwrap();
+    arrived.flush().await.unwrap();
+    assert!(caller.read(&mut some).await.unwrap() > 0);
+    drop(caller);
+    // Without a last word of TLS, this would be an error.
+    let last = tokio::time::timeout(PATIENCE, arrived.read(&mut some)).await.unwrap();
+    assert_eq!(last.unwrap(), 0);
 }
 
 #[tokio::test]

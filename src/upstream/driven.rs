@@ -1,0 +1,178 @@
+//! An HTTP/1.1 connection that has no task of its own: who waits for it moves it.
+//!
+//! A request and its connection need the thread at the same moments. On one task, nobody has to be woken
+//! when one of them has something for the other.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use http_body::Body;
+use hyper::{body::Incoming, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use tokio::{io::AsyncWriteExt, runtime::Handle};
+
+use crate::{
+    body::{Drive, Read},
+    upstream::{
+        Sendable,
+        bell::Bell,
+        stream::{Stream, Upgraded},
+    },
+};
+
+/// How long saying goodbye may take: TLS has a last record to send, which a stalled peer does not take.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
+
+type Running<B> = http1::Connection<TokioIo<Stream>, B>;
+
+/// A connection that moves while somebody waits for it.
+pub(super) struct Driven<B: Sendable> {
+    /// `None` when HTTP on it is over.
+    running: RefCell<Option<Running<B>>>,
+    /// What is left of it then.
+    left: Cell<Option<Upgraded>>,
+    /// It has been given a task.
+    has_task: Cell<bool>,
+    bell: Arc<Bell>,
+    /// Rings the bell.
+    ring: Waker,
+}
+
+impl<B: Sendable> Driven<B> {
+    pub(super) fn new(running: Running<B>) -> Rc<Self> {
+        let bell = Arc::new(Bell::default());
+        Rc::new(Self {
+            running: RefCell::new(Some(running)),
+            left: Cell::default(),
+            has_task: Cell::new(false),
+            ring: Waker::from(Arc::clone(&bell)),
+            bell,
+        })
+    }
+
+    /// Polls `what`, which the connection yields, and moves the connection as far as that takes.
+    ///
+    /// `what` is polled with the bell as its waker: what the connection does for it while somebody looks
+    /// wakes nobody.
+    pub(super) fn poll<T>(
+        &self,
+        cx: &mut Context<'_>,
+        mut what: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        if self.has_task.get() {
+            return what(cx);
+        }
+        self.bell.mute();
+        let mut ring = Context::from_waker(&self.ring);
+        if let Poll::Ready(ready) = what(&mut ring) {
+            return Poll::Ready(ready);
+        }
+        self.turn();
+        if let Poll::Ready(ready) = what(&mut ring) {
+            return Poll::Ready(ready);
+        }
+        self.bell.call(cx.waker());
+        Poll::Pending
+    }
+
+    /// What is done to the connection next wakes nobody.
+    pub(super) fn mute(&self) {
+        self.bell.mute();
+    }
+
+    /// Nobody waits for it any more.
+    pub(super) fn rest(&self) {
+        self.bell.forget();
+    }
+
+    /// Takes notice of what has happened while nobody was waiting.
+    pub(super) fn catch_up(&self) {
+        if self.bell.has_rung() && !self.has_task.get() {
+            self.turn();
+        }
+    }
+
+    /// Reads and writes what can be, once.
+    pub(super) fn turn(&self) {
+        self.bell.clear();
+        let mut running = self.running.borrow_mut();
+        let ended = match running.as_mut() {
+            Some(running) => running.poll_without_shutdown(&mut Context::from_waker(&self.ring)),
+            None => return,
+        };
+        if let Poll::Ready(outcome) = ended
+            && let Some(running) = running.take()
+        {
+            self.left.set(remains(running, outcome));
+        }
+    }
+
+    /// Gives the connection a task, so that it moves also while nobody waits for it.
+    pub(super) fn let_go(self: &Rc<Self>) {
+        if self.has_task.replace(true) {
+            return;
+        }
+        let this = Rc::clone(self);
+        // Ends by itself when the connection closes or its sender is dropped.
+        tokio::task::spawn_local(async move {
+            let Some(mut running) = this.running.take() else { return };
+            drop(this);
+            let outcome = poll_fn(|cx| running.poll_without_shutdown(cx)).await;
+            if let Some((stream, _)) = remains(running, outcome) {
+                say_goodbye(stream).await;
+            }
+        });
+    }
+
+    /// Waits for the end of HTTP on it; gives its bytes, and those that were read already.
+    pub(super) async fn upgraded(&self) -> Option<Upgraded> {
+        poll_fn(|cx| {
+            self.poll(cx, |_| match &*self.running.borrow() {
+                Some(_) => Poll::Pending,
+                None => Poll::Ready(()),
+            })
+        })
+        .await;
+        self.left.take()
+    }
+}
+
+/// What is left of a connection on which HTTP is over.
+fn remains<B: Sendable>(running: Running<B>, outcome: hyper::Result<()>) -> Option<Upgraded> {
+    if let Err(error) = outcome {
+        tracing::debug!(%error, "upstream connection ended");
+        return None;
+    }
+    let parts = running.into_parts();
+    Some((parts.io.into_inner(), parts.read_buf))
+}
+
+async fn say_goodbye(mut stream: Stream) {
+    let _ = tokio::time::timeout(SHUTDOWN_LIMIT, stream.shutdown()).await;
+}
+
+impl<B: Sendable> Drive for Driven<B> {
+    fn poll_body(&self, body: &mut Incoming, cx: &mut Context<'_>) -> Poll<Option<Read>> {
+        self.poll(cx, |cx| Pin::new(&mut *body).poll_frame(cx))
+    }
+}
+
+impl<B: Sendable> Drop for Driven<B> {
+    fn drop(&mut self) {
+        let left = self.left.take();
+        let running = self.running.take().map(|running| running.into_parts().io.into_inner());
+        // Without TLS there is nothing to say that the system does not say by itself.
+        if let Some(stream) = running.or(left.map(|(stream, _)| stream)).filter(Stream::is_tls)
+            && Handle::try_current().is_ok()
+        {
+            tokio::task::spawn_local(say_goodbye(stream));
+        }
+    }
+}
