@@ -23,7 +23,7 @@ use crate::{
     listen::{
         Limits,
         frames::Frames,
-        serve::isolated,
+        serve::poll_isolated,
         streams::{Paced, Stream, Streams},
         transport::Transport,
         watched::{End, Ending, Watched},
@@ -116,7 +116,9 @@ async fn answer(
     let is_head = request.method() == Method::HEAD;
     let (request, receiving) = opened(request, &side);
     let inbound = Inbound { request, refused, caller, line: Rc::clone(&side) as Rc<dyn Line> };
-    let Some(answer) = side.unless_reset(isolated(pin!(proxy::respond(worker, inbound)))).await else {
+    let mut responding = pin!(proxy::respond(worker, inbound));
+    let responding = poll_fn(|cx| poll_isolated(responding.as_mut(), cx));
+    let Some(answer) = side.unless_reset(responding).await else {
         return;
     };
     let stream = Rc::clone(&side.stream);

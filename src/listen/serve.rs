@@ -4,9 +4,9 @@ use std::{
     convert::Infallible,
     future::poll_fn,
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::{Pin, pin},
+    pin::Pin,
     rc::Rc,
-    task::{Poll, ready},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -14,6 +14,7 @@ use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
+use pin_project_lite::pin_project;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf},
     time::Instant,
@@ -132,16 +133,11 @@ async fn converse(
     let (watched, limits) = (registered.watched(), registered.limits());
     let service = service_fn(|request| {
         let refused = watched.serve();
-        let (line, answering) = (ConnectionLine(Rc::clone(watched)), Rc::clone(watched));
-        let worker = Rc::clone(worker);
+        let line = Rc::new(ConnectionLine(Rc::clone(watched)));
+        let inbound = Inbound { request: Request::map(request, Received::Http1), refused, caller, line };
+        let responding = proxy::respond(Rc::clone(worker), inbound);
         // Boxed, so that the library moves a pointer and not everything that a request needs.
-        Box::pin(async move {
-            let request = Request::map(request, Received::Http1);
-            let inbound = Inbound { request, refused, caller, line: Rc::new(line) };
-            let answer = isolated(pin!(proxy::respond(worker, inbound))).await;
-            answering.begin_answer();
-            Ok::<_, Infallible>(answer)
-        })
+        Box::pin(Serving { responding, watched: Rc::clone(watched) })
     });
     // The guard has judged every head before hyper sees it, so hyper's limits only have to be no
     // smaller. Its header timer is replaced by the watch.
@@ -202,18 +198,36 @@ async fn close(mut stream: Transport, linger: bool) {
     let _ = tokio::time::timeout(LINGER_TIME_MAX, drain).await;
 }
 
-/// A panic in a request's own code ends that request with an answer, and nothing else.
-pub(super) async fn isolated(
+pin_project! {
+    /// One request of an HTTP/1.1 connection.
+    struct Serving<F> {
+        #[pin]
+        responding: F,
+        watched: Rc<Watched>,
+    }
+}
+
+impl<F: Future<Output = Response<Answer>>> Future for Serving<F> {
+    type Output = Result<Response<Answer>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let answer = ready!(poll_isolated(this.responding, cx));
+        this.watched.begin_answer();
+        Poll::Ready(Ok(answer))
+    }
+}
+
+/// Polls a request. A panic in its own code ends it with an answer, and nothing else; it must not be polled
+/// again then.
+pub(super) fn poll_isolated(
     mut responding: Pin<&mut impl Future<Output = Response<Answer>>>,
-) -> Response<Answer> {
-    poll_fn(|cx| {
-        // What has panicked is never looked at again.
-        match catch_unwind(AssertUnwindSafe(|| responding.as_mut().poll(cx))) {
-            Ok(answer) => answer,
-            Err(_) => Poll::Ready(Answer::internal()),
-        }
-    })
-    .await
+    cx: &mut Context<'_>,
+) -> Poll<Response<Answer>> {
+    match catch_unwind(AssertUnwindSafe(|| responding.as_mut().poll(cx))) {
+        Ok(answer) => answer,
+        Err(_) => Poll::Ready(Answer::internal()),
+    }
 }
 
 /// The caller's side of one request on an HTTP/1.1 connection.
@@ -262,11 +276,14 @@ impl Drop for ConnectionLine {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use super::*;
 
     #[tokio::test]
     async fn a_panic_in_a_request_ends_in_an_answer_of_its_own() {
-        let answer = isolated(pin!(async { panic!("canary") })).await;
+        let mut panics = pin!(async { panic!("canary") });
+        let answer = poll_fn(|cx| poll_isolated(panics.as_mut(), cx)).await;
         assert_eq!(answer.status(), 500);
         assert_eq!(answer.headers()["content-type"], "application/problem+json");
     }

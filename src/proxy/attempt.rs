@@ -29,7 +29,10 @@ use crate::{
     },
     replay::{NotReplayable, Recorder},
     telemetry::trace::TRACEPARENT,
-    upstream::{Want, connection::Connection},
+    upstream::{
+        Want,
+        connection::{Connection, SendError},
+    },
 };
 
 mod body;
@@ -186,9 +189,14 @@ impl Exchange {
         let mut asks = self.asks_first();
         let mut resends_left = RESENDS_MAX;
         loop {
-            let mut trip = self.trip(credentials, connection.version(), asks)?;
+            // RFC 8441 §3: an upstream that has not said that it knows this must not be asked.
+            if self.handshake.is_some() && !connection.takes_handshakes() {
+                return Err(Fault::UpstreamProtocol);
+            }
+            let (request, mut trip) = self.trip(credentials, connection.version(), asks)?;
             let (was_reused, sent_bytes) = (connection.is_reused(), connection.sent_bytes());
-            let outcome = self.exchange(&mut connection, &mut trip).await;
+            let sending = connection.send(request, trip.interims.clone());
+            let outcome = self.answered(sending, &mut trip).await;
             if let (Some(credentials), Ok(response)) = (credentials, &outcome) {
                 credentials.learn(upstream, response.headers());
             }
@@ -238,7 +246,7 @@ impl Exchange {
         credentials: Option<&Credentials>,
         version: Version,
         asks: Option<Duration>,
-    ) -> Result<Trip, Fault> {
+    ) -> Result<(Request<RequestBody>, Trip), Fault> {
         let mut head = self.head.clone();
         if let Some(handshake) = &self.handshake {
             upgrade::put(handshake, &mut head, version);
@@ -271,25 +279,16 @@ impl Exchange {
                 RequestBody::Empty
             }
         };
-        let request = Request::from_parts(head, body);
-        Ok(Trip { request: Some(request), interims: Interims::default(), asking })
+        Ok((Request::from_parts(head, body), Trip { interims: Interims::default(), asking }))
     }
 
-    /// One request over one connection, until the response's head.
-    async fn exchange(
+    /// Waits for the response's head of a request that is on its way.
+    async fn answered(
         &self,
-        connection: &mut Connection<RequestBody>,
+        sending: impl Future<Output = Result<Response<Received>, SendError>>,
         trip: &mut Trip,
     ) -> Result<Response<Received>, Failure> {
-        // RFC 8441 §3: an upstream that has not said that it knows this must not be asked.
-        if self.handshake.is_some()
-            && connection.version() == Version::HTTP_2
-            && !connection.takes_extended_connect()
-        {
-            return Err(Failure::Fault(Fault::UpstreamProtocol));
-        }
-        let Some(request) = trip.request.take() else { return Err(Failure::Unsent) };
-        let mut sending = pin!(connection.send(request, trip.interims.clone()));
+        let mut sending = pin!(sending);
         let mut clock = Clock::new(self);
         loop {
             let answered = poll_fn(|cx| {
@@ -369,7 +368,6 @@ impl Exchange {
 
 /// One attempt over one connection.
 struct Trip {
-    request: Option<Request<RequestBody>>,
     interims: Interims,
     /// Holds the body back, at most for so long.
     asking: Option<(Keeper, Duration)>,

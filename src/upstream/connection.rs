@@ -110,10 +110,11 @@ impl<B: Sendable> Connection<B> {
         }
     }
 
-    /// Whether WebSockets can go over it as extended CONNECT (RFC 8441).
-    pub fn takes_extended_connect(&self) -> bool {
+    /// Whether a WebSocket can begin on it: over HTTP/2 as extended CONNECT (RFC 8441), if the upstream has
+    /// said so.
+    pub fn takes_handshakes(&self) -> bool {
         match &self.lane {
-            Lane::Http1(_) => false,
+            Lane::Http1(_) => true,
             Lane::Http2(share) => share.shared.takes_extended_connect(),
         }
     }
