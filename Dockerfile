@@ -24,6 +24,8 @@ RUN mkdir src benches \
  && rm -r src benches
 
 COPY benches benches
+# A template that the program carries along.
+COPY deploy/systemd/keybearer.env deploy/systemd/keybearer.env
 COPY src src
 # Files keep the age they had: without this they would look older than the stand-ins.
 RUN touch src/lib.rs src/main.rs && cargo build --release --locked

@@ -33,10 +33,10 @@ gzip -9n "$made"/man/*.1
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 {
   printf 'keybearer (%s) unstable; urgency=medium\n\n' "$version"
-  printf '  * What has changed is in /usr/share/doc/keybearer/CHANGELOG.md.gz.\n\n'
-  printf ' -- The Keybearer authors <keybearer@localhost>  %s\n' "$(date -R -u -d "@${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}")"
+  printf '  * What has changed is in /usr/share/doc/keybearer/changelog.gz.\n\n'
+  printf ' -- The Keybearer maintainers <maintainers@keybearer.example>  %s\n' "$(date -R -u -d "@${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}")"
 } | gzip -9n > "$made/changelog.Debian.gz"
-gzip -9nc CHANGELOG.md > "$made/CHANGELOG.md.gz"
+gzip -9nc CHANGELOG.md > "$made/changelog.gz"
 
-# Built above: cargo-deb only packs.
-$CARGO deb --no-build --no-strip --quiet "$@"
+# Built above: cargo-deb only packs, without the symbols.
+$CARGO deb --no-build --quiet "$@"

@@ -126,6 +126,40 @@ fn the_package_has_every_file_that_it_names_and_a_configuration_that_passes_chec
     passes_check(&text_of(&sample), "deploy/deb/keybearer.yaml", &[]);
 }
 
+#[test]
+fn the_image_is_built_from_every_file_that_the_program_carries_along() {
+    fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                sources(&path, found);
+            } else if path.extension().is_some_and(|end| end == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    sources(&root().join("src"), &mut found);
+    let (dockerfile, ignored) = (text_of(&root().join("Dockerfile")), text_of(&root().join(".dockerignore")));
+    let mut carried = 0;
+    for source in found {
+        let text = text_of(&source);
+        // What tests read is not built into the image.
+        let program = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for name in program.split("include_str!(\"").skip(1).filter_map(|rest| rest.split('"').next()) {
+            let file = source.parent().unwrap().join(name).canonicalize().unwrap();
+            let file =
+                file.strip_prefix(root().canonicalize().unwrap()).unwrap().to_str().unwrap().to_owned();
+            if !file.starts_with("src/") {
+                assert!(dockerfile.contains(&format!("COPY {file} {file}\n")), "Dockerfile copies no {file}");
+                assert!(ignored.contains(&format!("!{file}\n")), ".dockerignore keeps {file} out");
+            }
+            carried += 1;
+        }
+    }
+    assert!(carried >= 4, "the files that the program carries along were not found");
+}
+
 /// The configuration passes `check` with secrets, certificates and tokens where the pod has them.
 fn passes_check(yaml: &str, place: &str, variables: &[(&str, &str)]) {
     let folder = tempfile::tempdir().unwrap();
