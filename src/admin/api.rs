@@ -1,5 +1,6 @@
 //! The API below `/api/v1`: what the gateway does, for programs; and what it is told to do.
 
+mod callers;
 mod change;
 mod document;
 mod look;
@@ -50,6 +51,7 @@ type Gateway = State<Arc<Shown>>;
         routes,
         profiles,
         listeners,
+        callers::callers,
         configuration,
         look::recent,
         look::events,
@@ -75,6 +77,7 @@ pub(super) fn router(shown: Arc<Shown>) -> Router {
         .route("/api/v1/routes", get(routes))
         .route("/api/v1/profiles", get(profiles))
         .route("/api/v1/listeners", get(listeners))
+        .route("/api/v1/callers", get(callers::callers))
         .route("/api/v1/configuration", get(configuration))
         .route("/api/v1/recent", get(look::recent))
         .route("/api/v1/events", get(look::events))
@@ -88,9 +91,10 @@ pub(super) fn router(shown: Arc<Shown>) -> Router {
         .route("/api/v1/profiles/{profile}/refresh", post(change::refresh))
         .route("/api/v1/log-level", put(change::log_level))
         .route("/api/{*rest}", get(nothing).post(nothing).put(nothing).delete(nothing))
-        .method_not_allowed_fallback(other_method)
         .layer(axum::extract::DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn_with_state(Arc::clone(&shown), guard))
+        // Outside of the guard: a method that does nothing here is told so before anything is asked for.
+        .method_not_allowed_fallback(other_method)
         .with_state(shown)
 }
 

@@ -51,7 +51,7 @@ impl Client {
             }
             Door::Url(url) if url.scheme() == "http" => (builder.tls_certs_only([]), place.door.to_string()),
             Door::Url(_) => {
-                let tls = pinned::settings(place.ca.as_deref(), &place.certificates)?;
+                let tls = pinned::settings(&place)?;
                 (builder.tls_backend_preconfigured(tls), place.door.to_string())
             }
         };
@@ -163,7 +163,11 @@ impl Client {
             if error.is_timeout() { "it does not answer in time".into() } else { outbound::reason(error) };
         let next = match (door, system) {
             _ if why.contains("CertificateRequired") => {
-                "it asks for a client certificate, which this command has not: give it a unix socket"
+                "it asks for a client certificate (client_ca): say --certificate FILE and --key FILE, or use a unix socket"
+            }
+            _ if self.place.identity.is_some() && why.contains("received fatal alert") => {
+                "it does not take the certificate in --certificate: see that an authority in its client_ca has issued it, \
+                 and that it has not expired"
             }
             (_, _) if error.is_timeout() => "it hangs or is far too busy: look at its log",
             (Door::Unix(_), Some(io::ErrorKind::PermissionDenied)) => {

@@ -1,10 +1,7 @@
 //! TLS towards a gateway of this machine: the very certificate that its configuration names is trusted, whoever
 //! has signed it and whatever name is in it. Others must be of a known authority.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use anyhow::anyhow;
 use rustls::{
@@ -15,17 +12,25 @@ use rustls::{
     },
     crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    sign::SingleCertAndKey,
 };
 
-use crate::{cli::Failure, upstream::tls};
+use crate::{
+    cli::{Failure, place::Place},
+    upstream::tls,
+};
 
-/// How TLS is spoken with a gateway whose certificates are in `files`, or of an authority in `ca`, or else of
-/// one of the system's.
-pub(super) fn settings(ca: Option<&Path>, files: &[PathBuf]) -> Result<ClientConfig, Failure> {
+/// How TLS is spoken with the gateway at `place`: its certificate is a known one, or of the authority that is named, or
+/// else of one of the system's.
+pub(super) fn settings(place: &Place) -> Result<ClientConfig, Failure> {
     let provider = Arc::new(aws_lc_rs::default_provider());
+    let identity = place.identity.as_ref().map(tls::identity).transpose();
+    let identity =
+        identity.map_err(|error| Failure::Bad(format!("keybearer: --certificate and --key: {error}\n")))?;
     // A file that cannot be read pins nothing: the certificate may still be of a known authority.
-    let pinned: Vec<_> = files.iter().filter_map(|path| CertificateDer::from_pem_file(path).ok()).collect();
-    let others: Option<Arc<dyn ServerCertVerifier>> = match ca {
+    let pinned: Vec<_> =
+        place.certificates.iter().filter_map(|path| CertificateDer::from_pem_file(path).ok()).collect();
+    let others: Option<Arc<dyn ServerCertVerifier>> = match &place.ca {
         Some(path) => {
             let roots = tls::authorities(path)
                 .map_err(|error| Failure::Bad(format!("keybearer: --ca: {error}\n")))?;
@@ -38,13 +43,15 @@ pub(super) fn settings(ca: Option<&Path>, files: &[PathBuf]) -> Result<ClientCon
         },
     };
     let verifier = Pinned { pinned, others, provider: Arc::clone(&provider) };
-    let config = ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| anyhow!("TLS cannot be set up: {error}"))?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth();
-    Ok(config)
+        .with_custom_certificate_verifier(Arc::new(verifier));
+    Ok(match identity {
+        Some(identity) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity))),
+        None => builder.with_no_client_auth(),
+    })
 }
 
 fn of_roots(

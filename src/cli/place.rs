@@ -15,6 +15,7 @@ use crate::{
     listen::Address,
     secret::Secret,
     source::Source,
+    upstream::Identity,
 };
 
 /// The token's file in the state folder.
@@ -30,6 +31,12 @@ pub(super) struct AdminArgs {
     /// configuration names needs none
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
+    /// A PEM file with the certificate to show to an admin listener that asks for one (client_ca)
+    #[arg(long, value_name = "FILE", env = "KEYBEARER_ADMIN_CERTIFICATE", requires = "key")]
+    certificate: Option<PathBuf>,
+    /// A PEM file with that certificate's key
+    #[arg(long, value_name = "FILE", env = "KEYBEARER_ADMIN_KEY", requires = "certificate")]
+    key: Option<PathBuf>,
     /// The file with the admin token, for changes; from the configuration when absent
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -46,6 +53,8 @@ pub(super) struct Place {
     pub(super) ca: Option<PathBuf>,
     /// For TLS: files with the very certificates that the gateway has.
     pub(super) certificates: Vec<PathBuf>,
+    /// For TLS: what is shown to a gateway that asks who speaks to it.
+    pub(super) identity: Option<Identity>,
     /// Where the token is, or why it is not known.
     token: Result<Source, String>,
 }
@@ -90,7 +99,13 @@ impl AdminArgs {
         };
         let pairs = admin.and_then(|admin| admin.tls.as_ref()).map(|tls| tls.certificates.iter());
         let certificates = pairs.into_iter().flatten().map(|pair| pair.certificate.clone()).collect();
-        Ok(Place { door, ca: self.ca.clone(), certificates, token: self.token(found.as_ref()) })
+        let token = self.token(found.as_ref());
+        Ok(Place { door, ca: self.ca.clone(), certificates, identity: self.identity(), token })
+    }
+
+    fn identity(&self) -> Option<Identity> {
+        let (certificate, key) = self.certificate.clone().zip(self.key.clone())?;
+        Some(Identity { certificate, key })
     }
 
     fn found(&self) -> Result<Found, Failure> {

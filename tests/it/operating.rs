@@ -183,6 +183,33 @@ async fn a_gateway_with_tls_is_known_by_the_certificate_of_its_configuration() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_asks_for_a_certificate_is_shown_the_one_on_the_command_line() {
+    let authority = Authority::new();
+    let folder = tempfile::tempdir().unwrap();
+    authority.issue(&["127.0.0.1"]).write(folder.path(), "admin");
+    fs::write(folder.path().join("operators.pem"), &authority.pem).unwrap();
+    let place = folder.path().display();
+    let tls = format!(
+        "{{certificate: {{file: {place}/admin.pem}}, key: {{file: {place}/admin.key}}, client_ca: {{file: {place}/operators.pem}}}}"
+    );
+    let admin = format!("state_dir: state\nadmin: {{address: \"127.0.0.1:0\", tls: {tls}}}");
+    let stage = Plan::default().more(&admin).start().await;
+    stage.ready().await;
+    let without = run(&stage, "status", 1).await;
+    has(&without, &["it asks for a client certificate", "--certificate FILE and --key FILE"]);
+    authority.issue_to("operator").write(stage.folder.path(), "operator");
+    has(&run(&stage, "status --certificate operator.pem --key operator.key", 0).await, &["ready"]);
+    has(&run(&stage, "reload --certificate operator.pem --key operator.key", 0).await, &["reloaded"]);
+    // What does not fit is told before anything is sent.
+    Authority::new().issue_to("stranger").write(stage.folder.path(), "stranger");
+    let mixed = run(&stage, "status --certificate operator.pem --key stranger.key", 2).await;
+    has(&mixed, &["the key in file stranger.key does not belong to the certificate in file operator.pem"]);
+    has(&run(&stage, "status --certificate operator.pem", 2).await, &["--key <FILE>"]);
+    let stranger = run(&stage, "status --certificate stranger.pem --key stranger.key", 1).await;
+    has(&stranger, &["it does not take the certificate in --certificate", "client_ca"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_a_unix_socket_no_token_is_needed() {
     let plan = Plan::default().more("admin: {address: \"unix:admin.sock\", socket: {mode: \"0600\"}}");
     let stage = plan.start().await;
