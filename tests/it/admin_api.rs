@@ -279,6 +279,32 @@ async fn the_document_describes_every_path_there_is() {
 }
 
 #[tokio::test]
+async fn a_method_that_does_nothing_is_told_so_before_a_token_is_asked_for() {
+    let stage = start().await;
+    for (method, path, allowed) in [
+        ("DELETE", "/status", "GET,HEAD"),
+        ("PUT", "/reload", "POST"),
+        ("GET", "/reload", "POST"),
+        ("PATCH", "/log-level", "PUT"),
+        ("POST", "/routes/orders/switch/", ""),
+        ("POST", "/log-level", "PUT"),
+    ] {
+        let request = stage.http.request(method.parse().unwrap(), url(&stage, path));
+        let answer = request.send().await.unwrap();
+        let found = answer.headers().get("allow").map(|value| value.to_str().unwrap()).unwrap_or_default();
+        if allowed.is_empty() {
+            // A path that there is not: who would change it must show first that he may.
+            assert_eq!(answer.status(), 415, "{method} {path}");
+            continue;
+        }
+        assert_eq!((answer.status().as_u16(), found), (405, allowed), "{method} {path}");
+        let problem: Value = answer.json().await.unwrap();
+        assert_eq!(problem["code"], "method_not_allowed");
+    }
+    assert_eq!(read(&stage, "/configuration").await["reading"]["done"], 0);
+}
+
+#[tokio::test]
 async fn browsers_get_a_page_that_may_load_nothing_and_run_nothing_else() {
     let stage = start().await;
     let root = format!("http://{}/", stage.gateway.admin().unwrap());
