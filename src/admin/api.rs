@@ -1,5 +1,6 @@
 //! The API below `/api/v1`: what the gateway does, for programs; and what it is told to do.
 
+mod callers;
 mod change;
 mod document;
 mod look;
@@ -50,6 +51,7 @@ type Gateway = State<Arc<Shown>>;
         routes,
         profiles,
         listeners,
+        callers::callers,
         configuration,
         look::recent,
         look::events,
@@ -75,6 +77,7 @@ pub(super) fn router(shown: Arc<Shown>) -> Router {
         .route("/api/v1/routes", get(routes))
         .route("/api/v1/profiles", get(profiles))
         .route("/api/v1/listeners", get(listeners))
+        .route("/api/v1/callers", get(callers::callers))
         .route("/api/v1/configuration", get(configuration))
         .route("/api/v1/recent", get(look::recent))
         .route("/api/v1/events", get(look::events))

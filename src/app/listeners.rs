@@ -150,6 +150,7 @@ fn count(listener: &Listener) -> ListenerCount {
         name: listener.name().to_owned(),
         open: listener.open(),
         shards: listener.shards(),
+        rosters: listener.rosters(),
         certificates: listener.certificates(),
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     cli::{
         table::Table,
         times::{ago, ahead, clock_time, span},
-        told::{Configuration, Profile, Report, Route},
+        told::{Callers, Configuration, Profile, Report, Route},
     },
     profile::{diagnosis, skew},
 };
@@ -30,6 +30,7 @@ pub(super) fn text(report: &Report, rates: Option<&Rates>, now: u64) -> String {
         ]);
     }
     add(&mut out, &listeners.text());
+    add(&mut out, &callers(&report.callers, now));
     add(&mut out, &routes(&report.routes, rates));
     add(&mut out, &profiles(&report.profiles, now));
     if let Some(configuration) = &report.status.configuration {
@@ -75,6 +76,26 @@ fn gateway(report: &Report, now: u64) -> String {
     }
     if let Some(lost) = status.log_lines_dropped.filter(|lost| *lost > 0) {
         let _ = writeln!(out, "log          {lost} lines lost: their reader is too slow");
+    }
+    out
+}
+
+/// Nothing when nobody is connected, or nobody has asked.
+fn callers(callers: &Callers, now: u64) -> String {
+    let mut table = Table::new(&["LISTENER", "CALLER", "OPEN", "REQUESTS", "SINCE", "CERTIFICATE"], &[2, 3]);
+    for caller in &callers.callers {
+        table.row([
+            caller.listener.clone(),
+            caller.caller.clone(),
+            caller.connections.to_string(),
+            caller.requests.to_string(),
+            ago(caller.since, now),
+            caller.certificate.clone().unwrap_or_else(|| "-".into()),
+        ]);
+    }
+    let mut out = table.text();
+    if callers.more > 0 {
+        let _ = writeln!(out, "… {} more callers", callers.more);
     }
     out
 }

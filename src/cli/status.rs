@@ -48,6 +48,9 @@ pub(super) struct StatusArgs {
     /// Print JSON, one object for each look
     #[arg(long)]
     json: bool,
+    /// Show as well who is connected
+    #[arg(long)]
+    callers: bool,
     /// Look again and again, until Ctrl-C; in place on a terminal
     #[arg(long)]
     watch: bool,
@@ -71,7 +74,7 @@ pub(super) fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
     if args.watch {
         return client.runtime().block_on(watch(&client, args));
     }
-    let report = client.runtime().block_on(Report::of(&client))?;
+    let report = client.runtime().block_on(Report::of(&client, args.callers))?;
     print(&shown(&report, None, args.json))?;
     Ok(if report.status.ready { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
@@ -91,7 +94,8 @@ async fn watch(client: &Client, args: &StatusArgs) -> Result<ExitCode, Failure> 
     loop {
         let look = async {
             ticks.tick().await;
-            Report::of(client).await.map(|report| shown(&report, Some(&last.rates(&report)), args.json))
+            let report = Report::of(client, args.callers).await;
+            report.map(|report| shown(&report, Some(&last.rates(&report)), args.json))
         };
         // A look that a signal ends is not missed.
         let text = tokio::select! {

@@ -23,6 +23,8 @@ pub(super) struct Report {
     pub(super) routes: Vec<Route>,
     /// Its profiles.
     pub(super) profiles: Vec<Profile>,
+    /// Who is connected, if that was asked.
+    pub(super) callers: Callers,
 }
 
 #[derive(Default, Deserialize)]
@@ -67,6 +69,24 @@ pub(super) struct Listener {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
+pub(super) struct Callers {
+    pub(super) callers: Vec<Caller>,
+    pub(super) more: u64,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Caller {
+    pub(super) listener: String,
+    pub(super) caller: String,
+    pub(super) certificate: Option<String>,
+    pub(super) connections: u64,
+    pub(super) since: u64,
+    pub(super) requests: u64,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
 pub(super) struct Route {
     pub(super) name: String,
     pub(super) upstream: String,
@@ -105,21 +125,22 @@ pub(super) struct Profile {
 }
 
 impl Report {
-    /// Asks for everything.
-    pub(super) async fn of(client: &Client) -> Result<Self, Failure> {
+    /// Asks for everything, and for the callers if that is wanted.
+    pub(super) async fn of(client: &Client, with_callers: bool) -> Result<Self, Failure> {
         let mut json = client.ask("/status").await?;
         let mut rest = Map::new();
-        for part in ["listeners", "routes", "profiles"] {
+        for part in ["listeners", "routes", "profiles"].into_iter().chain(with_callers.then_some("callers")) {
             rest.insert(part.to_owned(), client.ask(&format!("/{part}")).await?);
         }
         let status = read(&json)?;
         let part = |name: &str| rest.get(name).cloned().unwrap_or_default();
         let (listeners, routes, profiles) =
             (read(&part("listeners"))?, read(&part("routes"))?, read(&part("profiles"))?);
+        let callers = rest.get("callers").map(read).transpose()?.unwrap_or_default();
         if let Some(all) = json.as_object_mut() {
             all.extend(rest);
         }
-        Ok(Self { json, status, listeners, routes, profiles })
+        Ok(Self { json, status, listeners, routes, profiles, callers })
     }
 }
 

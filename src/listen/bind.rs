@@ -16,7 +16,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::watch;
 
 use crate::{
-    caller::TrustedProxies,
+    caller::{TrustedProxies, roster::Roster},
     listen::{
         Limits, Settings,
         addresses::Addresses,
@@ -119,6 +119,7 @@ pub struct Listener {
     open: Arc<AtomicUsize>,
     room: Arc<Room>,
     shards: Vec<Arc<ListenerShard>>,
+    rosters: Vec<Arc<Roster>>,
     certificates: Arc<Certificates>,
     follower: Option<Follower>,
 }
@@ -180,6 +181,7 @@ impl Listener {
             open,
             room: Arc::clone(room),
             shards: (0..workers).map(|_| Arc::default()).collect(),
+            rosters: (0..workers).map(|_| Arc::default()).collect(),
             certificates,
             follower,
         })
@@ -243,6 +245,11 @@ impl Listener {
         self.shards.clone()
     }
 
+    /// Who is connected, by worker.
+    pub fn rosters(&self) -> Vec<Arc<Roster>> {
+        self.rosters.clone()
+    }
+
     /// What is known of its certificates; for metrics.
     pub fn certificates(&self) -> Arc<Certificates> {
         Arc::clone(&self.certificates)
@@ -258,7 +265,8 @@ impl Listener {
     pub fn share(&mut self) -> Option<Share> {
         let socket = self.sockets.pop()?;
         let shard = Arc::clone(self.shards.get(self.sockets.len())?);
-        let entry = Entry { name: self.settings.name.as_str().into(), shard };
+        let roster = Arc::clone(self.rosters.get(self.sockets.len())?);
+        let entry = Entry { name: self.settings.name.as_str().into(), shard, roster };
         let is_inherited = self.is_inherited;
         Some(Share { socket, entry, is_inherited, live: self.live.subscribe() })
     }
@@ -388,4 +396,5 @@ pub struct Share {
 pub(super) struct Entry {
     pub(super) name: Arc<str>,
     pub(super) shard: Arc<ListenerShard>,
+    pub(super) roster: Arc<Roster>,
 }

@@ -239,6 +239,22 @@ fn facts(path: &Path, certificate: &CertificateDer<'_>) -> Option<Facts> {
     })
 }
 
+/// Who a caller's certificate was issued to: its subject, else the first name in it.
+pub(super) fn holder(certificate: &CertificateDer<'_>) -> Option<String> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let subject = parsed.subject().to_string();
+    if !subject.is_empty() {
+        return Some(subject);
+    }
+    let names = parsed.subject_alternative_name().ok().flatten()?;
+    names.value.general_names.iter().find_map(|name| match name {
+        GeneralName::DNSName(name) | GeneralName::URI(name) | GeneralName::RFC822Name(name) => {
+            Some((*name).to_owned())
+        }
+        _ => None,
+    })
+}
+
 fn address(bytes: &[u8]) -> Option<IpAddr> {
     let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
     v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()

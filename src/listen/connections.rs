@@ -10,7 +10,12 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
-    listen::{Limits, bind::Shared, watched::Watched},
+    caller::{Peer, roster},
+    listen::{
+        Limits,
+        bind::{Entry, Shared},
+        watched::Watched,
+    },
     proxy::worker::Worker,
 };
 
@@ -72,16 +77,23 @@ pub(super) struct Registered {
     connections: Rc<Connections>,
     watched: Rc<Watched>,
     shared: Shared,
+    present: roster::Entry,
 }
 
 impl Registered {
-    /// Registers a connection, which also counts as open in its listener until this is dropped.
-    pub(super) fn new(connections: &Rc<Connections>, shared: &Shared) -> Self {
-        let watched = Watched::new(&shared.is_replaced);
+    /// Registers a connection of `peer`, which also counts as open in its listener until this is dropped.
+    pub(super) fn new(connections: &Rc<Connections>, entry: &Entry, shared: &Shared, peer: Peer) -> Self {
+        let present = entry.roster.enter(peer);
+        let watched = Watched::new(&shared.is_replaced, present.connection());
         connections.live.borrow_mut().push(Rc::clone(&watched));
         shared.open.fetch_add(1, Ordering::Relaxed);
         shared.room.enter();
-        Self { connections: Rc::clone(connections), watched, shared: shared.clone() }
+        Self { connections: Rc::clone(connections), watched, shared: shared.clone(), present }
+    }
+
+    /// Notes the name in the certificate that the caller has shown.
+    pub(super) fn certify(&self, name: &str) {
+        self.present.connection().certify(name);
     }
 
     pub(super) fn watched(&self) -> &Rc<Watched> {

@@ -12,6 +12,7 @@ use crate::{
     listen::{
         Connections,
         bind::{Entry, Shared},
+        certificate,
         connections::Registered,
         refuse::Refusals,
         serve,
@@ -86,13 +87,13 @@ impl Door {
                 place
             }
         };
-        let registered = Registered::new(&self.connections, shared);
+        let registered = Registered::new(&self.connections, &self.entry, shared, peer);
         let caller = Caller::new(peer, &shared.trusted);
         let door = Rc::clone(self);
         // Ends with the connection; the worker waits for all of them when it stops.
         tokio::task::spawn_local(async move {
             let _place = place;
-            if let Some(accepted) = door.secure(transport, caller, registered.watched()).await {
+            if let Some(accepted) = door.secure(transport, caller, &registered).await {
                 serve::serve(Rc::clone(&door.worker), &registered, accepted).await;
                 door.count(registered.watched());
             }
@@ -116,7 +117,13 @@ impl Door {
     }
 
     /// Makes a TLS connection of it on a TLS listener. `None` when that fails.
-    async fn secure(&self, transport: Transport, caller: Caller, watched: &Watched) -> Option<Accepted> {
+    async fn secure(
+        &self,
+        transport: Transport,
+        caller: Caller,
+        registered: &Registered,
+    ) -> Option<Accepted> {
+        let watched = registered.watched();
         let stream = match (&self.shared.tls, transport) {
             (Some(tls), Transport::Tcp(stream)) => {
                 // In a box: its state is large, and needed for a short time only.
@@ -125,7 +132,10 @@ impl Door {
             (_, transport) => return Some(Accepted { transport, caller, tls: None }),
         };
         match stream {
-            Ok((transport, facts)) => {
+            Ok((transport, facts, certificate)) => {
+                if let Some(name) = certificate {
+                    registered.certify(&name);
+                }
                 // Time for the first request counts from here.
                 watched.since.set(Instant::now());
                 Some(Accepted { transport, caller, tls: Some(facts) })
@@ -149,10 +159,14 @@ async fn handshake(
     tls: &Live,
     stream: TcpStream,
     watched: &Watched,
-) -> Result<(Transport, TlsFacts), HandshakeError> {
+) -> Result<(Transport, TlsFacts, Option<String>), HandshakeError> {
     // What is dropped ends with its connection: either way nothing goes on here.
     tokio::select! {
-        done = tls.handshake(stream) => done.map(|(stream, facts)| (Transport::Tls(Box::new(stream)), facts)),
+        done = tls.handshake(stream) => done.map(|(stream, facts)| {
+            let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+            let name = shown.and_then(certificate::holder);
+            (Transport::Tls(Box::new(stream)), facts, name)
+        }),
         () = ended(watched) => {
             let error = io::Error::new(io::ErrorKind::TimedOut, "the gateway has ended it");
             Err(HandshakeError::Failed(error))

@@ -80,6 +80,7 @@ pub(super) async fn serve(
         };
         while let Some(accepted) = next().await {
             let (request, reply) = accepted?;
+            watched.served.set(watched.served.get() + 1);
             let side = Side::new(watched, streams.open(), reply);
             let refused = judge(&request, limits);
             let answering = answer(Rc::clone(worker), caller, request, refused, side);

@@ -15,6 +15,7 @@ use bytes::BytesMut;
 use tokio::time::Instant;
 
 use crate::{
+    caller::roster,
     listen::{streams::Streams, transport::TlsFacts},
     proxy::{fault::Fault, settings::Timeouts, tunnel::Tunnel},
 };
@@ -80,6 +81,9 @@ pub(super) struct Watched {
     pub(super) waker: RefCell<Option<Waker>>,
     /// What it was accepted under holds no more: it ends when it is idle.
     is_replaced: Arc<AtomicBool>,
+    /// For those who ask who is connected.
+    present: Arc<roster::Connection>,
+    noted: Cell<u64>,
     leaving_since: Cell<Option<Instant>>,
 }
 
@@ -111,7 +115,7 @@ pub(super) enum End {
 }
 
 impl Watched {
-    pub(super) fn new(is_replaced: &Arc<AtomicBool>) -> Rc<Self> {
+    pub(super) fn new(is_replaced: &Arc<AtomicBool>, present: &Arc<roster::Connection>) -> Rc<Self> {
         Rc::new(Self {
             since: Cell::new(Instant::now()),
             has_partial_head: Cell::new(false),
@@ -138,6 +142,8 @@ impl Watched {
             end: Cell::new(End::No),
             waker: RefCell::new(None),
             is_replaced: Arc::clone(is_replaced),
+            present: Arc::clone(present),
+            noted: Cell::new(0),
             leaving_since: Cell::new(None),
         })
     }
@@ -176,6 +182,10 @@ impl Watched {
 
     /// Looks at the connection's clocks and ends what takes too long.
     pub(super) fn look(&self, now: Instant, timeouts: &Timeouts, stopping_since: Option<Instant>) {
+        // Here and not with each request, which would pay for it.
+        if self.noted.replace(self.served.get()) != self.served.get() {
+            self.present.note(self.served.get());
+        }
         if let Some(streams) = self.streams.get() {
             return streams.look(self, now, timeouts, stopping_since.is_some());
         }

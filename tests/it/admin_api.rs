@@ -260,7 +260,7 @@ async fn the_document_describes_every_path_there_is() {
     let stage = start().await;
     let document = read(&stage, "/openapi.json").await;
     let paths = document["paths"].as_object().unwrap();
-    assert_eq!(paths.len(), 16);
+    assert_eq!(paths.len(), 17);
     for (path, methods) in paths {
         let path = path.replace("{route}", "orders").replace("{profile}", "account");
         for method in methods.as_object().unwrap().keys() {

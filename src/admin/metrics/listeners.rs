@@ -12,9 +12,12 @@ use prometheus_client::{
 };
 
 use super::{Encoded, gauge, one};
-use crate::telemetry::{
-    listeners::{Certificates, ListenerShard},
-    metrics::Count,
+use crate::{
+    caller::roster::Roster,
+    telemetry::{
+        listeners::{Certificates, ListenerShard},
+        metrics::Count,
+    },
 };
 
 /// What is known of one listener.
@@ -25,6 +28,8 @@ pub struct ListenerCount {
     pub open: Arc<AtomicUsize>,
     /// What each worker counts.
     pub shards: Vec<Arc<ListenerShard>>,
+    /// Who is connected, by worker.
+    pub rosters: Vec<Arc<Roster>>,
     /// Its certificates, if it has any.
     pub certificates: Arc<Certificates>,
 }

@@ -1,7 +1,7 @@
 "use strict";
 // Data is only ever set as text. The admin token lives in this variable and nowhere else.
 let adminToken = null;
-const PERIOD_MS = 2000, POINTS = 60, ROWS_MAX = 200, EVENTS_MAX = 100;
+const PERIOD_MS = 2000, POINTS = 60, ROWS_MAX = 200, EVENTS_MAX = 100, CALLERS_MAX = 20;
 const $ = (id) => document.getElementById(id);
 const rows = new Map(), lives = new Map(), past = new Map();
 let profiles = [], readings = null;
@@ -274,6 +274,34 @@ function showProfiles() {
   }
 }
 
+function showCallers({ callers, more }) {
+  const table = $("callers"), found = callers.slice(0, CALLERS_MAX);
+  while (table.childElementCount > found.length) table.lastElementChild.remove();
+  for (const [at, caller] of found.entries()) {
+    let row = table.children[at];
+    if (!row) {
+      row = make("tr");
+      row.setAttribute("role", "row");
+      for (const title of ["", "Listener", "Connections", "Requests", "Since"]) {
+        const cell = make(title ? "td" : "th");
+        cell.setAttribute("role", title ? "cell" : "rowheader");
+        if (title) { cell.dataset.name = title; cell.append(make("span")); }
+        else { cell.scope = "row"; cell.append(make("span"), make("div", "", "soft small")); }
+        row.append(cell);
+      }
+      table.append(row);
+    }
+    const [name, ...others] = row.children;
+    say(name.children[0], caller.caller);
+    say(name.children[1], caller.certificate || "");
+    const words = [caller.listener, String(caller.connections), String(caller.requests), clock(caller.since)];
+    others.forEach((cell, which) => say(cell.firstElementChild, words[which]));
+  }
+  const rest = more + callers.length - found.length;
+  $("callers-more").hidden = found.length > 0 && rest === 0;
+  say($("callers-more"), found.length ? `${rest} more callers are connected.` : "Nobody is connected.");
+}
+
 function showState(status) {
   const { configuration } = status;
   const [words, className] = status.stopping ? ["Stopping", "warn"] : status.ready ? ["Ready", "good"] : ["Not ready", "bad"];
@@ -291,12 +319,13 @@ function showState(status) {
 
 async function look() {
   try {
-    const [status, routes, all] = await Promise.all([read("status"), read("routes"), read("profiles")]);
+    const [status, routes, all, callers] = await Promise.all([read("status"), read("routes"), read("profiles"), read("callers")]);
     profiles = all;
     readings = { routes, at: performance.now() };
     showState(status);
     showRoutes(routes, readings.at);
     showProfiles();
+    showCallers(callers);
   } catch (error) {
     say($("state"), "Unreachable");
     $("state").className = "pill bad";
