@@ -229,7 +229,7 @@ pub fn start_file(
     log: Option<&Log>,
 ) -> Result<(Result<Running, StartError>, Vec<Problem>), Problems> {
     let prepared = reading::prepare(&origin)?;
-    let warnings = prepared.loaded.warnings.clone();
+    let warnings = prepared.loaded.warnings_for_log().cloned().collect();
     Ok((start_prepared(origin, prepared, log), warnings))
 }
 

@@ -125,6 +125,15 @@ pub struct Loaded {
     pub warnings: Vec<Problem>,
 }
 
+impl Loaded {
+    /// The warnings for a running gateway's log. The owner of a profile's token tells by itself, and every day, that a
+    /// secret or a certificate ends; of profiles that have no owner here nobody else does.
+    pub fn warnings_for_log(&self) -> impl Iterator<Item = &Problem> {
+        let is_owned = |name: &String| self.settings.profiles.iter().any(|own| own.profile.name == *name);
+        self.warnings.iter().filter(move |warning| !warning.ending.as_ref().is_some_and(is_owned))
+    }
+}
+
 /// Reads and checks the configuration file at `path`, for `environment` or for none.
 ///
 /// Every environment is checked, also those not asked for; only their secrets may be absent.

@@ -45,6 +45,7 @@ pub mod key;
 pub mod key_file;
 pub mod managed_identity;
 pub mod oauth2;
+pub mod oddity;
 mod proof;
 pub mod refusal;
 pub(crate) mod seconds;
@@ -243,6 +244,14 @@ impl Profile {
         match &self.asker {
             Asker::OAuth2(client) => client.objection(),
             Asker::Static(_) | Asker::ManagedIdentity(_) => None,
+        }
+    }
+
+    /// What is odd about the last token that the provider gave, although it can be used.
+    pub fn oddities(&self) -> Vec<oddity::Oddity> {
+        match &self.asker {
+            Asker::OAuth2(client) => client.oddities(),
+            Asker::Static(_) | Asker::ManagedIdentity(_) => Vec::new(),
         }
     }
 

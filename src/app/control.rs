@@ -179,7 +179,7 @@ impl Control {
         });
         let done = match outcome {
             Ok((text, loaded, reloaded)) => {
-                for warning in &loaded.warnings {
+                for warning in loaded.warnings_for_log() {
                     tracing::warn!("{}", warning.to_string().trim_end());
                 }
                 self.keep(&switches);

@@ -32,12 +32,14 @@ pub struct Problem {
     pub message: String,
     /// The offending line, secrets masked.
     pub source_line: Option<String>,
+    /// The profile whose secret or certificate ends soon, if that is what it says: a running gateway tells by itself.
+    pub ending: Option<String>,
 }
 
 impl Problem {
     /// A problem with the file as a whole.
     pub(super) fn whole(file: &Path, message: String) -> Self {
-        Self { file: file.to_owned(), line: 0, column: 0, message, source_line: None }
+        Self { file: file.to_owned(), line: 0, column: 0, message, source_line: None, ending: None }
     }
 }
 
@@ -129,6 +131,12 @@ impl<'a> Findings<'a> {
         self.warnings.borrow_mut().push(self.make(at, message.into()));
     }
 
+    /// Records that a secret or a certificate of `profile` ends soon.
+    pub(super) fn warn_of_end(&self, at: Position, profile: &str, words: &str) {
+        let warning = self.make(at, format!("profile {profile:?}: {words}"));
+        self.warnings.borrow_mut().push(Problem { ending: Some(profile.to_owned()), ..warning });
+    }
+
     /// Shows nothing of the line from `skip` characters after `at` on, in this or any other problem.
     pub(super) fn hide(&self, at: Position, skip: usize) {
         let shown = (at.column.saturating_sub(1) as usize).saturating_add(skip);
@@ -166,7 +174,7 @@ impl<'a> Findings<'a> {
 
     fn make(&self, at: Position, message: String) -> Problem {
         let file = self.file.to_owned();
-        Problem { file, line: at.line, column: at.column, message, source_line: None }
+        Problem { file, line: at.line, column: at.column, message, source_line: None, ending: None }
     }
 
     fn shown(&self, number: u32) -> Option<String> {

@@ -133,14 +133,18 @@ async fn token(profile: &Profile, steps: &mut Steps) -> Option<Grant> {
         Ok(grant) => {
             let by = profile.proven_by().map_or(String::new(), |by| format!(", proven by {by}"));
             steps.ok("token", format!("obtained{by}"));
+            steps.took(begun.elapsed());
+            for oddity in profile.oddities() {
+                steps.warn(oddity.step(), oddity.to_string(), oddity.diagnosis());
+            }
             Some(grant)
         }
         Err(error) => {
             steps.fail("token", error.to_string(), error.diagnosis());
+            steps.took(begun.elapsed());
             None
         }
     };
-    steps.took(begun.elapsed());
     clocks(profile, steps);
     expiries(profile, steps);
     grant

@@ -5,7 +5,10 @@
 //! authentication is used, the configured one: trying another after a failure would double the
 //! failed logins that the provider counts.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, RETRY_AFTER};
 use url::{Url, form_urlencoded};
@@ -25,6 +28,7 @@ use crate::{
         expiry::Expiry,
         grant_type::{GrantType, Trade, Traded},
         http::{self, Http, Showing},
+        oddity::{self, Oddity},
         proof::{Authentication, Proof},
         refusal::ExchangeError,
         skew::Skew,
@@ -99,6 +103,8 @@ pub(super) struct Client {
     /// What tokens are bound to.
     key: Option<Arc<dpop::Key>>,
     skew: Skew,
+    /// What is odd about the last token.
+    oddities: Mutex<Vec<Oddity>>,
 }
 
 impl Client {
@@ -128,6 +134,7 @@ impl Client {
             showing: Showing::default(),
             key,
             skew: Skew::default(),
+            oddities: Mutex::default(),
         }
     }
 
@@ -163,6 +170,11 @@ impl Client {
         }
         let found = tokio::time::timeout(self.timeout, self.token_url()).await;
         Some(found.unwrap_or(Err(ExchangeError::TimedOut { after: self.timeout })))
+    }
+
+    /// What is odd about the last token that was given.
+    pub(super) fn oddities(&self) -> Vec<Oddity> {
+        self.oddities.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What the issuer's metadata, once they were read, say against the way of client authentication.
@@ -203,8 +215,7 @@ impl Client {
         }
         let accepted =
             answer::read_as(&self.wanted(), &reply, &sent.secrets).map_err(|e| self.advised(e, &sent))?;
-        self.compare_scope(accepted.scope.as_deref());
-        self.compare_binding(&sent, &accepted.access_token);
+        self.look_at(accepted.scope.as_deref(), &sent, &accepted.access_token);
         self.authentication.accepted(&sent);
         Ok(Grant {
             credential: match &self.key {
@@ -217,16 +228,18 @@ impl Client {
         })
     }
 
-    /// Warns of a token that is bound to no certificate, where the issuer says that it binds.
-    fn compare_binding(&self, sent: &Proof, token: &Secret) {
+    /// Warns of what is odd about a token, and keeps it for those who ask.
+    fn look_at(&self, scope: Option<&str>, sent: &Proof, token: &Secret) {
+        let dropped = oddity::dropped(self.settings.scope.as_deref(), scope);
+        // Bound to no certificate, where the issuer says that it binds.
         let shown = sent.certificate.as_ref().filter(|_| self.discovery.binds());
-        if shown.is_some_and(|certificate| !certificate.may_bind(token)) {
-            tracing::warn!(
-                profile = self.profile,
-                "the token is not bound to the certificate, though the issuer can bind it (switch \
-                 certificate-bound access tokens on for this client)"
-            );
+        let unbound =
+            shown.is_some_and(|certificate| !certificate.may_bind(token)).then_some(Oddity::Unbound);
+        let found: Vec<_> = dropped.into_iter().chain(unbound).collect();
+        for oddity in &found {
+            tracing::warn!(profile = self.profile, "{oddity} ({})", oddity.diagnosis().remedy);
         }
+        *self.oddities.lock().unwrap_or_else(PoisonError::into_inner) = found;
     }
 
     async fn send(&self, url: &Url, proof: &Proof, claims: Option<&str>) -> Result<Reply, ExchangeError> {
@@ -294,20 +307,6 @@ impl Client {
                 .for_each(|words| rejection.advise(words));
         }
         ExchangeError::Rejected(rejection)
-    }
-
-    /// Some servers drop a scope that they do not know and answer 200 (RFC 6749 §3.3 lets them).
-    fn compare_scope(&self, granted: Option<&str>) {
-        let (Some(asked), Some(granted)) = (&self.settings.scope, granted) else { return };
-        let lacking: Vec<&str> =
-            asked.split(' ').filter(|scope| !granted.split(' ').any(|given| given == *scope)).collect();
-        if !lacking.is_empty() {
-            tracing::warn!(
-                profile = self.profile,
-                "the token comes without the scope {} (the provider does not know it, or the client may not have it)",
-                lacking.join(" ")
-            );
-        }
     }
 
     fn form(&self, proof: &Proof, claims: Option<&str>) -> String {

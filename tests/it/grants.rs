@@ -26,7 +26,7 @@ use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinHandle};
 
 use crate::{
-    process::{Process, keybearer},
+    process::{Process, command, keybearer},
     stage::{eventually, fault, pause},
 };
 
@@ -426,7 +426,7 @@ async fn an_answer_in_the_form_of_requests_and_a_token_under_another_name_are_ta
 }
 
 #[tokio::test]
-async fn a_scope_that_the_provider_drops_is_told_once_for_each_token() {
+async fn a_scope_that_the_provider_drops_is_told_once_for_each_token_and_by_the_doctor() {
     let answer =
         json!({"access_token": "t", "token_type": "Bearer", "expires_in": 3600, "scope": "orders.read"});
     let world = World::start(move |_| (StatusCode::OK, answer.clone())).await;
@@ -443,6 +443,14 @@ async fn a_scope_that_the_provider_drops_is_told_once_for_each_token() {
     }
     let told = process.lines().iter().filter(|line| line.contains("without the scope")).count();
     assert_eq!(told, 1);
+    let mut doctor = command(&["doctor", "--config", path.to_str().unwrap(), "--profile", "account"]);
+    let output = tokio::task::spawn_blocking(move || doctor.output().unwrap()).await.unwrap();
+    let words = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        words.contains("warning  scope          the token comes without the scope orders.wirte"),
+        "{words}"
+    );
+    assert!(words.contains("next:  compare scope:") && output.status.success(), "{words}");
 }
 
 #[tokio::test]

@@ -380,6 +380,10 @@ async fn an_end_that_is_near_is_told_by_check_by_the_log_and_by_a_metric() {
             && line.contains("\"profile\":\"account\"")
     };
     eventually("the log has it", || process.lines().iter().any(warning)).await;
+    // Behind what the start has to say of the configuration.
+    eventually("it runs", || process.has_logged("keybearer runs")).await;
+    let told = process.lines().iter().filter(|line| line.contains("client_secret expires in")).count();
+    assert_eq!(told, 1, "it is told twice:\n{}", process.lines().join("\n"));
     let (_, metrics) = stage.admin("/metrics").await;
     assert!(
         metrics.contains("keybearer_secret_expires_seconds{profile=\"account\",what=\"client_secret\"}"),

@@ -83,7 +83,7 @@ impl Account<'_> {
 
     pub(super) fn warn_of(&self, at: Position, expiry: &Expiry) {
         if let Some(words) = expiry.warning(clock::wall()) {
-            self.cx.findings.warn(at, format!("profile {:?}: {words}", self.name));
+            self.cx.findings.warn_of_end(at, self.name, &words);
         }
     }
 }
