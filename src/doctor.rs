@@ -26,6 +26,7 @@ use crate::{
 };
 
 mod account;
+mod collector;
 mod handshake;
 mod network;
 mod probe;
@@ -79,12 +80,14 @@ pub struct Report {
     pub profiles: Vec<Case>,
     /// One case for each route.
     pub routes: Vec<Case>,
+    /// One case for the collector of traces, if there is one and everything was asked for.
+    pub collectors: Vec<Case>,
 }
 
 impl Report {
     /// All cases in the order in which they are shown.
     pub fn cases(&self) -> impl Iterator<Item = &Case> {
-        self.profiles.iter().chain(&self.routes)
+        self.profiles.iter().chain(&self.routes).chain(&self.collectors)
     }
 
     /// How many steps came out like this.
@@ -121,13 +124,18 @@ pub async fn examine(settings: &Settings, wish: &Wish, progress: Progress) -> Re
             origins.push(route.target.upstream.clone());
         }
     }
-    let round = Round::new(profiles.len() + origins.len(), progress);
+    let is_whole = wish.profile.is_none() && wish.route.is_none();
+    let collector = settings.otlp.clone().filter(|_| is_whole);
+    let parts = profiles.len() + origins.len() + usize::from(collector.is_some());
+    let round = Round::new(parts, progress);
     let http = Arc::new(Http::default());
     let accounts =
         profiles.into_iter().map(|profile| account::examine(profile, Arc::clone(&http), round.deadline));
     let (profiles, grants) = round.all(accounts).await;
     let networks = origins.iter().map(|origin| upstream(origin.clone(), round.deadline));
     let (_, reached) = round.all(networks).await;
+    let tried = collector.into_iter().map(|settings| collector::examine(settings, round.deadline));
+    let (collectors, _) = round.all(tried).await;
     let reached: HashMap<&Origin, Steps> =
         origins.iter().zip(reached.into_iter().map(Option::unwrap_or_default)).collect();
     let grants: HashMap<String, Arc<Grant>> =
@@ -144,7 +152,7 @@ pub async fn examine(settings: &Settings, wish: &Wish, progress: Progress) -> Re
         }
         cases.push(case);
     }
-    Report { profiles, routes: cases }
+    Report { profiles, routes: cases, collectors }
 }
 
 /// The profiles whose credentials go on a route's requests.

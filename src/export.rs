@@ -74,9 +74,7 @@ pub enum StartError {
 /// # Errors
 /// [`StartError`]. A collector that is not there is none.
 pub fn start(settings: Settings, counts: &Arc<Counts>, control: &Handle) -> Result<Arc<Tracer>, StartError> {
-    let roots = settings.ca.as_deref().map(Roots::read).transpose()?;
-    let builder = outbound::builder(&settings.endpoint, &Proxy::Environment, roots.as_ref());
-    let http = outbound::built(builder.timeout(REQUEST_LIMIT)).map_err(StartError::SetUp)?;
+    let http = client(&settings)?;
     let (tracer, queue) = Tracer::new(settings.share, Arc::clone(counts));
     let resource = Resource::of([
         ("service.name", settings.service.clone()),
@@ -102,12 +100,58 @@ struct Exporter {
     is_failing: bool,
 }
 
+/// What stands between spans and the collector.
+#[derive(Debug, thiserror::Error)]
+pub enum Obstacle {
+    /// It cannot even be tried.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The value of a header cannot be had.
+    #[error("{0}")]
+    Header(String),
+    /// Nobody has answered.
+    #[error("{0}")]
+    Unreached(String),
+    /// It has answered, but with this status.
+    #[error("it answered {}{}", .0.as_u16(), hint(*.0))]
+    Refused(StatusCode),
+}
+
+fn hint(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => " (look at telemetry.otlp.headers)",
+        StatusCode::NOT_FOUND => " (look at the path of telemetry.otlp.endpoint)",
+        _ => "",
+    }
+}
+
 /// Why the collector has not taken a batch.
 enum Refusal {
     /// It may next time.
-    Later(String, Option<Duration>),
+    Later(Obstacle, Option<Duration>),
     /// It never will.
-    Never(String),
+    Never(Obstacle),
+}
+
+/// Tries the collector once, with a request that holds no spans.
+///
+/// # Errors
+/// The [`Obstacle`] that spans would meet.
+pub async fn try_once(settings: &Settings) -> Result<(), Obstacle> {
+    let http = client(settings)?;
+    let (resource, counts) = (Resource::of([]), Arc::default());
+    let mut exporter =
+        Exporter { settings: settings.clone(), http, resource, counts, headers: None, is_failing: false };
+    match exporter.send(Vec::new()).await {
+        Ok(_) => Ok(()),
+        Err(Refusal::Later(obstacle, _) | Refusal::Never(obstacle)) => Err(obstacle),
+    }
+}
+
+fn client(settings: &Settings) -> Result<reqwest::Client, StartError> {
+    let roots = settings.ca.as_deref().map(Roots::read).transpose()?;
+    let builder = outbound::builder(&settings.endpoint, &Proxy::Environment, roots.as_ref());
+    outbound::built(builder.timeout(REQUEST_LIMIT)).map_err(StartError::SetUp)
 }
 
 impl Exporter {
@@ -157,7 +201,7 @@ impl Exporter {
     }
 
     /// Once, until it works again.
-    fn tell(&mut self, why: &str) {
+    fn tell(&mut self, why: &Obstacle) {
         if !std::mem::replace(&mut self.is_failing, true) {
             // Its path may hold a key.
             let collector = self.settings.endpoint.origin().ascii_serialization();
@@ -173,14 +217,14 @@ impl Exporter {
         let headers = self.headers().await?;
         let request = self.http.post(self.settings.endpoint.clone()).headers(headers).body(body);
         let sent = request.header(header::CONTENT_TYPE, "application/x-protobuf").send().await;
-        let mut answer = sent.map_err(|error| Refusal::Later(outbound::reason(&error), None))?;
+        let unreached = |error| Refusal::Later(Obstacle::Unreached(outbound::reason(&error)), None);
+        let mut answer = sent.map_err(unreached)?;
         let status = answer.status();
         match status {
             _ if status.is_success() => {}
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if self.has_stale_headers() => {
                 self.headers = None;
-                let why = format!("it answered {} (look at telemetry.otlp.headers)", status.as_u16());
-                return Err(Refusal::Later(why, None));
+                return Err(Refusal::Later(Obstacle::Refused(status), None));
             }
             // OTLP 1.x, "Failures": these and no others are worth another attempt.
             StatusCode::TOO_MANY_REQUESTS
@@ -189,9 +233,9 @@ impl Exporter {
             | StatusCode::GATEWAY_TIMEOUT => {
                 let after = answer.headers().get(header::RETRY_AFTER).and_then(|after| after.to_str().ok());
                 let after = after.and_then(|after| after.trim().parse().ok()).map(Duration::from_secs);
-                return Err(Refusal::Later(format!("it answered {}", status.as_u16()), after));
+                return Err(Refusal::Later(Obstacle::Refused(status), after));
             }
-            _ => return Err(Refusal::Never(format!("it answered {}", status.as_u16()))),
+            _ => return Err(Refusal::Never(Obstacle::Refused(status))),
         }
         let mut read = Vec::new();
         while let Ok(Some(chunk)) = answer.chunk().await {
@@ -214,9 +258,9 @@ impl Exporter {
         }
         let mut headers = HeaderMap::new();
         for (name, source) in &self.settings.headers {
-            let secret = source.read().await.map_err(|error| Refusal::Later(error.to_string(), None))?;
-            let words =
-                || Refusal::Later(format!("the value of {name} is none that a header can have"), None);
+            let unread = |words: String| Refusal::Later(Obstacle::Header(words), None);
+            let secret = source.read().await.map_err(|error| unread(error.to_string()))?;
+            let words = || unread(format!("the value of {name} is none that a header can have"));
             let mut value = HeaderValue::from_str(secret.expose()).map_err(|_| words())?;
             value.set_sensitive(true);
             headers.append(name.clone(), value);

@@ -69,7 +69,8 @@ fn progress() -> Progress {
 
 fn text(report: &Report, colours: bool) -> String {
     let mut out = String::new();
-    let sections = [("profile", &report.profiles), ("route", &report.routes)];
+    let sections =
+        [("profile", &report.profiles), ("route", &report.routes), ("collector", &report.collectors)];
     for (what, cases) in sections {
         for case in cases {
             let about: Vec<_> = case.about.iter().map(|(label, value)| format!("{label} {value}")).collect();
@@ -116,6 +117,7 @@ fn json_of(report: &Report) -> Value {
         "warnings": report.count(Outcome::Warning),
         "profiles": cases(&report.profiles),
         "routes": cases(&report.routes),
+        "collectors": cases(&report.collectors),
     })
 }
 

@@ -15,7 +15,7 @@ use opentelemetry_proto::tonic::{
 use prost::Message as _;
 
 use crate::peer::{Authority, Peer, Tls};
-use crate::process::Process;
+use crate::process::{Process, command};
 use crate::stage::{PATIENCE, Plan, Stage, eventually, pause};
 
 const GIVEN: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -291,6 +291,84 @@ async fn a_collector_that_is_busy_is_asked_again_and_gets_its_key() {
     let sent = "keybearer_spans_exported_total 3\n";
     wait_for_metric(&stage, sent).await;
     assert!(stage.admin("/metrics").await.1.contains("keybearer_spans_lost_total{reason=\"refused\"} 0\n"));
+}
+
+/// What the doctor says of the collector: exit code, and the steps with their outcomes and words.
+async fn examined(stage: &Stage, arguments: &[&str]) -> (i32, String) {
+    let path = stage.folder.path().join("keybearer.yaml");
+    let mut doctor = command(&["doctor", "--json", "--config", path.to_str().unwrap()]);
+    doctor.args(arguments);
+    let output = tokio::task::spawn_blocking(move || doctor.output().unwrap()).await.unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let steps = report["collectors"][0]["steps"].as_array().cloned().unwrap_or_default();
+    let line = |step: &serde_json::Value| {
+        let words =
+            ["step", "outcome", "seen", "meaning", "remedy"].map(|part| step[part].as_str().unwrap_or("-"));
+        words.join(" | ") + "\n"
+    };
+    (output.status.code().unwrap(), steps.iter().map(line).collect())
+}
+
+#[tokio::test]
+async fn the_doctor_tries_the_collector_and_says_what_is_wrong_with_it() {
+    let collector = Collector::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("key");
+    std::fs::write(&key, "k3y").unwrap();
+    let stage = start(&collector, &format!(", headers: {{x-api-key: {{file: {}}}}}", key.display())).await;
+    std::fs::remove_file(&key).unwrap();
+    let (code, unreadable) = examined(&stage, &[]).await;
+    assert_eq!(code, 1, "{unreadable}");
+    assert!(
+        unreadable.contains("source | failed | headers.x-api-key: ")
+            && unreadable.contains("export | skipped")
+    );
+    std::fs::write(&key, "k3y").unwrap();
+    let (code, well) = examined(&stage, &[]).await;
+    assert_eq!(code, 0, "{well}");
+    assert!(well.contains("export | ok | the collector takes spans"), "{well}");
+    assert!(!well.contains("k3y"), "{well}");
+    let is_asked = collector.taken.lock().unwrap().keys.contains(&"k3y".to_owned());
+    assert!(is_asked, "it was asked with its key");
+    for (status, outcome, words) in [
+        (401, "failed | it answered 401", "put the key that it expects into telemetry.otlp.headers"),
+        (404, "failed | it answered 404", "takes no traces at this path"),
+        (503, "failed | it answered 503", "look at its log"),
+        (400, "warning | it answered 400", "a request without spans"),
+    ] {
+        collector.taken.lock().unwrap().refusals = vec![StatusCode::from_u16(status).unwrap(); 50];
+        let (code, told) = examined(&stage, &[]).await;
+        assert_eq!(code == 1, outcome.starts_with("failed"), "{told}");
+        assert!(told.contains(&format!("export | {outcome}")) && told.contains(words), "{told}");
+    }
+    assert_eq!(examined(&stage, &["--profile", "account"]).await.1, "", "it is not the profile's");
+}
+
+#[tokio::test]
+async fn the_doctor_tells_a_collector_that_is_away_from_one_that_speaks_something_else() {
+    let mut collector = Collector::start().await;
+    // As a gRPC server does: its settings frame first, whatever comes.
+    let grpc = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    collector.url = format!("http://{}", grpc.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = grpc.accept().await {
+            let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, &[0, 0, 0, 4, 0, 0, 0, 0, 0]).await;
+        }
+    });
+    let stage = start(&collector, "").await;
+    let (code, told) = examined(&stage, &[]).await;
+    assert_eq!(code, 1, "{told}");
+    assert!(
+        told.contains("tcp | ok") && told.contains("OTLP over gRPC") && told.contains("usually 4318"),
+        "{told}"
+    );
+    // A port that was bound a moment ago and is free again.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let path = stage.folder.path().join("keybearer.yaml");
+    std::fs::write(&path, stage.yaml.replace(&collector.url, &format!("http://{free}"))).unwrap();
+    let (code, away) = examined(&stage, &[]).await;
+    assert_eq!(code, 1, "{away}");
+    assert!(away.contains("tcp | failed") && away.contains("nothing listens on the port"), "{away}");
 }
 
 #[tokio::test]
