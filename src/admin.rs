@@ -14,8 +14,9 @@ use arc_swap::ArcSwap;
 use axum::{
     Router,
     body::Body,
-    extract::{Request, State},
+    extract::{ConnectInfo, Request, State},
     http::{HeaderValue, Method, Response, StatusCode, header},
+    response::IntoResponse as _,
 };
 use serde_json::json;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -63,10 +64,12 @@ pub struct Endpoint {
     serve: fn(&Shown) -> Response<Body>,
 }
 
+const LIVEZ: &str = "/livez";
+
 /// Every path there is.
 pub const ENDPOINTS: [Endpoint; 4] = [
     Endpoint { path: "/", help: "this list, and the status page in a browser", serve: index },
-    Endpoint { path: "/livez", help: "200 while the process runs", serve: livez },
+    Endpoint { path: LIVEZ, help: "200 while the process runs", serve: livez },
     Endpoint {
         path: "/readyz",
         help: "200 when every required profile has a token, else 503 with the reason",
@@ -100,7 +103,11 @@ pub fn bind(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListen
     Ok(socket.into())
 }
 
-async fn answer(State(shown): State<Arc<Shown>>, request: Request) -> Response<Body> {
+async fn answer(
+    State(shown): State<Arc<Shown>>,
+    ConnectInfo(peer): ConnectInfo<socket::Peer>,
+    request: Request,
+) -> Response<Body> {
     let Some(endpoint) = ENDPOINTS.iter().find(|endpoint| endpoint.path == request.uri().path()) else {
         return text(StatusCode::NOT_FOUND, "there is nothing here; / lists what there is\n".into());
     };
@@ -109,7 +116,14 @@ async fn answer(State(shown): State<Arc<Shown>>, request: Request) -> Response<B
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
         return response;
     }
-    if endpoint.path == "/" && page::is_wanted(request.headers()) {
+    let (head, _) = request.into_parts();
+    // Everybody may know that it lives.
+    if endpoint.path != LIVEZ
+        && let Err(refusal) = shown.access.check_reader(&head, &peer)
+    {
+        return refusal.into_response();
+    }
+    if endpoint.path == "/" && page::is_wanted(&head.headers) {
         return page::serve();
     }
     (endpoint.serve)(&shown)

@@ -21,6 +21,8 @@ pub struct Access {
     pub hosts: Vec<String>,
     /// The token for changes; `None` allows them on unix sockets only.
     pub token: Option<Fingerprint>,
+    /// Whether the listener has TLS: then a name that somebody else pointed here is not in the certificate.
+    pub has_tls: bool,
 }
 
 impl Access {
@@ -29,11 +31,7 @@ impl Access {
     /// # Errors
     /// [`Refusal`] with the reason.
     pub(super) fn check(&self, head: &Parts, peer: &Peer) -> Result<(), Refusal> {
-        if !matches!(peer, Peer::Unix { .. }) && !self.is_own_host(head) {
-            let detail = "the Host of the request is no address of this gateway (use its IP address or localhost, or \
-                          list the name in admin.hosts)";
-            return Err(refuse(StatusCode::MISDIRECTED_REQUEST, "host_unknown", detail));
-        }
+        self.check_host(head, peer)?;
         // Other methods do nothing anywhere, and are told so.
         if !matches!(head.method, Method::POST | Method::PUT | Method::PATCH | Method::DELETE) {
             return Ok(());
@@ -57,6 +55,26 @@ impl Access {
             None => "changes need an admin token (set state_dir or admin.token), or a unix socket",
         };
         Err(refuse(StatusCode::UNAUTHORIZED, "token_needed", detail))
+    }
+
+    /// Judges a request for metrics or readiness, which tell names and errors. Over TLS whoever is configured to ask by
+    /// name may: a browser would not come so far.
+    ///
+    /// # Errors
+    /// [`Refusal`] with the reason.
+    pub(super) fn check_reader(&self, head: &Parts, peer: &Peer) -> Result<(), Refusal> {
+        // A probe of HTTP/1.0 names no host; every browser does.
+        let is_named = head.uri.authority().is_some() || head.headers.contains_key(header::HOST);
+        if self.has_tls || !is_named { Ok(()) } else { self.check_host(head, peer) }
+    }
+
+    fn check_host(&self, head: &Parts, peer: &Peer) -> Result<(), Refusal> {
+        if matches!(peer, Peer::Unix { .. }) || self.is_own_host(head) {
+            return Ok(());
+        }
+        let detail = "the Host of the request is no address of this gateway (use its IP address or localhost, or \
+                      list the name in admin.hosts)";
+        Err(refuse(StatusCode::MISDIRECTED_REQUEST, "host_unknown", detail))
     }
 
     fn is_own_host(&self, head: &Parts) -> bool {
@@ -106,6 +124,7 @@ mod tests {
         let access = Access {
             hosts: vec!["gateway.internal".into()],
             token: Some(Secret::new("t0ken".into()).fingerprint()),
+            has_tls: false,
         };
         let (head, ()) = request.body(()).unwrap().into_parts();
         access.check(&head, &peer).map_err(|refusal| refusal.code)
@@ -132,6 +151,19 @@ mod tests {
         }
         let unix = Peer::Unix { user: 1000 };
         assert_eq!(check(get("anything"), unix), Ok(()));
+    }
+
+    #[test]
+    fn metrics_are_read_by_name_over_tls_and_else_by_the_own_names_only() {
+        let read = |request: http::request::Builder, has_tls| {
+            let access = Access { hosts: Vec::new(), token: None, has_tls };
+            let (head, ()) = request.body(()).unwrap().into_parts();
+            access.check_reader(&head, &local()).map_err(|refusal| refusal.code)
+        };
+        assert_eq!(read(get("evil.example"), false), Err("host_unknown"));
+        assert_eq!(read(get("evil.example"), true), Ok(()));
+        assert_eq!(read(get("localhost:9901"), false), Ok(()));
+        assert_eq!(read(http::Request::get("/readyz"), false), Ok(()), "a probe of HTTP/1.0");
     }
 
     #[test]

@@ -75,7 +75,8 @@ impl Admin {
                 (bound.map_err(refused)?, admin.address.clone())
             }
         };
-        let access = Access { hosts: admin.hosts.clone(), token: token(admin, settings)? };
+        let token = token(admin, settings)?;
+        let access = Access { hosts: admin.hosts.clone(), token, has_tls: admin.tls.is_some() };
         Ok(Some(Self { socket, address, access, follower }))
     }
 }

@@ -171,6 +171,13 @@ async fn changes_without_the_token_or_from_another_page_are_refused() {
     assert_eq!(send(foreign.json(&json!({}))).await.0, 403);
     let rebound = stage.http.get(url(&stage, "/routes")).header("host", "evil.example");
     assert_eq!(send(rebound).await.0, 421);
+    // Names and errors are in these as well.
+    for (path, status) in [("/metrics", 421), ("/readyz", 421), ("/", 421), ("/livez", 200)] {
+        let root = format!("http://{}{path}", stage.gateway.admin().unwrap());
+        let answer = stage.http.get(&root).header("host", "evil.example").send().await.unwrap();
+        assert_eq!(answer.status(), status, "{path}");
+        assert_eq!(stage.http.get(&root).send().await.unwrap().status(), 200, "{path}");
+    }
 }
 
 #[tokio::test]
