@@ -13,9 +13,12 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
     },
+    thread::JoinHandle,
 };
 
+use nix::{errno::Errno, sys::ptrace, unistd::Pid};
 use socket2::{Domain, Socket, Type};
 use tokio::task::JoinSet;
 
@@ -112,6 +115,68 @@ async fn the_watchdog_hears_of_the_gateway_also_while_it_drains() {
     eventually("it is alive", || beats() >= before + 2).await;
     assert_eq!(slow.await.unwrap().unwrap().status(), 200);
     assert_eq!(process.end().await.code(), Some(0));
+}
+
+/// Keeps one thread of a process from running, as a task that never yields does, until this is dropped.
+struct Stuck {
+    release: Option<mpsc::Sender<()>>,
+    holder: Option<JoinHandle<()>>,
+}
+
+impl Stuck {
+    /// `None` where nobody may do that to another process: it takes root.
+    fn thread(process: &Process, name: &str) -> Option<Self> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", process.id())).unwrap().map(|task| task.unwrap());
+        let has_name = |folder: &Path| fs::read_to_string(folder.join("comm")).unwrap().trim_end() == name;
+        let task =
+            tasks.map(|task| task.path()).find(|folder| has_name(folder)).expect("a thread of that name");
+        let id = Pid::from_raw(task.file_name().unwrap().to_str().unwrap().parse().unwrap());
+        let (release, released) = mpsc::channel::<()>();
+        let (tell, told) = mpsc::channel();
+        // The kernel lets go of the thread when the one that holds it ends.
+        let holder = std::thread::spawn(move || {
+            let held = ptrace::seize(id, ptrace::Options::empty()).and_then(|()| ptrace::interrupt(id));
+            let is_held = held.is_ok();
+            tell.send(held).unwrap();
+            if is_held {
+                let _ = released.recv();
+            }
+        });
+        match told.recv().unwrap() {
+            Ok(()) => Some(Self { release: Some(release), holder: Some(holder) }),
+            Err(Errno::EPERM) => None,
+            Err(error) => panic!("the thread cannot be held: {error}"),
+        }
+    }
+}
+
+impl Drop for Stuck {
+    fn drop(&mut self) {
+        drop(self.release.take());
+        let _ = self.holder.take().map(JoinHandle::join);
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_is_stuck_is_named_and_silences_the_watchdog_until_it_goes_on() {
+    let stage = Stage::start().await;
+    let manager = Manager::start(&stage);
+    let process = manager.run(&stage, &[("WATCHDOG_USEC", "800000".to_owned())]).await;
+    let beats = || manager.told().iter().filter(|told| *told == "WATCHDOG=1\n").count();
+    eventually("it is alive", || beats() >= 2).await;
+    let Some(stuck) = Stuck::thread(&process, "worker-0") else { return };
+    eventually("the thread is named", || process.has_logged("threads do not answer")).await;
+    let line = process.lines().into_iter().find(|line| line.contains("threads do not answer")).unwrap();
+    assert!(line.contains("\"worker-0\"") && line.contains("\"ERROR\""), "{line}");
+    let before = beats();
+    let complaints = || process.lines().iter().filter(|line| line.contains("threads do not answer")).count();
+    let first = complaints();
+    eventually("it complains again", || complaints() >= first + 2).await;
+    // Longer than systemd would have waited, and not one sign of life.
+    assert_eq!(beats(), before);
+    drop(stuck);
+    eventually("it is alive again", || beats() >= before + 2).await;
+    assert_eq!(stage.http.get(process.url("/v1/orders")).send().await.unwrap().status(), 200);
 }
 
 // --- Restart -------------------------------------------------------------------------------------------------------
