@@ -14,6 +14,9 @@ use crate::{
     cli::{Failure, client::Client, place::AdminArgs, print, say, told},
 };
 
+/// Names that are printed of what was added, changed or removed: a screen of each.
+const NAMES_MAX: usize = 20;
+
 /// What is asked.
 #[derive(Args)]
 pub(super) struct ReloadArgs {
@@ -38,8 +41,11 @@ pub(super) fn reload(args: &ReloadArgs) -> Result<ExitCode, Failure> {
     for (word, names) in
         [("added", &reloaded.added), ("changed", &reloaded.changed), ("removed", &reloaded.removed)]
     {
-        for name in names {
+        for name in names.iter().take(NAMES_MAX) {
             let _ = writeln!(out, "  {word:9}{name}");
+        }
+        if let Some(more) = names.len().checked_sub(NAMES_MAX).filter(|more| *more > 0) {
+            let _ = writeln!(out, "  {word:9}{more} more, which --json names");
         }
     }
     if reloaded.added.is_empty() && reloaded.changed.is_empty() && reloaded.removed.is_empty() {

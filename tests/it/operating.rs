@@ -310,6 +310,23 @@ async fn a_reload_says_what_has_changed_or_every_problem_with_its_place() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_changes_a_reload_names_the_first_and_counts_the_rest() {
+    let stage = start().await;
+    let path = stage.folder.path().join("keybearer.yaml");
+    let good = fs::read_to_string(&path).unwrap();
+    let route =
+        |n| format!("  r{n}: {{match: {{path: /x/{n}}}, upstream: \"http://127.0.0.1:9\", profile: none}}\n");
+    let many: String = (10..40).map(route).collect();
+    fs::write(&path, good.replacen("routes:\n", &format!("routes:\n{many}"), 1)).unwrap();
+    let words = run(&stage, "reload", 0).await;
+    has(&words, &["  added    route \"r29\"\n  added    10 more, which --json names\n"]);
+    assert!(!words.contains("\"r30\""), "{words}");
+    fs::write(&path, &good).unwrap();
+    let json: Value = serde_json::from_str(&run(&stage, "reload --json", 0).await).unwrap();
+    assert_eq!(json["removed"].as_array().unwrap().len(), 30);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_looks_does_not_wait_for_who_changes() {
     let stage = start().await;
     let path = stage.folder.path().join("keybearer.yaml");
