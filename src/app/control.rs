@@ -4,6 +4,7 @@
 //! Every change makes all three anew, so that a switch is checked by the same rules as the file.
 
 use std::{
+    collections::{BTreeSet, HashMap},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -220,12 +221,21 @@ impl Control {
         format!("serving; routes: {routes}, profiles: {profiles}{refused}")
     }
 
-    /// Serves a route with another profile, or everything in another environment. The new profile's token
-    /// is obtained first. Blocks meanwhile.
+    /// Serves a route with another profile, or everything in another environment. The tokens of profiles that
+    /// are new to a route are obtained first. Blocks meanwhile.
     ///
     /// # Errors
-    /// [`ChangeError`].
+    /// [`ChangeError`]; unless it was a dry run, it is logged.
     pub fn switch(&self, wish: &Wish, by: &str) -> Result<Switched, ChangeError> {
+        let outcome = self.try_switch(wish, by);
+        outcome.inspect_err(|error| {
+            if !wish.is_dry_run {
+                refused(Action::Switch, wish.route.as_deref(), wish.to.as_deref(), by, error);
+            }
+        })
+    }
+
+    fn try_switch(&self, wish: &Wish, by: &str) -> Result<Switched, ChangeError> {
         let mut state = self.state();
         if wish.lasts.is_some_and(|lasts| lasts < Duration::from_secs(1) || lasts > SWITCH_MAX) {
             return Err(ChangeError::Span);
@@ -239,9 +249,8 @@ impl Control {
         let is_kept = self.store.is_some();
         let switched = Switched { from, to: wish.to.clone(), until, is_kept };
         let loaded = read(&self.origin, &state.text, &mut switches).map_err(ChangeError::Problems)?;
-        if let (Some(_), Some(profile)) = (&wish.route, &wish.to) {
-            self.core.owners.obtain(profile).map_err(|why| ChangeError::NoToken(profile.clone(), why))?;
-        }
+        let used = self.new_accounts(&loaded.settings);
+        self.core.owners.obtain(&loaded.settings.profiles, &used, wish.is_dry_run).map_err(no_token)?;
         if !wish.is_dry_run {
             self.put_in_force(&mut state, switches, &loaded)?;
         }
@@ -251,9 +260,10 @@ impl Control {
     /// Takes back the latest switch of `route`, or of the environment.
     ///
     /// # Errors
-    /// [`ChangeError`].
+    /// [`ChangeError`]; it is logged.
     pub fn undo(&self, route: Option<&str>, by: &str) -> Result<Switched, ChangeError> {
-        self.take_back(route, Action::Undo, by)
+        let outcome = self.take_back(route, Action::Undo, by);
+        outcome.inspect_err(|error| refused(Action::Undo, route, None, by, error))
     }
 
     /// Takes back the switches whose time is over. To be called every second or so.
@@ -281,6 +291,16 @@ impl Control {
         Ok(Switched { from: gone.to, to: gone.from, until: None, is_kept: self.store.is_some() })
     }
 
+    /// Profiles that routes of `settings` have and did not have before.
+    fn new_accounts(&self, settings: &Settings) -> BTreeSet<String> {
+        let serving = self.core.serving.lock().unwrap_or_else(PoisonError::into_inner);
+        let before: HashMap<_, _> =
+            serving.routes.iter().map(|route| (&route.name, &route.target.profile)).collect();
+        let changed =
+            settings.routes.iter().filter(|route| before.get(&route.name) != Some(&&route.target.profile));
+        changed.filter_map(|route| route.target.profile.clone()).collect()
+    }
+
     fn put_in_force(
         &self,
         state: &mut State,
@@ -293,7 +313,7 @@ impl Control {
         }
         if let Err(error) = self.core.reload(&loaded.settings) {
             self.keep(&state.switches);
-            return Err(error.into());
+            return Err(no_token(error));
         }
         let new = switches.history().next();
         if let Some(entry) = new {
@@ -348,6 +368,19 @@ impl Control {
             return Err(ChangeError::Already(words));
         }
         Ok(Some(from.unwrap_or_else(|| "none".to_owned())))
+    }
+}
+
+/// Puts on record that somebody wanted a change and did not get it.
+fn refused(action: Action, route: Option<&str>, to: Option<&str>, by: &str, error: &ChangeError) {
+    let action = action.word();
+    tracing::info!(target: "audit", action, route, to, by, "the account was not switched: {error}");
+}
+
+fn no_token(error: ReloadError) -> ChangeError {
+    match error {
+        ReloadError::Profile(profile, why) => ChangeError::NoToken(profile, why),
+        other => other.into(),
     }
 }
 

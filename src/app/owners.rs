@@ -1,7 +1,7 @@
 //! The owners of all profiles' tokens, and how a reload changes them.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -79,31 +79,42 @@ impl Owners {
     }
 
     pub(super) fn wait_for(&self, new: &[token::Handle]) -> Result<(), ReloadError> {
-        for handle in new.iter().filter(|handle| handle.view().required) {
-            let why = |why| ReloadError::Profile(handle.name().to_owned(), why);
-            self.acquire(handle).map_err(why)?;
-        }
-        Ok(())
+        new.iter().filter(|handle| handle.view().required).try_for_each(|handle| self.acquire(handle))
     }
 
-    /// Waits for the token of `profile`.
-    ///
-    /// # Errors
-    /// Why there is none.
-    pub(super) fn obtain(&self, profile: &str) -> Result<(), String> {
+    /// Waits for the tokens of those profiles of `settings` that are in `used`. What `settings` make anew is
+    /// waited for when it is put in force; `with_new` tries that here, and lets go of it.
+    pub(super) fn obtain(
+        &self,
+        settings: &[token::Settings],
+        used: &BTreeSet<String>,
+        with_new: bool,
+    ) -> Result<(), ReloadError> {
+        let (mut kept, mut changed) = (Vec::new(), Vec::new());
         let known = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
-        let handle = known.get(profile).map(|(_, handle)| handle.clone());
+        for settings in settings {
+            match known.get(&settings.profile.name).filter(|(before, _)| before == settings) {
+                Some((_, handle)) if used.contains(&settings.profile.name) => kept.push(handle.clone()),
+                Some(_) => {}
+                None => changed.push(settings.clone()),
+            }
+        }
         drop(known);
-        // One that the change brings along is waited for when it is put in force.
-        handle.map_or(Ok(()), |handle| self.acquire(&handle))
+        for handle in kept {
+            self.acquire(&handle)?;
+        }
+        if with_new { self.wait_for(&self.prepare(&changed).1) } else { Ok(()) }
     }
 
-    fn acquire(&self, handle: &token::Handle) -> Result<(), String> {
+    fn acquire(&self, handle: &token::Handle) -> Result<(), ReloadError> {
         let outcome = self.control.block_on(handle.acquire(handle.patience()));
-        outcome.map(drop).map_err(|unavailable| match unavailable.reason {
-            token::Reason::Failed(error) => error.to_string(),
-            token::Reason::TimedOut => "the identity provider has not answered".to_owned(),
-            token::Reason::TooManyWaiters => "too many requests wait for it".to_owned(),
+        outcome.map(drop).map_err(|unavailable| {
+            let why = match unavailable.reason {
+                token::Reason::Failed(error) => error.to_string(),
+                token::Reason::TimedOut => "the identity provider has not answered".to_owned(),
+                token::Reason::TooManyWaiters => "too many requests wait for it".to_owned(),
+            };
+            ReloadError::Profile(handle.name().to_owned(), why)
         })
     }
 }

@@ -8,7 +8,12 @@ use keybearer::{
     demo::idp::Account,
 };
 
-use crate::stage::{CLIENT, Plan, ROLE, SECRET, Stage, eventually, start_file};
+use serde_json::Value;
+
+use crate::{
+    process::{Process, command},
+    stage::{CLIENT, Plan, ROLE, SECRET, Stage, eventually, start_file},
+};
 
 pub(crate) const OTHER: &str = "77777777-7615-472f-8200-a81d5c87c0ca";
 
@@ -37,7 +42,7 @@ fn second(stage: &Stage) -> String {
 
 /// The client that the API was last called by.
 pub(crate) async fn client(stage: &Stage) -> String {
-    let answer: serde_json::Value = stage.get("/v1/a").await.json().await.unwrap();
+    let answer: Value = stage.get("/v1/a").await.json().await.unwrap();
     answer["seen"]["account"].as_str().unwrap_or_default().to_owned()
 }
 
@@ -71,7 +76,7 @@ async fn a_switch_outlives_a_restart_and_a_reload() {
     assert_eq!(client(&stage).await, OTHER);
     let again = start_file(&stage.folder.path().join("keybearer.yaml"), None);
     let url = format!("http://{}/v1/a", again.listener("local").unwrap());
-    let answer: serde_json::Value = stage.http.get(url).send().await.unwrap().json().await.unwrap();
+    let answer: Value = stage.http.get(url).send().await.unwrap().json().await.unwrap();
     assert_eq!(answer["seen"]["account"], OTHER);
 }
 
@@ -142,4 +147,86 @@ async fn a_full_disk_refuses_the_switch_and_changes_nothing() {
     assert!(matches!(error, ChangeError::NotKept(_)), "{error}");
     assert_ne!(client(&stage).await, OTHER);
     assert!(stage.gateway.control().unwrap().view().switches.profiles().is_empty());
+}
+
+/// The account `other` gets no token, and readiness does not wait for it.
+fn break_other(stage: &Stage, more: &str) {
+    stage.idp.set_secrets(OTHER, &["another"]);
+    let path = stage.folder.path().join("keybearer.yaml");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("  other:\n", "  other:\n    required: false\n") + more).unwrap();
+    tokio::task::block_in_place(|| stage.gateway.control().unwrap().reload("test")).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_environment_whose_account_has_no_token_is_not_switched_to() {
+    let stage = start().await;
+    break_other(&stage, "");
+    let control = stage.gateway.control().unwrap();
+    for is_dry_run in [true, false] {
+        let wish = Wish { route: None, to: Some("staging".into()), lasts: None, is_dry_run };
+        let error = tokio::task::block_in_place(|| control.switch(&wish, "a test")).unwrap_err();
+        assert!(matches!(&error, ChangeError::NoToken(profile, _) if profile == "other"), "{error}");
+    }
+    assert_ne!(client(&stage).await, OTHER);
+    assert_eq!(control.view().environment, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dry_run_tries_the_accounts_that_an_environment_brings_along() {
+    let stage = start().await;
+    let nobody = "88888888-7615-472f-8200-a81d5c87c0ca";
+    let path = stage.folder.path().join("keybearer.yaml");
+    let text = fs::read_to_string(&path).unwrap();
+    let more = format!("  testing:\n    profiles:\n      account: {{client_id: {nobody}}}\n");
+    fs::write(&path, text + &more).unwrap();
+    let control = stage.gateway.control().unwrap();
+    tokio::task::block_in_place(|| control.reload("test")).unwrap();
+    let wish = Wish { route: None, to: Some("testing".into()), lasts: None, is_dry_run: true };
+    let error = tokio::task::block_in_place(|| control.switch(&wish, "a test")).unwrap_err();
+    assert!(matches!(&error, ChangeError::NoToken(profile, _) if profile == "account"), "{error}");
+    assert_eq!(stage.status("/v1/a").await, 200);
+    assert_eq!(stage.gateway.profiles().len(), 2, "what was tried is gone");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_change_and_every_refusal_is_in_the_audit_log_with_who_asked() {
+    let stage = start().await;
+    let text = fs::read_to_string(stage.folder.path().join("keybearer.yaml")).unwrap();
+    let path = stage.folder.path().join("process.yaml");
+    fs::write(&path, text.replace("state_dir: state", "state_dir: own")).unwrap();
+    let process = Process::start_with(&path, &[]).await;
+    let run = |line: &str| {
+        let mut command = command(&line.split(' ').collect::<Vec<_>>());
+        command.arg("--config").arg(&path).env("KEYBEARER_ADMIN", process.admin().to_string());
+        tokio::task::block_in_place(|| command.output().unwrap()).status.code()
+    };
+    assert_eq!(run("switch orders other"), Some(0));
+    assert_eq!(run("switch orders nobody"), Some(2));
+    assert_eq!(run("switch orders --undo"), Some(0));
+    assert_eq!(run("switch orders --undo"), Some(1));
+    assert_eq!(run("switch orders other --dry-run"), Some(0));
+    assert_eq!(run("switch --environment staging"), Some(0));
+    assert_eq!(run("reload"), Some(0));
+    let told = process.lines();
+    let told: Vec<Value> = told.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let told: Vec<_> = told.iter().filter(|line| line["target"] == "audit").collect();
+    assert!(told.iter().all(|line| line["by"] == "admin token, 127.0.0.1"), "{told:?}");
+    let word = |line: &Value, key: &str| line[key].as_str().unwrap_or("-").to_owned();
+    let rows: Vec<_> = told
+        .iter()
+        .map(|line| ["action", "route", "from", "to"].map(|key| word(line, key)).join(" "))
+        .collect();
+    assert_eq!(
+        rows,
+        [
+            "switch orders account other",
+            "switch orders - nobody",
+            "undo orders other account",
+            "undo orders - -",
+            "switch - - staging",
+            "reload - - -",
+        ]
+    );
+    assert!(word(told[1], "message").contains("not switched: profile \"nobody\" is not defined"), "{told:?}");
 }
