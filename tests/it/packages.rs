@@ -284,25 +284,32 @@ fn helm_finds_nothing_wrong_with_the_chart() {
 
 #[test]
 fn what_the_chart_makes_is_valid_and_its_configuration_passes_check() {
-    let workload = "workloadIdentity.enabled=true,workloadIdentity.clientId=id,workloadIdentity.tenantId=contoso.example,\
-                    config.profiles.orders-daemon.tenant=null,config.profiles.orders-daemon.client_id=null,\
-                    config.profiles.orders-daemon.client_secret=null,\
-                    config.profiles.orders-daemon.federated_token=environment,secrets=null";
+    let example = text_of(&deploy("kubernetes/values-example.yaml"));
+    let secret = "client_secret: {file: /run/secrets/keybearer/orders-secret}";
+    let federated =
+        example.split_once("\nsecrets:").unwrap().0.replace(secret, "federated_token: environment");
+    let is_needed = |line: &&str| !["tenant:", "client_id:"].iter().any(|key| line.contains(key));
+    let federated = federated.lines().filter(is_needed).collect::<Vec<_>>().join("\n");
+    let workload = "workloadIdentity.enabled=true,workloadIdentity.clientId=id,workloadIdentity.tenantId=contoso.example";
     let fixed = "autoscaling.enabled=false,podDisruptionBudget.enabled=false,networkPolicy.enabled=false,\
                  serviceAccount.create=false";
     let cases = [
-        ("as it is", "image.tag=1"),
-        ("with TLS on the admin listener", "admin.tls.secretName=admin"),
-        ("with workload identity", workload),
-        ("with a fixed number and little else", fixed),
+        ("as it is", &example, "image.tag=1"),
+        ("with TLS on the admin listener", &example, "admin.tls.secretName=admin"),
+        ("with workload identity", &federated, workload),
+        ("with a fixed number and little else", &example, fixed),
     ];
-    for (case, values) in cases {
-        let (chart, version) = (deploy("kubernetes/chart"), format!("{}.0", VERSIONS[0]));
-        let chart = chart.to_str().unwrap();
-        let arguments = ["template", "keybearer", chart, "--kube-version", &version, "--set", values];
-        let Some(output) = helm(&arguments) else { return };
-        assert!(output.status.success(), "{case}: {}", words(&output));
+    for (case, mine, values) in cases {
         let folder = tempfile::tempdir().unwrap();
+        let (chart, version) = (deploy("kubernetes/chart"), format!("{}.0", VERSIONS[0]));
+        let file = folder.path().join("mine.yaml");
+        fs::write(&file, mine).unwrap();
+        let (chart, file) = (chart.to_str().unwrap(), file.to_str().unwrap());
+        let arguments = ["--kube-version", &version, "--values", file, "--set", values];
+        let Some(output) = helm(&[&["template", "keybearer", chart], &arguments[..]].concat()) else {
+            return;
+        };
+        assert!(output.status.success(), "{case}: {}", words(&output));
         let path = folder.path().join("rendered.yaml");
         fs::write(&path, &output.stdout).unwrap();
         let objects = objects(&text_of(&path));
@@ -314,15 +321,55 @@ fn what_the_chart_makes_is_valid_and_its_configuration_passes_check() {
 
 #[test]
 fn the_chart_opens_the_admin_listener_only_with_a_certificate() {
-    let chart = deploy("kubernetes/chart");
-    let render = |values: &str| {
-        let output = helm(&["template", "keybearer", chart.to_str().unwrap(), "--set", values])?;
-        Some(String::from_utf8(output.stdout).unwrap())
-    };
+    let render = |values: &str| Some(String::from_utf8(example_with(values)?.stdout).unwrap());
     let Some(plain) = render("image.tag=1") else { return };
     assert!(plain.contains("address: 127.0.0.1:9901") && !plain.contains("containerPort: 9901"), "{plain}");
     let open = render("admin.tls.secretName=admin").unwrap();
     assert!(open.contains("address: 0.0.0.0:9901") && open.contains("scheme: HTTPS"), "{open}");
+}
+
+/// The chart with the values to begin with, and others over them.
+fn example_with(values: &str) -> Option<Output> {
+    let (chart, example) = (deploy("kubernetes/chart"), deploy("kubernetes/values-example.yaml"));
+    let files = ["--values", example.to_str().unwrap(), "--set", values];
+    helm(&[&["template", "keybearer", chart.to_str().unwrap()], &files[..]].concat())
+}
+
+#[test]
+fn values_of_ones_own_are_not_mixed_with_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let mine = folder.path().join("mine.yaml");
+    let values = "service: {targetPort: 8443}\nconfig:\n  watch: false\n  listeners: {public: {address: \"0.0.0.0:8443\"}}\n  \
+                  routes: {status: {match: {path: /}, upstream: \"http://127.0.0.1:7000\", profile: none}}\n";
+    fs::write(&mine, values).unwrap();
+    let chart = deploy("kubernetes/chart");
+    let arguments = ["template", "keybearer", chart.to_str().unwrap(), "--values", mine.to_str().unwrap()];
+    let Some(output) = helm(&arguments) else { return };
+    assert!(output.status.success(), "{}", words(&output));
+    let objects = objects(&String::from_utf8(output.stdout).unwrap());
+    configuration_passes_check(&objects, "values of one's own");
+    let yaml = objects.iter().find_map(|object| object["data"]["keybearer.yaml"].as_str()).unwrap();
+    let file: Value = serde_yaml::from_str(yaml).unwrap();
+    let names = |key: &str| file[key].as_object().map(|map| map.keys().cloned().collect::<Vec<_>>());
+    assert_eq!((names("listeners"), names("profiles")), (Some(vec!["public".into()]), None), "{yaml}");
+    assert_eq!((&file["watch"], &file["workers"]), (&false.into(), &2.into()), "{yaml}");
+    assert_eq!(pods(&objects).next().unwrap()["volumes"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn values_with_which_no_pod_would_serve_are_refused() {
+    let chart = deploy("kubernetes/chart");
+    let Some(empty) = helm(&["template", "keybearer", chart.to_str().unwrap()]) else { return };
+    assert!(
+        !empty.status.success() && words(&empty).contains("config.routes is missing"),
+        "{}",
+        words(&empty)
+    );
+    for address in ["127.0.0.1:8080", "0.0.0.0:8081"] {
+        let output = example_with(&format!("config.listeners.local.address={address}")).unwrap();
+        let said = words(&output);
+        assert!(!output.status.success() && said.contains("no listener of config has the address"), "{said}");
+    }
 }
 
 #[test]

@@ -23,12 +23,34 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- .Values.serviceAccount.name | default (include "keybearer.name" .) -}}
 {{- end -}}
 
-{{/* keybearer.yaml: the values' map with the admin listener in it, or the values' text. */}}
+{{/* keybearer.yaml: the values' map with what is not in it, or the values' text. Defaults stand here and not in
+values.yaml, where Helm would mix them with the map of somebody who has other listeners. */}}
 {{- define "keybearer.config" -}}
 {{- if .Values.configText -}}
 {{ .Values.configText }}
 {{- else -}}
 {{- $config := deepCopy .Values.config -}}
+{{- if not $config.routes -}}
+{{- fail "config.routes is missing: give your profiles and routes with --values FILE (values-example.yaml is one to begin with), or all of keybearer.yaml with --set-file configText=FILE" -}}
+{{- end -}}
+{{- $defaults := dict "watch" true "workers" 2 -}}
+{{- if not $config.listeners -}}
+{{- $_ := set $config "listeners" (dict "local" (dict "address" (printf "0.0.0.0:%v" .Values.service.targetPort))) -}}
+{{- end -}}
+{{- $reached := false -}}
+{{- range $config.listeners -}}
+{{- if and (hasSuffix (printf ":%v" $.Values.service.targetPort) .address) (not (hasPrefix "127." .address)) -}}
+{{- $reached = true -}}
+{{- end -}}
+{{- end -}}
+{{- if not $reached -}}
+{{- fail (printf "no listener of config has the address 0.0.0.0:%v, which the service reaches (service.targetPort)" .Values.service.targetPort) -}}
+{{- end -}}
+{{- range $key, $value := $defaults -}}
+{{- if not (hasKey $config $key) -}}
+{{- $_ := set $config $key $value -}}
+{{- end -}}
+{{- end -}}
 {{- if not (hasKey $config "admin") -}}
 {{- if .Values.admin.tls.secretName -}}
 {{- $_ := set $config "admin" (dict
