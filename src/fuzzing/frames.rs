@@ -2,11 +2,16 @@
 
 use crate::listen::frames::{PREFACE, Scanner};
 
+/// What has to come first, with nothing in it.
+const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+
 /// The first byte says in pieces of how many bytes the rest is read.
 pub(super) fn target(input: &[u8]) {
     let Some((cut, frames)) = input.split_first() else { return };
     let (mut whole, mut pieces) = (Scanner::new(), Scanner::new());
-    assert!(whole.read(PREFACE).is_ok() && pieces.read(PREFACE).is_ok());
+    for scanner in [&mut whole, &mut pieces] {
+        assert!(scanner.read(PREFACE).is_ok() && scanner.read(SETTINGS).is_ok());
+    }
     let in_one = whole.read(frames);
     let in_pieces = frames.chunks(usize::from(*cut).max(1)).try_for_each(|piece| pieces.read(piece));
     assert_eq!(in_one, in_pieces, "the pieces decide about a flood");

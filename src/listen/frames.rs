@@ -40,13 +40,17 @@ const ALLOWANCE_PER_REQUEST: u32 = 4;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
 const CONTINUATION: u8 = 9;
+const ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
 
 /// Reads frame headers out of a stream of bytes.
 #[derive(Debug)]
 pub(crate) struct Scanner {
     preface_left: usize,
+    /// The frame that has to come first has come.
+    has_settings: bool,
     header: [u8; 9],
     have: usize,
     payload_left: u32,
@@ -58,14 +62,22 @@ pub(crate) struct Scanner {
     refilled_at: Instant,
 }
 
-/// The caller sends more control frames than any honest one has reason to.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Flood;
+/// Why a connection is not listened to any longer.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Bad {
+    /// The caller sends more control frames than any honest one has reason to.
+    #[error("too many control frames")]
+    Flood,
+    /// Its first frame says something else than what it can do (RFC 9113 §3.4).
+    #[error("no SETTINGS at the beginning")]
+    NoSettings,
+}
 
 impl Scanner {
     pub(crate) fn new() -> Self {
         Self {
             preface_left: PREFACE.len(),
+            has_settings: false,
             header: [0; 9],
             have: 0,
             payload_left: 0,
@@ -77,7 +89,7 @@ impl Scanner {
     }
 
     /// Reads on through `bytes`.
-    pub(crate) fn read(&mut self, mut bytes: &[u8]) -> Result<(), Flood> {
+    pub(crate) fn read(&mut self, mut bytes: &[u8]) -> Result<(), Bad> {
         let preface = bytes.len().min(self.preface_left);
         self.preface_left -= preface;
         bytes = bytes.get(preface..).unwrap_or_default();
@@ -103,9 +115,13 @@ impl Scanner {
         Ok(())
     }
 
-    fn frame(&mut self) -> Result<(), Flood> {
+    fn frame(&mut self) -> Result<(), Bad> {
         let [a, b, c, kind, flags, ..] = self.header;
         self.payload_left = u32::from_be_bytes([0, a, b, c]);
+        if !self.has_settings && (kind != SETTINGS || flags & ACK != 0) {
+            return Err(Bad::NoSettings);
+        }
+        self.has_settings = true;
         let is_bounded_by_library = match kind {
             DATA => self.payload_left > 0,
             HEADERS | CONTINUATION => {
@@ -120,14 +136,14 @@ impl Scanner {
         if is_bounded_by_library { Ok(()) } else { self.spend() }
     }
 
-    fn spend(&mut self) -> Result<(), Flood> {
+    fn spend(&mut self) -> Result<(), Bad> {
         if self.allowance == 0 {
             let now = Instant::now();
             let seconds = u32::try_from((now - self.refilled_at).as_secs()).unwrap_or(u32::MAX);
             self.allowance = seconds.saturating_mul(ALLOWANCE_PER_SECOND).min(ALLOWANCE_MAX);
             self.refilled_at = now;
         }
-        self.allowance = self.allowance.checked_sub(1).ok_or(Flood)?;
+        self.allowance = self.allowance.checked_sub(1).ok_or(Bad::Flood)?;
         Ok(())
     }
 
@@ -191,9 +207,12 @@ impl<T: AsyncRead + Unpin> AsyncRead for Frames<T> {
         }
         let pieces = this.streams().map_or(0, Streams::take_passed);
         this.scanner.passed(pieces);
-        if this.scanner.read(buf.filled().get(from..).unwrap_or_default()) == Err(Flood) {
-            this.watched.blame(Ending::Flood);
-            return Poll::Ready(Err(io::Error::other("too many control frames")));
+        if let Err(bad) = this.scanner.read(buf.filled().get(from..).unwrap_or_default()) {
+            this.watched.blame(match bad {
+                Bad::Flood => Ending::Flood,
+                Bad::NoSettings => Ending::Http2,
+            });
+            return Poll::Ready(Err(io::Error::other(bad)));
         }
         if let Some(streams) = this.streams() {
             let since = streams.partial_since.get();
@@ -257,48 +276,64 @@ mod tests {
         bytes
     }
 
+    /// A scanner behind the preface and the first frame.
+    fn begun() -> Scanner {
+        let mut scanner = Scanner::new();
+        scanner.read(PREFACE).unwrap();
+        scanner.read(&frame(SETTINGS, 0, 0)).unwrap();
+        scanner.earn(1);
+        scanner
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_frame_says_what_the_caller_can_do() {
+        for (kind, flags) in [(6, 0), (HEADERS, END_HEADERS), (SETTINGS, ACK)] {
+            let mut scanner = Scanner::new();
+            scanner.read(PREFACE).unwrap();
+            assert_eq!(scanner.read(&frame(kind, flags, 0)), Err(Bad::NoSettings), "{kind}");
+        }
+        assert_eq!(begun().read(&frame(SETTINGS, ACK, 0)), Ok(()));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_flood_of_control_frames_is_noticed_however_it_is_cut() {
         for step in [1, 7, 9, 17, 4096] {
             let mut scanner = Scanner::new();
-            let mut bytes = PREFACE.to_vec();
-            (0..ALLOWANCE_MAX).for_each(|_| bytes.extend(frame(6, 0, 8)));
+            let mut bytes = [PREFACE, &frame(SETTINGS, 0, 0)].concat();
+            (1..ALLOWANCE_MAX).for_each(|_| bytes.extend(frame(6, 0, 8)));
             for part in bytes.chunks(step) {
                 assert_eq!(scanner.read(part), Ok(()));
             }
-            assert_eq!(scanner.read(&frame(6, 0, 8)), Err(Flood), "{step}");
+            assert_eq!(scanner.read(&frame(6, 0, 8)), Err(Bad::Flood), "{step}");
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn time_and_answers_earn_further_frames() {
-        let mut scanner = Scanner::new();
-        scanner.read(PREFACE).unwrap();
+        let mut scanner = begun();
         (0..ALLOWANCE_MAX).for_each(|_| scanner.read(&frame(8, 0, 4)).unwrap());
         tokio::time::advance(std::time::Duration::from_secs(1)).await;
         (0..ALLOWANCE_PER_SECOND).for_each(|_| scanner.read(&frame(8, 0, 4)).unwrap());
-        assert_eq!(scanner.read(&frame(8, 0, 4)), Err(Flood));
+        assert_eq!(scanner.read(&frame(8, 0, 4)), Err(Bad::Flood));
         scanner.sent(10 * BYTES_PER_FRAME as usize);
         (0..10).for_each(|_| scanner.read(&frame(8, 0, 4)).unwrap());
-        assert_eq!(scanner.read(&frame(8, 0, 4)), Err(Flood));
+        assert_eq!(scanner.read(&frame(8, 0, 4)), Err(Bad::Flood));
     }
 
     #[tokio::test(start_paused = true)]
     async fn requests_and_data_cost_nothing_but_empty_data_does() {
-        let mut scanner = Scanner::new();
-        scanner.read(PREFACE).unwrap();
+        let mut scanner = begun();
         for _ in 0..5 * ALLOWANCE_MAX {
             scanner.read(&frame(1, END_HEADERS, 20)).unwrap();
             scanner.read(&frame(0, 0, 100)).unwrap();
         }
         (0..ALLOWANCE_MAX).for_each(|_| scanner.read(&frame(0, 0, 0)).unwrap());
-        assert_eq!(scanner.read(&frame(0, 0, 0)), Err(Flood));
+        assert_eq!(scanner.read(&frame(0, 0, 0)), Err(Bad::Flood));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_busy_caller_that_pings_with_every_request_is_no_flood() {
-        let mut scanner = Scanner::new();
-        scanner.read(PREFACE).unwrap();
+        let mut scanner = begun();
         for _ in 0..5 * ALLOWANCE_MAX {
             scanner.read(&frame(1, END_HEADERS, 20)).unwrap();
             for (kind, payload) in [(0, 50), (0, 0), (6, 8), (8, 4), (8, 4)] {
@@ -309,8 +344,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_incomplete_header_block_is_partial() {
-        let mut scanner = Scanner::new();
-        scanner.read(PREFACE).unwrap();
+        let mut scanner = begun();
         assert!(!scanner.is_partial());
         let headers = frame(1, 0, 20);
         scanner.read(&headers[..4]).unwrap();

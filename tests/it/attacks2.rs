@@ -280,6 +280,17 @@ async fn a_preface_that_dribbles_ends() {
     assert!(elapsed < Duration::from_secs(3), "{elapsed:?}");
 }
 
+/// RFC 9113 §3.4: what follows the preface says what the caller can do.
+#[tokio::test]
+async fn a_preface_without_settings_ends() {
+    let stage = Stage::start().await;
+    stage.ready().await;
+    let (mut reader, mut writer) = connect_raw(stage.address()).await;
+    let ping = frame(PING, 0, 0, b"12345678");
+    assert!(writer.send(&[PREFACE, &ping].concat()).await);
+    tokio::time::timeout(PATIENCE, reader.end()).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_fault_over_http_1_is_never_a_200() {
     let stage = Stage::start().await;
