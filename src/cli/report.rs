@@ -15,6 +15,9 @@ use crate::{
 /// No token that is renewed lives for ten years.
 const FAR: u64 = 10 * 365 * 86_400;
 
+/// Names of routes in a line of a profile.
+const ROUTES_MAX: usize = 5;
+
 /// Requests of each route in a second, when there was an earlier look.
 pub(super) type Rates = BTreeMap<String, f64>;
 
@@ -163,12 +166,22 @@ fn profiles(profiles: &[Profile], now: u64) -> String {
             profile.expires_at.map_or_else(|| "-".into(), |at| ahead(at, now)),
             profile.next_request_at.filter(is_near).map_or_else(|| "-".into(), |at| ahead(at, now)),
             profile.requests_failed.to_string(),
-            profile.routes.join(", "),
+            named(&profile.routes),
         ]);
     }
     let mut out = table.text();
     profiles.iter().for_each(|profile| remarks(profile, &mut out));
     out
+}
+
+/// The first names; a profile may serve thousands of routes.
+fn named(routes: &[String]) -> String {
+    let shown: Vec<_> = routes.iter().take(ROUTES_MAX).map(String::as_str).collect();
+    let rest = match routes.len().saturating_sub(ROUTES_MAX) {
+        0 => String::new(),
+        n => format!(" and {n} more"),
+    };
+    shown.join(", ") + &rest
 }
 
 /// What there is to do about a profile, also about one that is ready.

@@ -21,8 +21,9 @@ async function open(options) {
   const page = await context.newPage();
   page.setDefaultTimeout(PATIENCE);
   page.on("console", (line) => {
-    // A browser reports every answer that is not 2xx; one of these is meant: the token that was mistyped.
-    const is_meant = line.text().includes("status of 401");
+    // A browser reports every answer that is not 2xx; of these are meant: the token that was mistyped, and the gateway that
+    // cannot be reached for a while.
+    const is_meant = ["status of 401", "ERR_INTERNET_DISCONNECTED"].some((text) => line.text().includes(text));
     if (["error", "warning"].includes(line.type()) && !is_meant) complaints.push(`console: ${line.text()}`);
   });
   page.on("pageerror", (error) => complaints.push(`script: ${error.message}`));
@@ -69,6 +70,19 @@ async function steps() {
   for (let n = 0; n < 20; n += 1) check((await fetch(`${gateway}/v1/orders`)).ok, "the gateway does not serve");
   await page.waitForFunction(() => parseFloat(document.querySelector("#routes td[data-name='Requests/s'] span").textContent) > 0);
   console.log("it updates by itself");
+
+  await reads(page, "#callers th", "127.0.0.1");
+  await reads(page, "#callers td[data-name='Listener']", "local");
+  await page.waitForFunction(() => parseInt(document.querySelector("#callers td[data-name='Requests'] span").textContent, 10) >= 1);
+  console.log("it tells who is connected");
+
+  await page.context().setOffline(true);
+  await reads(page, "#state", "Unreachable");
+  await reads(page, "#facts", "the gateway does not answer");
+  await page.context().setOffline(false);
+  await reads(page, "#state", "Ready");
+  await page.locator("html[data-live=yes]").waitFor({ state: "attached" });
+  console.log("it finds the gateway again");
 
   check((await fetch(`${gateway}/nowhere?secret=1`)).status === 404, "a fault was expected");
   await reads(page, "#events li", "no route");

@@ -59,4 +59,5 @@ async fn the_status_page_works_in_a_browser() {
     assert!(output.status.success(), "{told}{}", String::from_utf8_lossy(&output.stderr));
     assert!(told.contains(&format!("it switches: {OTHER}")), "{told}");
     assert!(told.contains(&format!("it undoes: {CLIENT}")), "{told}");
+    assert!(told.contains("it tells who is connected"), "{told}");
 }

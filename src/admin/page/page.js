@@ -4,7 +4,7 @@ let adminToken = null;
 const PERIOD_MS = 2000, POINTS = 60, ROWS_MAX = 200, EVENTS_MAX = 100, CALLERS_MAX = 20;
 const $ = (id) => document.getElementById(id);
 const rows = new Map(), lives = new Map(), past = new Map();
-let profiles = [], readings = null;
+let profiles = [], readings = null, seenAt = null;
 
 function make(name, words, className) {
   const made = document.createElement(name);
@@ -322,6 +322,7 @@ async function look() {
     const [status, routes, all, callers] = await Promise.all([read("status"), read("routes"), read("profiles"), read("callers")]);
     profiles = all;
     readings = { routes, at: performance.now() };
+    seenAt = Date.now() / 1000;
     showState(status);
     showRoutes(routes, readings.at);
     showProfiles();
@@ -329,7 +330,10 @@ async function look() {
   } catch (error) {
     say($("state"), "Unreachable");
     $("state").className = "pill bad";
-    say($("facts"), error.message);
+    // What the browser says of a connection is no help; what stands here is old from now on.
+    const why = error instanceof TypeError ? "the gateway does not answer" : error.message;
+    const age = seenAt ? `; what is shown is of ${clock(seenAt)}` : "";
+    say($("facts"), `${why}; asking again every ${PERIOD_MS / 1000} s${age}`);
   }
 }
 
