@@ -109,6 +109,8 @@ async function steps() {
   await reads(page, "#events li", "to \"other\"");
   const seen = await (await fetch(`${gateway}/v1/orders`)).json();
   console.log(`it switches: ${seen.seen.account}`);
+  const times = await page.evaluate(() => [...document.querySelectorAll("#list time")].map((time) => time.dateTime));
+  check(times.length > 2 && times.every((at, n) => n === 0 || at <= times[n - 1]), `events are not in order: ${times}`);
   if (screenshot) {
     for (let n = 0; n < 16; n += 1) {
       for (let m = 0; m < 3 + ((n * 7) % 11); m += 1) await fetch(`${gateway}/v1/orders`);

@@ -358,7 +358,10 @@ function showEvent(event) {
   const about = [event.route && `route ${event.route}`, event.request_id && `request ${event.request_id}`].filter(Boolean);
   line.append(time, kind, ` ${event.words}`);
   if (about.length) line.append(make("span", ` (${about.join(", ")})`, "soft small"));
-  $("list").prepend(line);
+  // What was missed comes late, and goes where it belongs.
+  line.dataset.at = event.at;
+  const older = [...$("list").children].find((other) => Number(other.dataset.at) <= event.at);
+  $("list").insertBefore(line, older || null);
   while ($("list").childElementCount > EVENTS_MAX) $("list").lastElementChild.remove();
   $("none").hidden = true;
 }
