@@ -102,7 +102,7 @@ fn make_token(folder: &Path, path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let mut file = match fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return look_at(path),
         Err(error) => return Err(error),
     };
     let mut random = [0; TOKEN_BYTES];
@@ -115,6 +115,16 @@ fn make_token(folder: &Path, path: &Path) -> io::Result<()> {
         return Err(error);
     }
     tracing::info!(path = %path.display(), "an admin token was made");
+    Ok(())
+}
+
+/// Warns of a token that everybody on this machine may read, for instance because it came out of a backup.
+fn look_at(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    if fs::metadata(path)?.permissions().mode() & 0o004 != 0 {
+        let file = path.display();
+        tracing::warn!(%file, "the admin token can be read by everybody on this machine (chmod 600, and make a new one)");
+    }
     Ok(())
 }
 

@@ -7,7 +7,10 @@ use reqwest::{RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::stage::{Plan, Stage, start_file};
+use crate::{
+    process::Process,
+    stage::{Plan, Stage, eventually, start_file},
+};
 
 async fn start() -> Stage {
     let stage = Plan::default().more("state_dir: state").start().await;
@@ -293,22 +296,30 @@ async fn a_method_that_does_nothing_is_told_so_before_a_token_is_asked_for() {
         ("PUT", "/reload", "POST"),
         ("GET", "/reload", "POST"),
         ("PATCH", "/log-level", "PUT"),
-        ("POST", "/routes/orders/switch/", ""),
         ("POST", "/log-level", "PUT"),
     ] {
         let request = stage.http.request(method.parse().unwrap(), url(&stage, path));
         let answer = request.send().await.unwrap();
         let found = answer.headers().get("allow").map(|value| value.to_str().unwrap()).unwrap_or_default();
-        if allowed.is_empty() {
-            // A path that there is not: who would change it must show first that he may.
-            assert_eq!(answer.status(), 415, "{method} {path}");
-            continue;
-        }
         assert_eq!((answer.status().as_u16(), found), (405, allowed), "{method} {path}");
         let problem: Value = answer.json().await.unwrap();
         assert_eq!(problem["code"], "method_not_allowed");
     }
     assert_eq!(read(&stage, "/configuration").await["reading"]["done"], 0);
+}
+
+#[tokio::test]
+async fn an_admin_token_that_everybody_can_read_is_warned_of() {
+    let stage = start().await;
+    let path = stage.folder.path().join("state/admin-token");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let well = Process::start(&stage, &[]).await;
+    eventually("it runs", || well.has_logged("keybearer runs")).await;
+    assert!(!well.has_logged("can be read by everybody"));
+    drop(well);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    let open = Process::start(&stage, &[]).await;
+    eventually("it is told", || open.has_logged("the admin token can be read by everybody")).await;
 }
 
 #[tokio::test]
