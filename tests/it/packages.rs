@@ -326,6 +326,8 @@ fn the_chart_opens_the_admin_listener_only_with_a_certificate() {
     assert!(plain.contains("address: 127.0.0.1:9901") && !plain.contains("containerPort: 9901"), "{plain}");
     let open = render("admin.tls.secretName=admin").unwrap();
     assert!(open.contains("address: 0.0.0.0:9901") && open.contains("scheme: HTTPS"), "{open}");
+    // Whoever asks the service by its name is no page of another web site.
+    assert!(open.contains("- keybearer.default.svc\n"), "{open}");
 }
 
 /// The chart with the values to begin with, and others over them.

@@ -33,7 +33,6 @@ values.yaml, where Helm would mix them with the map of somebody who has other li
 {{- if not $config.routes -}}
 {{- fail "config.routes is missing: give your profiles and routes with --values FILE (values-example.yaml is one to begin with), or all of keybearer.yaml with --set-file configText=FILE" -}}
 {{- end -}}
-{{- $defaults := dict "watch" true "workers" 2 -}}
 {{- if not $config.listeners -}}
 {{- $_ := set $config "listeners" (dict "local" (dict "address" (printf "0.0.0.0:%v" .Values.service.targetPort))) -}}
 {{- end -}}
@@ -46,15 +45,17 @@ values.yaml, where Helm would mix them with the map of somebody who has other li
 {{- if not $reached -}}
 {{- fail (printf "no listener of config has the address 0.0.0.0:%v, which the service reaches (service.targetPort)" .Values.service.targetPort) -}}
 {{- end -}}
-{{- range $key, $value := $defaults -}}
+{{- range $key, $value := dict "watch" true "workers" 2 -}}
 {{- if not (hasKey $config $key) -}}
 {{- $_ := set $config $key $value -}}
 {{- end -}}
 {{- end -}}
 {{- if not (hasKey $config "admin") -}}
 {{- if .Values.admin.tls.secretName -}}
+{{- $name := printf "%s.%s" (include "keybearer.name" .) .Release.Namespace -}}
 {{- $_ := set $config "admin" (dict
   "address" "0.0.0.0:9901"
+  "hosts" (list (include "keybearer.name" .) $name (printf "%s.svc" $name) (printf "%s.svc.cluster.local" $name))
   "tls" (dict
     "certificate" (dict "file" "/etc/keybearer-admin/tls.crt")
     "key" (dict "file" "/etc/keybearer-admin/tls.key"))
