@@ -112,6 +112,11 @@ pub(super) fn init(args: &InitArgs) -> Result<ExitCode, Failure> {
     if let Some(there) = files().find(|path| path.exists() && !args.force) {
         return Err(is_there(there));
     }
+    let folder =
+        |path: &Path| path.parent().filter(|folder| !folder.as_os_str().is_empty()).map(Path::to_owned);
+    if let Some(missing) = files().filter_map(|path| folder(path)).find(|folder| !folder.is_dir()) {
+        return Err(anyhow!("the folder {} is not there: make it, and try again", missing.display()).into());
+    }
     let is_asking = io::stdin().is_terminal() && io::stderr().is_terminal();
     let answers = answers::gather(args, ask::Asker::new(is_asking))?;
     let yaml = text::configuration(&answers, &args.output, args.systemd.is_some());

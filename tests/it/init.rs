@@ -118,6 +118,16 @@ fn nothing_is_written_over_unless_it_is_said() {
 }
 
 #[test]
+fn a_folder_that_is_not_there_is_said_before_anything_is_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    for line in ["init --output none/k.yaml", "init --systemd none/unit.env"] {
+        let output = run(folder.path(), line);
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        assert!(said(&output).contains("the folder none is not there: make it"), "{}", said(&output));
+    }
+}
+
+#[test]
 fn what_is_missing_or_wrong_is_said_all_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let output = run(
