@@ -112,6 +112,8 @@ pub(super) fn read(origin: &Origin, text: &str, switches: &mut Switches) -> Resu
     let profiles = switches.profiles();
     let mut loaded = config::parse_switched(text, &origin.path, environment.as_deref(), &profiles)?;
     (origin.overrides)(&mut loaded.settings);
+    // What the file says is told, not what a switch has made of it: a profile that it replaces is used.
+    loaded.warnings = plain.warnings;
     Ok(loaded)
 }
 

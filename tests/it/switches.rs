@@ -72,7 +72,8 @@ async fn a_switched_route_uses_the_other_account_and_undo_goes_back() {
 async fn a_switch_outlives_a_restart_and_a_reload() {
     let stage = start().await;
     switch(&stage, "other", None).unwrap();
-    tokio::task::block_in_place(|| stage.gateway.control().unwrap().reload("test")).unwrap();
+    let reloaded = tokio::task::block_in_place(|| stage.gateway.control().unwrap().reload("test")).unwrap();
+    assert!(reloaded.warnings.is_empty(), "the replaced profile is used by the file: {reloaded:?}");
     assert_eq!(client(&stage).await, OTHER);
     let again = start_file(&stage.folder.path().join("keybearer.yaml"), None);
     let url = format!("http://{}/v1/a", again.listener("local").unwrap());
