@@ -15,8 +15,8 @@ use crate::{
 /// No token that is renewed lives for ten years.
 const FAR: u64 = 10 * 365 * 86_400;
 
-/// Names of routes in a line of a profile.
-const ROUTES_MAX: usize = 5;
+/// Names in one line.
+const NAMES_MAX: usize = 5;
 
 /// Requests of each route in a second, when there was an earlier look.
 pub(super) type Rates = BTreeMap<String, f64>;
@@ -24,6 +24,7 @@ pub(super) type Rates = BTreeMap<String, f64>;
 /// The whole report. `now` is in seconds since 1970.
 pub(super) fn text(report: &Report, rates: Option<&Rates>, now: u64) -> String {
     let mut out = gateway(report, now);
+    out.push_str(&trouble(&report.profiles));
     let mut listeners = Table::new(&["LISTENER", "OPEN", "ACCEPTED"], &[1, 2]);
     for listener in &report.listeners {
         listeners.row([
@@ -103,6 +104,13 @@ fn callers(callers: &Callers, now: u64) -> String {
     out
 }
 
+/// Which profiles want to be looked at: at the top, as a small terminal shows no more of many routes.
+fn trouble(profiles: &[Profile]) -> String {
+    let failing = profiles.iter().filter(|profile| profile.error.is_some());
+    let names: Vec<_> = failing.map(|profile| profile.name.clone()).collect();
+    if names.is_empty() { String::new() } else { format!("FAILING      no new token: {}\n", named(&names)) }
+}
+
 fn routes(routes: &[Route], rates: Option<&Rates>) -> String {
     let mut headings =
         vec!["ROUTE", "PROFILE", "REQUESTS", "4XX", "5XX", "FAULTS", "401S", "OPEN", "P50", "P99"];
@@ -175,9 +183,9 @@ fn profiles(profiles: &[Profile], now: u64) -> String {
 }
 
 /// The first names; a profile may serve thousands of routes.
-fn named(routes: &[String]) -> String {
-    let shown: Vec<_> = routes.iter().take(ROUTES_MAX).map(String::as_str).collect();
-    let rest = match routes.len().saturating_sub(ROUTES_MAX) {
+fn named(names: &[String]) -> String {
+    let shown: Vec<_> = names.iter().take(NAMES_MAX).map(String::as_str).collect();
+    let rest = match names.len().saturating_sub(NAMES_MAX) {
         0 => String::new(),
         n => format!(" and {n} more"),
     };

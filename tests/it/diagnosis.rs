@@ -35,6 +35,7 @@ async fn a_refused_account_is_put_into_words_in_the_log_at_readyz_and_by_status_
     assert!(told["meaning"].as_str().unwrap().starts_with("the secret is wrong"), "{told}");
     assert!(told["remedy"].as_str().unwrap().starts_with("put the secret's value"), "{told}");
     let said = status(&stage).await;
+    assert!(said.contains("\nFAILING      no new token: account\n"), "{said}");
     assert!(
         said.contains("means  the secret is wrong") && said.contains("next   put the secret's"),
         "{said}"

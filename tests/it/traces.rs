@@ -121,6 +121,7 @@ async fn start(collector: &Collector, more: &str) -> Stage {
 async fn get_in_trace(stage: &Stage, traceparent: &str) -> u16 {
     let request = stage.http.get(stage.url("/v1/a?code=hunter2"));
     let request = request.header("traceparent", traceparent).header("tracestate", "vendor=1");
+    let request = request.header("baggage", "customer=7,region=north");
     request.send().await.unwrap().status().as_u16()
 }
 
@@ -140,6 +141,7 @@ async fn without_a_collector_the_trace_of_a_caller_passes_untouched() {
         assert_eq!(get_in_trace(&stage, given).await, 200);
         assert_eq!(told(&stage), given);
         assert_eq!(stage.api.last().unwrap().values("tracestate"), ["vendor=1"]);
+        assert_eq!(stage.api.last().unwrap().values("baggage"), ["customer=7,region=north"]);
     }
     stage.get("/v1/a").await;
     assert!(stage.api.last().unwrap().values("traceparent").is_empty());
@@ -174,6 +176,7 @@ async fn a_request_and_its_attempt_continue_the_callers_trace() {
     assert_eq!(attempt.trace_id, request.trace_id);
     assert_eq!(told(&stage), format!("00-{}-{}-01", hex(&attempt.trace_id), hex(&attempt.span_id)));
     assert_eq!(stage.api.last().unwrap().values("tracestate"), ["vendor=1"]);
+    assert_eq!(stage.api.last().unwrap().values("baggage"), ["customer=7,region=north"]);
     let known = attributes(&attempt.attributes);
     assert_eq!(
         (known["server.address"].as_str(), known["http.response.status_code"].as_str()),

@@ -52,6 +52,10 @@ pub(super) async fn callers(State(shown): Gateway) -> Json<Callers> {
             requests: present.requests,
         }));
     }
+    Json(ranked(callers))
+}
+
+fn ranked(mut callers: Vec<Caller>) -> Callers {
     // A fixed order, so that who looks again finds the same place.
     callers.sort_by(|one: &Caller, other: &Caller| {
         fn key(caller: &Caller) -> impl Ord {
@@ -61,5 +65,28 @@ pub(super) async fn callers(State(shown): Gateway) -> Json<Callers> {
     });
     let more = callers.len().saturating_sub(ROWS_MAX);
     callers.truncate(ROWS_MAX);
-    Json(Callers { callers, more })
+    Callers { callers, more }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_is_cut_behind_those_with_the_most_connections() {
+        let caller = |number: usize| Caller {
+            listener: "local".into(),
+            caller: format!("10.0.{}.{}", number / 256, number % 256),
+            certificate: None,
+            connections: if number == 700 { 9 } else { 1 },
+            since: 0,
+            requests: 0,
+        };
+        let told = ranked((0..1003).map(caller).collect());
+        assert_eq!((told.callers.len(), told.more), (1000, 3));
+        assert_eq!((told.callers[0].caller.as_str(), told.callers[0].connections), ("10.0.2.188", 9));
+        assert_eq!(told.callers[1].caller, "10.0.0.0");
+        let few = ranked((0..3).map(caller).collect());
+        assert_eq!((few.callers.len(), few.more), (3, 0));
+    }
 }
