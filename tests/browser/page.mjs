@@ -84,6 +84,16 @@ async function steps() {
   await page.locator("html[data-live=yes]").waitFor({ state: "attached" });
   console.log("it finds the gateway again");
 
+  const late = await page.context().newPage();
+  await late.route("**/api/v1/events", (route) => route.fulfill({ status: 503, body: "{}" }));
+  await late.goto(page_url);
+  await late.locator("#stale").waitFor({ timeout: PATIENCE });
+  await late.unroute("**/api/v1/events");
+  await late.locator("html[data-live=yes]").waitFor({ state: "attached", timeout: PATIENCE });
+  await late.locator("#stale").waitFor({ state: "hidden" });
+  await late.close();
+  console.log("it comes to its events when there is room for it");
+
   check((await fetch(`${gateway}/nowhere?secret=1`)).status === 404, "a fault was expected");
   await reads(page, "#events li", "no route");
   console.log("it shows a fault");

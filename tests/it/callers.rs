@@ -10,6 +10,7 @@ use tokio::{
 
 use crate::{
     authority::{self, Authority},
+    frames::{PREFACE, SETTINGS, frame, get},
     stage::{PATIENCE, Plan, Stage, pause},
 };
 
@@ -67,6 +68,14 @@ async fn each_caller_is_told_with_its_open_connections_and_requests() {
     told(&stage, json!([["local", "127.0.0.1", null, 1, 0]])).await;
     drop(second);
     told(&stage, json!([])).await;
+    // Many requests of one HTTP/2 connection.
+    let mut http2 = TcpStream::connect(stage.address()).await.unwrap();
+    let all = [PREFACE, &frame(SETTINGS, 0, 0, &[]), &get(1, "/v1/a"), &get(3, "/v1/b"), &get(5, "/v1/c")];
+    http2.write_all(&all.concat()).await.unwrap();
+    told(&stage, json!([["local", "127.0.0.1", null, 1, 3]])).await;
+    // What a reload replaces is counted on.
+    tokio::task::block_in_place(|| stage.gateway.control().unwrap().reload("test")).unwrap();
+    told(&stage, json!([["local", "127.0.0.1", null, 1, 3]])).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -374,14 +374,22 @@ async function catchUp() {
   for (const happening of missed.reverse()) showEvent({ ...happening, kind: happening.what });
 }
 
+function isLive(live) {
+  document.documentElement.dataset.live = live ? "yes" : "no";
+  $("stale").hidden = live;
+}
+
 function listen() {
-  // The browser opens it again by itself when it breaks.
+  // The browser opens it again by itself when it breaks, but not when it was refused: too many read already.
   const source = new EventSource("api/v1/events");
   source.onopen = async () => {
     try { await catchUp(); } catch { return; } // The state tells that the gateway cannot be reached.
-    document.documentElement.dataset.live = "yes";
+    isLive(true);
   };
-  source.onerror = () => { document.documentElement.dataset.live = "no"; };
+  source.onerror = () => {
+    isLive(false);
+    if (source.readyState === EventSource.CLOSED) setTimeout(listen, 5 * PERIOD_MS);
+  };
   source.onmessage = (message) => { showEvent(JSON.parse(message.data)); lookSoon(); };
 }
 
