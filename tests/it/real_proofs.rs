@@ -397,6 +397,11 @@ async fn a_token_that_could_be_bound_and_is_not_is_warned_of() {
     let unbound = gateway_as(&keys, &server, &upstream, &account("svc-rsa")).await;
     let warning = "the token is not bound to the certificate";
     eventually("the gateway has warned", || unbound.has_logged(warning)).await;
+    let mut doctor = command(&["doctor", "--config", keys.path("keybearer.yaml").to_str().unwrap()]);
+    doctor.env("SSL_CERT_FILE", keys.path("ca.pem"));
+    let output = tokio::task::spawn_blocking(move || doctor.output().unwrap()).await.unwrap();
+    let words = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(words.contains(&format!("warning  binding        {warning}")), "{words}");
     let bound = gateway_as(&keys, &server, &upstream, &account("svc-rsa-bound")).await;
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     assert_eq!(http.get(bound.url("/")).send().await.unwrap().status(), 200);
