@@ -174,6 +174,18 @@ fn the_environment_file_of_the_unit_has_a_line_for_the_secret() {
 }
 
 #[test]
+fn for_the_unit_it_says_which_files_its_user_cannot_reach() {
+    let folder = tempfile::tempdir().unwrap();
+    let to = format!("init --provider entra {APP} {SCOPE} --upstream https://a.example --force");
+    for proof in ["--secret-file a.secret", "--certificate-file a.pem", "--federated-token-file a.token"] {
+        let words = said(&run(folder.path(), &format!("{to} {proof} --systemd")));
+        assert!(words.contains("not below /home or /root"), "{proof}: {words}");
+        let words = said(&run(folder.path(), &format!("{to} {proof}")));
+        assert!(!words.contains("/home"), "{proof}: {words}");
+    }
+}
+
+#[test]
 fn a_path_means_the_same_in_a_file_that_is_elsewhere() {
     let folder = tempfile::tempdir().unwrap();
     provide(folder.path());

@@ -208,11 +208,15 @@ fn as_the_unit(answers: &Answers) -> &'static str {
 /// What has to be put where, so that the account can prove itself.
 fn provide(answers: &Answers, args: &InitArgs) -> Option<String> {
     let unit = "sudo systemctl edit keybearer";
+    // The unit's user exists only while it runs, and people's folders are not there for it.
+    let reach = match args.systemd {
+        Some(_) => ", which the service's own user has to reach and read (not below /home or /root)",
+        None => "",
+    };
     let text = match (&answers.account, answers.account.secret()) {
-        (_, Some(Kept::File(path))) if args.systemd.is_some() => format!(
-            "put the secret into {path}, where the service's own user can read it; --secret-credential keeps it from all \
-             others"
-        ),
+        (_, Some(Kept::File(path))) if args.systemd.is_some() => {
+            format!("put the secret into {path}{reach}; --secret-credential keeps it from all others")
+        }
         (_, Some(Kept::File(path))) => format!(
             "put the secret into {path}, for the gateway's user alone:\n     install -D -m 600 /dev/stdin {path}   then paste \
              it, Enter, Ctrl-D"
@@ -228,12 +232,13 @@ fn provide(answers: &Answers, args: &InitArgs) -> Option<String> {
         ),
         (Account::Entra { proof: Proof::Certificate { file, .. }, .. }, None) => {
             format!(
-                "put the certificate with its key into {file}, and upload it, without the key, to the app registration"
+                "put the certificate with its key into {file}{reach}, and upload it, without the key, to the app \
+                 registration"
             )
         }
         (Account::Entra { proof: Proof::FederatedToken(file), .. }, None) => {
             format!(
-                "see that the workload's token is in {file}, and that the app registration trusts its issuer"
+                "see that the workload's token is in {file}{reach}, and that the app registration trusts its issuer"
             )
         }
         (Account::ManagedIdentity { .. }, None) => {
