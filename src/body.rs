@@ -151,11 +151,13 @@ impl Http2 {
         }
     }
 
+    /// The end that `error` is. NO_ERROR behind END_STREAM never gets here; before it, only a length that was
+    /// announced tells that nothing is missing.
     fn broken(&self, error: h2::Error) -> Option<Result<Frame<Bytes>, h2::Error>> {
         let is_end = self.may_be_closed
             && error.is_remote()
             && error.reason() == Some(Reason::NO_ERROR)
-            && self.left.unwrap_or(0) == 0;
+            && self.left == Some(0);
         if is_end { None } else { Some(Err(error)) }
     }
 }

@@ -239,7 +239,7 @@ pub(crate) fn find_route(worker: &Worker, head: &request::Parts, line: &dyn Line
     }
     let raw = head.uri.path();
     if raw == "*" && head.method == Method::OPTIONS {
-        return Err(Fault::NoRoute);
+        return Err(Fault::LastHop);
     }
     if !raw.starts_with('/') {
         return Err(Fault::BadRequest(BadRequest::Target));

@@ -51,7 +51,8 @@ pub(crate) fn extent(bytes: &[u8], seen: usize, limits: &Limits) -> Result<Exten
         }
     }
     if memchr(b'\n', bytes).is_none() && bytes.len() > limits.uri_bytes.saturating_add(64) {
-        return Err(Refusal::UriTooLong);
+        let has_method = memchr(b' ', bytes.get(..64).unwrap_or(bytes)).is_some();
+        return Err(if has_method { Refusal::UriTooLong } else { F("no method is so long") });
     }
     if bytes.len() > limits.uri_bytes.saturating_add(limits.header_bytes) {
         return Err(Refusal::HeadersTooLarge);

@@ -94,6 +94,8 @@ fn limits_are_named_by_what_is_over_them() {
     assert_eq!(check(&format!("GET / HTTP/1.1\r\nA: {big}\r\n\r\n")), Err(Refusal::HeadersTooLarge));
     assert!(check("GET / HTTP/1.1\r\nA: 1\r\n\r\n").is_ok());
     let flood = vec![b'a'; 200];
+    assert!(matches!(extent(&flood, 0, &limits), Err(Refusal::Framing(_))), "no method is so long");
+    let flood = [b"GET /".as_slice(), &flood].concat();
     assert!(matches!(extent(&flood, 0, &limits), Err(Refusal::UriTooLong)));
     let flood = [b"GET / HTTP/1.1\r\n".as_slice(), &flood].concat();
     assert!(matches!(extent(&flood, 0, &limits), Err(Refusal::HeadersTooLarge)));

@@ -43,6 +43,11 @@ const SEND_BUFFER_MAX: usize = 64 * 1024;
 const PENDING_RESETS_MAX: usize = 20;
 /// Streams that the caller makes us reset; then the connection ends (CVE-2025-8671).
 const OWN_RESETS_MAX: usize = 200;
+/// What the library lets unread pieces of uploads lack of 256 bytes each, for a byte of the connection's
+/// window; a piece takes about that much memory, however short it is. Its own measure, half the window,
+/// ends the connection of an honest caller that sends 3,000 messages of ten bytes at once. With this one a
+/// stream's whole window may come in pieces of four.
+const PIECES_LACK_PER_BYTE: usize = 4;
 /// Informational responses on one stream. Nothing but the caller's reading takes them out of memory.
 const INTERIM_BYTES_MAX: usize = 16 * 1024;
 
@@ -64,6 +69,7 @@ pub(super) async fn serve(
         .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
         .max_local_error_reset_streams(Some(OWN_RESETS_MAX))
         .max_send_buffer_size(SEND_BUFFER_MAX)
+        .data_frame_budget(limits.http2_connection_window as usize * PIECES_LACK_PER_BYTE)
         .enable_connect_protocol();
     let conversing = async {
         let mut connection = builder.handshake(Frames::new(transport, early, watched)).await?;

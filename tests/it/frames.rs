@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
-        TcpStream,
+        TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
 };
@@ -186,8 +186,24 @@ pub(crate) async fn connect(address: SocketAddr, settings: &[u8]) -> (Reader, Wr
 
 /// A connection on which nothing has been sent.
 pub(crate) async fn connect_raw(address: SocketAddr) -> (Reader, Writer) {
-    let stream = TcpStream::connect(address).await.unwrap();
+    ends(TcpStream::connect(address).await.unwrap())
+}
+
+/// Both ends of a connection.
+fn ends(stream: TcpStream) -> (Reader, Writer) {
     stream.set_nodelay(true).unwrap();
     let (read, write) = stream.into_split();
     (Reader(read), Writer(write))
+}
+
+/// A connection of the gateway's own, which has begun to speak HTTP/2 as a client.
+pub(crate) async fn accept(listener: &TcpListener) -> (Reader, Writer) {
+    let (mut stream, _) = tokio::time::timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
+    let mut preface = [0; PREFACE.len()];
+    stream.read_exact(&mut preface).await.unwrap();
+    assert_eq!(preface, PREFACE);
+    let (reader, mut writer) = ends(stream);
+    // The gateway's windows hold from here on.
+    assert!(writer.send(&[frame(SETTINGS, 0, 0, &[]), frame(SETTINGS, ACK, 0, &[])].concat()).await);
+    (reader, writer)
 }

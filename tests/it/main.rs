@@ -27,6 +27,7 @@ mod terminal; // a terminal with the binary in it
 mod vaults; // servers that keep secrets
 
 mod accidents; // what happens to secrets in practice, and what is said about it
+mod bodies; // bodies over HTTP/2 in short pieces, and such as break off
 mod callers; // who is connected now
 mod clients; // callers that nobody here wrote: curl, Python, Node, Java
 mod commands; // the binary: check, explain, token, run, exit codes
