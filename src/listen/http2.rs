@@ -46,8 +46,8 @@ const OWN_RESETS_MAX: usize = 200;
 /// What the library lets unread pieces of uploads lack of 256 bytes each, for a byte of the connection's
 /// window; a piece takes about that much memory, however short it is. Its own measure, half the window,
 /// ends the connection of an honest caller that sends 3,000 messages of ten bytes at once. With this one a
-/// stream's whole window may come in pieces of four.
-const PIECES_LACK_PER_BYTE: usize = 4;
+/// stream's whole window may come in pieces of eight.
+const PIECES_LACK_PER_BYTE: usize = 2;
 /// Informational responses on one stream. Nothing but the caller's reading takes them out of memory.
 const INTERIM_BYTES_MAX: usize = 16 * 1024;
 

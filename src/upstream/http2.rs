@@ -40,9 +40,9 @@ const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// What the library lets pieces of responses that no caller has read yet lack of 256 bytes each, which is
 /// about what a piece takes in memory. Its own measure, half the window, ends the connection, and everybody's
-/// requests with it, when one caller does not read its short events. Windows full of pieces of 32 bytes
-/// stay within this one.
-const PIECES_LACK_MAX: usize = 8 * CONNECTION_WINDOW as usize;
+/// requests with it, when one caller does not read its short events. With this one a stream's whole window
+/// may come in pieces of 16.
+const PIECES_LACK_MAX: usize = 16 * STREAM_WINDOW as usize;
 /// A response's fields, and its trailers; as much as over HTTP/1.1.
 const HEADER_LIST_MAX: u32 = 64 * 1024;
 /// Streams of one connection, whatever the peer allows: one lost packet holds up all of them.
