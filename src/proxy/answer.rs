@@ -31,6 +31,8 @@ pub struct Answer {
 
 enum Content {
     Upstream(Received),
+    /// The upstream's has broken off; this is not told yet.
+    Broken(Option<ReceiveError>),
     Fault(Option<Bytes>),
 }
 
@@ -95,6 +97,16 @@ impl Answer {
     }
 }
 
+impl Answer {
+    /// The upstream has broken off. Whoever sends the answer throws away what has not left yet, its head
+    /// included, when he hears of it; so he hears of it when he comes again, and has sent that.
+    fn breaks(&mut self, error: ReceiveError, cx: &Context<'_>) {
+        drop(self.carrier.take());
+        self.body = Content::Broken(Some(error));
+        cx.waker().wake_by_ref();
+    }
+}
+
 impl Body for Answer {
     type Data = Bytes;
     type Error = ReceiveError;
@@ -110,6 +122,7 @@ impl Body for Answer {
                 this.sent(bytes.as_ref().map_or(0, Bytes::len));
                 Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))))
             }
+            Content::Broken(error) => Poll::Ready(error.take().map(Err)),
             Content::Upstream(body) => {
                 let mut frame = ready!(Pin::new(&mut *body).poll_frame(cx));
                 let ended = body.is_end_stream();
@@ -124,7 +137,11 @@ impl Body for Answer {
                         }
                     }
                     None => this.end(),
-                    Some(Err(_)) => drop(this.carrier.take()),
+                    Some(Err(_)) => {}
+                }
+                if let Some(Err(error)) = frame {
+                    this.breaks(error, cx);
+                    return Poll::Pending;
                 }
                 Poll::Ready(frame)
             }
@@ -134,6 +151,7 @@ impl Body for Answer {
     fn is_end_stream(&self) -> bool {
         match &self.body {
             Content::Upstream(body) => body.is_end_stream(),
+            Content::Broken(_) => false,
             Content::Fault(bytes) => bytes.is_none(),
         }
     }
@@ -141,6 +159,7 @@ impl Body for Answer {
     fn size_hint(&self) -> SizeHint {
         match &self.body {
             Content::Upstream(body) => body.size_hint(),
+            Content::Broken(_) => SizeHint::default(),
             Content::Fault(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
         }
     }

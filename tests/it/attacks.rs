@@ -244,8 +244,11 @@ async fn an_answer_that_breaks_off_never_looks_complete() {
     ] {
         let up = Hostile::start(move |_, _| close(answer)).await;
         let stage = up.stage("").await;
-        let got = stage.http.get(stage.url("/v1")).send().await.unwrap();
-        assert!(got.bytes().await.is_err(), "{answer}");
+        // Head and end may come at once or one after the other; the caller is told the status in any case.
+        for _ in 0..20 {
+            let got = stage.http.get(stage.url("/v1")).send().await.expect("a head");
+            assert!(got.bytes().await.is_err(), "{answer}");
+        }
     }
 }
 

@@ -95,6 +95,7 @@ async fn an_answer_whose_stream_is_reset_before_its_end_never_looks_whole() {
             say.send(&[frame(DATA, end, stream, b"half of it"), no_error].concat()).await;
         };
         let (answer, ()) = tokio::join!(asking, answering);
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
         assert_eq!(answer.ends_with("0\r\n\r\n"), is_whole, "{answer}");
     }
 }
