@@ -45,6 +45,7 @@ mod forwarding; // what reaches the upstream, and what comes back
 mod grants; // assertions and foreign tokens that are traded, and what is answered
 mod grpc; // gRPC with its own library on both sides
 mod http2; // tricks with the header and the framing of HTTP/2
+mod http2_rules; // every rule of HTTP/2 for servers, broken once
 mod init; // a first configuration, by flags and by answers
 mod keys; // credentials that lie in their source, alone and together
 mod layers; // the ladder of modules
