@@ -16,11 +16,11 @@ use crate::{
     stage::{Plan, Stage},
 };
 
-mod contract; // what Keybearer promises of what it forwards
+pub(crate) mod contract; // what Keybearer promises of what it forwards
 mod differences; // the list
-mod exchange; // sends one request, tells what became of it
+pub(crate) mod exchange; // sends one request, tells what became of it
 mod nginx; // starts nginx
-mod recorder; // the upstream
+pub(crate) mod recorder; // the upstream
 mod requests; // reads the raw requests
 
 /// A gateway of one worker in front of `upstream`: what comes over a connection is told by the upstream.

@@ -50,6 +50,20 @@ pub(crate) async fn exchange(
     upstream: &Recorder,
     request: &[u8],
 ) -> (Outcome, Vec<Recorded>) {
+    let is_head = request.starts_with(b"HEAD ");
+    let answer = talk(address, request).await;
+    let (mut statuses, _) = statuses(&answer, is_head);
+    let mut recorded = upstream.take().await;
+    let was_last = recorded.pop_if(|request| request.head.starts_with(b"GET /v1/last ")).is_some();
+    if was_last {
+        statuses.pop();
+    }
+    let forwarded = recorded.iter().map(line_of).collect();
+    (Outcome { statuses, is_kept: was_last, forwarded }, recorded)
+}
+
+/// All that is answered to `request` and to the one behind it, until the connection closes.
+pub(crate) async fn talk(address: SocketAddr, request: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.set_nodelay(true).unwrap();
     let is_head = request.starts_with(b"HEAD ");
@@ -65,21 +79,13 @@ pub(crate) async fn exchange(
         let _ = stream.read_to_end(&mut answer).await;
         answer
     };
-    let answer = tokio::time::timeout(PATIENCE, talk).await.unwrap_or_else(|_| {
+    tokio::time::timeout(PATIENCE, talk).await.unwrap_or_else(|_| {
         panic!("the connection is not closed after {}", shortened(&request.escape_ascii().to_string()))
-    });
-    let (mut statuses, _) = statuses(&answer, is_head);
-    let mut recorded = upstream.take().await;
-    let was_last = recorded.pop_if(|request| request.head.starts_with(b"GET /v1/last ")).is_some();
-    if was_last {
-        statuses.pop();
-    }
-    let forwarded = recorded.iter().map(line_of).collect();
-    (Outcome { statuses, is_kept: was_last, forwarded }, recorded)
+    })
 }
 
 /// The statuses in `answer`, and whether one that is final has come to its end.
-fn statuses(answer: &[u8], is_head: bool) -> (Vec<String>, bool) {
+pub(crate) fn statuses(answer: &[u8], is_head: bool) -> (Vec<String>, bool) {
     let (mut found, mut is_final, mut rest) = (Vec::new(), false, answer);
     while let Some(end) = rest.windows(4).position(|window| window == b"\r\n\r\n") {
         let head = String::from_utf8_lossy(&rest[..end]).to_ascii_lowercase();
@@ -133,7 +139,7 @@ fn line_of(request: &Recorded) -> String {
     line
 }
 
-fn shortened(text: &str) -> String {
+pub(crate) fn shortened(text: &str) -> String {
     const SHOWN: usize = 120;
     if text.len() <= SHOWN { text.to_owned() } else { format!("{}…{} bytes", &text[..SHOWN], text.len()) }
 }
