@@ -209,6 +209,7 @@ impl Exchange {
                 }
                 Ok(response) => {
                     record.upstream_answered(response.status());
+                    trip.welcome(&response);
                     return self.sent(response, connection, trip);
                 }
                 Err(failure) => failure,
@@ -376,6 +377,14 @@ struct Trip {
 impl Trip {
     fn waits_for_continue(&self) -> Option<Duration> {
         self.asking.as_ref().filter(|(keeper, _)| keeper.gate().is_closed()).map(|(_, limit)| *limit)
+    }
+
+    /// An upstream that knows no expectations may begin to answer before it has read the body; a success
+    /// is no word against the body.
+    fn welcome(&self, response: &Response<Received>) {
+        if let (true, Some((keeper, _))) = (response.status().is_success(), &self.asking) {
+            keeper.gate().open();
+        }
     }
 
     fn is_unexpected(&self, response: &Response<Received>) -> bool {

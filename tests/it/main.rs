@@ -64,6 +64,7 @@ mod real_server; // the gateway against oidc-provider, curl in front
 mod recovery; // what becomes of an upstream's 401
 mod refusals; // bad requests: the answer, and that nothing reaches the upstream
 mod reload; // another configuration while everything runs
+mod schedules; // both sides in pieces, at odd moments, and not always to the end
 mod schemathesis; // the API against its own document
 mod service; // what systemd is told, and restarts that no caller notices
 mod sources; // where secrets are kept, and what becomes of new, broken and second ones

@@ -11,6 +11,7 @@ use tokio::{
 };
 
 use crate::{
+    front::{Peer, played},
     process::Process,
     stage::{PATIENCE, Plan, Stage},
 };
@@ -149,6 +150,22 @@ async fn a_large_upload_streams_through_memory_that_does_not_grow_with_it() {
     upload(LENGTH).await;
     let grown = gateway.peak_kib() - before;
     assert!(grown < 4 * 1024, "{grown} KiB for 100 MiB");
+}
+
+#[tokio::test]
+async fn an_upstream_that_answers_without_a_word_on_the_expectation_gets_the_upload_for_its_success() {
+    let (listener, stage) = played("replay: {limit: 10B}\ntimeouts: {expect_continue: 1m}").await;
+    let mut caller = Peer::connect(stage.address()).await;
+    caller
+        .send("POST /v1/echo HTTP/1.1\r\nHost: a\r\nContent-Length: 27\r\n\r\nmore than can be sent again")
+        .await;
+    let mut upstream = Peer::accept(&listener).await;
+    assert!(upstream.head().await.contains("100-continue"));
+    // It sends back what it reads, and begins before it has read anything.
+    upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 27\r\n\r\n").await;
+    let body = upstream.take(27).await;
+    upstream.send(&body).await;
+    caller.until("more than can be sent again").await;
 }
 
 #[tokio::test]
