@@ -13,7 +13,7 @@ use std::{
 use axum::{
     Json, Router,
     extract::{ConnectInfo, Request, State},
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderValue, Method, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post, put},
@@ -107,7 +107,13 @@ async fn guard(
     let (head, body) = request.into_parts();
     match shown.access.check(&head, &peer) {
         Ok(()) => next.run(Request::from_parts(head, body)).await,
-        Err(refusal) => refusal.into_response(),
+        Err(refusal) => {
+            if !matches!(head.method, Method::GET | Method::HEAD) {
+                let (action, path, from) = ("refused", head.uri.path(), peer.address());
+                tracing::warn!(target: "audit", action, path, from, "a change was refused: {}", refusal.detail);
+            }
+            refusal.into_response()
+        }
     }
 }
 
@@ -135,6 +141,10 @@ impl IntoResponse for Refusal {
         let mut response = (self.status, Json(problem)).into_response();
         let kind = HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        if self.status == StatusCode::UNAUTHORIZED {
+            // RFC 9110 §15.5.2
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         response
     }
 }

@@ -45,7 +45,15 @@ impl Peer {
     /// For the audit log.
     pub(super) fn name(&self) -> String {
         match self {
-            Self::Ip(address) => format!("admin token, {}", address.ip()),
+            Self::Ip(_) => format!("admin token, {}", self.address()),
+            Self::Unix { .. } => self.address(),
+        }
+    }
+
+    /// Where a request came from, when it is not known who sent it.
+    pub(super) fn address(&self) -> String {
+        match self {
+            Self::Ip(address) => address.ip().to_string(),
             Self::Unix { user } => format!("unix socket, uid {user}"),
         }
     }

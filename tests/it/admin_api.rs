@@ -166,8 +166,10 @@ async fn changes_without_the_token_or_from_another_page_are_refused() {
     let post = || stage.http.post(url(&stage, "/reload"));
     let (status, problem) = send(post().json(&json!({}))).await;
     assert_eq!((status.as_u16(), &problem["code"]), (401, &json!("token_needed")));
-    let (status, _) = send(post().bearer_auth("guess").json(&json!({}))).await;
-    assert_eq!(status, 401);
+    let guessed = post().bearer_auth("guess").json(&json!({})).send().await.unwrap();
+    assert_eq!(guessed.status(), 401);
+    // RFC 9110 §15.5.2
+    assert_eq!(guessed.headers()["www-authenticate"], "Bearer");
     let (status, problem) = send(post().bearer_auth(token(&stage)).body("{}")).await;
     assert_eq!((status.as_u16(), &problem["code"]), (415, &json!("not_json")));
     let foreign = post().bearer_auth(token(&stage)).header("origin", "http://evil.example");

@@ -209,9 +209,16 @@ async fn every_change_and_every_refusal_is_in_the_audit_log_with_who_asked() {
     assert_eq!(run("switch orders other --dry-run"), Some(0));
     assert_eq!(run("switch --environment staging"), Some(0));
     assert_eq!(run("reload"), Some(0));
+    let url = format!("http://{}/api/v1/reload", process.admin());
+    let guess = stage.http.post(url).bearer_auth("canary-guess").json(&serde_json::json!({}));
+    assert_eq!(guess.send().await.unwrap().status(), 401);
+    eventually("the guess is on record", || process.has_logged("a change was refused")).await;
     let told = process.lines();
+    assert!(!told.concat().contains("canary-guess"));
     let told: Vec<Value> = told.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     let told: Vec<_> = told.iter().filter(|line| line["target"] == "audit").collect();
+    let (guess, told) = told.split_last().unwrap();
+    assert_eq!(["action", "path", "from"].map(|key| &guess[key]), ["refused", "/api/v1/reload", "127.0.0.1"]);
     assert!(told.iter().all(|line| line["by"] == "admin token, 127.0.0.1"), "{told:?}");
     let word = |line: &Value, key: &str| line[key].as_str().unwrap_or("-").to_owned();
     let rows: Vec<_> = told
