@@ -28,6 +28,10 @@ use crate::upstream::{
 /// How often a request waits for a connection that others fill up before it does. Then it makes its own.
 const JOINS_MAX: usize = 3;
 
+/// So long an idle connection is kept also when there are too many. Requests that end together are often
+/// followed by others that begin together, and making connections costs more than they do.
+const SURPLUS_KEPT: Duration = Duration::from_secs(1);
+
 /// What may be told to all pools.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -35,7 +39,8 @@ pub struct Settings {
     pub connect: Duration,
     /// How long a connection without requests is kept.
     pub idle: Duration,
-    /// Idle connections that are kept per upstream and worker.
+    /// Idle connections that are kept per upstream and worker. More are closed after a second; with none, each
+    /// is closed at once.
     pub idle_connections: usize,
 }
 
@@ -91,8 +96,8 @@ impl<B: Sendable> Pool<B> {
     /// seconds.
     pub fn prune(&self) {
         let now = Instant::now();
-        let kept = self.settings.get().idle;
-        let is_recent = |since: Instant| now - since < kept;
+        let settings = self.settings.get();
+        let is_recent = |since: Instant| now - since < settings.idle;
         self.shelves.borrow_mut().retain(|id, shelf| {
             shelf.idle.retain(|idle| {
                 idle.driven.catch_up();
@@ -101,6 +106,7 @@ impl<B: Sendable> Pool<B> {
             shelf.shared.retain(|shared| {
                 shared.is_fit(now) && (shared.streams.get() > 0 || is_recent(shared.since.get()))
             });
+            shelf.trim(settings.idle_connections, now);
             shelf.count();
             let is_used = !shelf.idle.is_empty() || !shelf.shared.is_empty() || !shelf.opening.is_empty();
             if !is_used {
@@ -115,7 +121,7 @@ impl<B: Sendable> Pool<B> {
         let mut shelves = self.shelves.borrow_mut();
         let shelf = shelves.entry(id).or_insert_with(|| Shelf::new(&self.tally, id));
         idle.driven.rest();
-        if shelf.idle.len() < self.settings.get().idle_connections && idle.is_fit(idle.since) {
+        if self.settings.get().idle_connections > 0 && idle.is_fit(idle.since) {
             shelf.idle.push(idle);
             shelf.count();
         }
@@ -125,9 +131,7 @@ impl<B: Sendable> Pool<B> {
     pub(super) fn rest(&self, shared: &Rc<Shared>) {
         let mut shelves = self.shelves.borrow_mut();
         let Some(shelf) = shelves.get_mut(&shared.upstream.id) else { return };
-        let at_rest = shelf.shared.iter().filter(|shared| shared.streams.get() == 0).count();
-        if at_rest + shelf.idle.len() > self.settings.get().idle_connections || !shared.is_fit(Instant::now())
-        {
+        if self.settings.get().idle_connections == 0 || !shared.is_fit(Instant::now()) {
             shelf.forget(shared);
         }
         shelf.count();
@@ -180,10 +184,27 @@ impl<B: Sendable> Shelf<B> {
         found
     }
 
+    /// Closes what is more than `kept`, the longest idle first.
+    fn trim(&mut self, kept: usize, now: Instant) {
+        let mut surplus = self.resting().saturating_sub(kept);
+        let is_old = |since: Instant| now - since >= SURPLUS_KEPT;
+        let old = self.idle.iter().take(surplus).take_while(|idle| is_old(idle.since)).count();
+        self.idle.drain(..old);
+        surplus -= old;
+        self.shared.retain(|shared| {
+            let goes = surplus > 0 && shared.streams.get() == 0 && is_old(shared.since.get());
+            surplus -= usize::from(goes);
+            !goes
+        });
+    }
+
+    fn resting(&self) -> usize {
+        self.idle.len() + self.shared.iter().filter(|shared| shared.streams.get() == 0).count()
+    }
+
     /// Tells how many are idle. A shared connection that gets a request is told of at the next look.
     fn count(&self) {
-        let at_rest = self.shared.iter().filter(|shared| shared.streams.get() == 0).count();
-        self.resting.set((self.idle.len() + at_rest) as u64);
+        self.resting.set(self.resting() as u64);
     }
 }
 

@@ -194,6 +194,11 @@ impl Peer {
     pub(crate) fn release(&self) {
         self.release.send_replace(true);
     }
+
+    /// What lies under `/v1/slow` waits again.
+    pub(crate) fn hold(&self) {
+        self.release.send_replace(false);
+    }
 }
 
 async fn serve(

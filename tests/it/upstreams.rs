@@ -293,6 +293,26 @@ async fn idle_connections_are_closed_and_are_not_more_than_allowed() {
 }
 
 #[tokio::test]
+async fn requests_that_begin_together_again_find_the_connections_of_those_that_ended_together() {
+    let authority = Authority::new();
+    let peer = Peer::start(Some(Tls::new(&authority))).await;
+    let routes = route(&peer.url("https"), &format!("http2: off, {}", ca(&authority)));
+    let more = "workers: 1\nlimits: {upstream_idle_connections: 2}";
+    let stage = Plan::default().more(more).routes(&routes).start().await;
+    stage.ready().await;
+    for round in 1..=3 {
+        peer.hold();
+        let all_there = async {
+            eventually("all are there", || peer.seen().len() == 5 * round).await;
+            peer.release();
+        };
+        assert_eq!(at_once(&stage, 5, "/v1/slow", all_there).await, [200; 5]);
+    }
+    assert_eq!(peer.accepted(), 5);
+    eventually("few are kept", || peer.open() == 2).await;
+}
+
+#[tokio::test]
 async fn an_idle_connection_that_the_upstream_has_closed_costs_no_request() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stage = gateway(&route(&format!("http://{}", listener.local_addr().unwrap()), "")).await;
