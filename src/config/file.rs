@@ -239,7 +239,8 @@ pub(super) struct Limits {
     pub(super) connections: Option<Field<u64>>,
     /// Connections of one caller address on a listener at a time, 1 to 1000000. Default as many as `connections`.
     pub(super) connections_per_address: Option<Field<u64>>,
-    /// Idle connections kept per upstream and worker, 0 to 100000. Default 256.
+    /// Idle connections kept per upstream and worker, 0 to 100000. Default 256. More are closed after a second; with 0
+    /// each is closed after its requests.
     pub(super) upstream_idle_connections: Option<Field<u64>>,
     /// Bytes of a request body, up to 1TiB; a longer one is refused. Default no limit.
     pub(super) body_bytes: Option<Field<SizeText>>,
