@@ -351,8 +351,10 @@ impl Exchange {
         if connection.version() == Version::HTTP_11 && response.version() != Version::HTTP_11 {
             connection.retire();
         }
-        // The caller may read the answer only when it has sent everything.
-        if !is_upgraded && self.body.as_ref().is_some_and(|body| !body.is_sent()) {
+        // The caller may read the answer only when it has sent everything; and what was taken of the body may
+        // still lie here when the answer has ended.
+        let is_on_its_way = |body: &Rc<Recorder<_>>| !body.is_sent() || connection.is_blocked();
+        if !is_upgraded && self.body.as_ref().is_some_and(is_on_its_way) {
             connection.let_go();
         }
         let carrier = Carrier { connection, _keeper: trip.asking.map(|(keeper, _)| keeper) };

@@ -132,6 +132,12 @@ impl<B: Sendable> Connection<B> {
         }
     }
 
+    /// Whether part of the request waits until the upstream reads. Of a shared connection that is not asked:
+    /// it moves by itself.
+    pub fn is_blocked(&self) -> bool {
+        matches!(&self.lane, Lane::Http1(whole) if whole.wire.is_blocked())
+    }
+
     /// The connection is not to be used again after this request.
     pub fn retire(&mut self) {
         match &mut self.lane {
@@ -155,7 +161,7 @@ impl<B: Sendable> Connection<B> {
     /// not hold up the request's body.
     pub fn let_go(&self) {
         if let Lane::Http1(whole) = &self.lane {
-            whole.driven.let_go();
+            whole.driven.let_go(&whole.wire);
         }
     }
 

@@ -23,12 +23,14 @@ use crate::{
     upstream::{
         Sendable,
         bell::Bell,
-        stream::{Stream, Upgraded},
+        stream::{Stream, Upgraded, Wire},
     },
 };
 
 /// How long saying goodbye may take: TLS has a last record to send, which a stalled peer does not take.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
+/// How long the rest of an upload may stand still when everybody has gone.
+const STALL_LIMIT: Duration = Duration::from_secs(10);
 
 type Running<B> = http1::Connection<TokioIo<Stream>, B>;
 
@@ -115,16 +117,27 @@ impl<B: Sendable> Driven<B> {
     }
 
     /// Gives the connection a task, so that it moves also while nobody waits for it.
-    pub(super) fn let_go(self: &Rc<Self>) {
+    pub(super) fn let_go(self: &Rc<Self>, wire: &Rc<Wire>) {
         if self.has_task.replace(true) {
             return;
         }
-        let this = Rc::clone(self);
-        // Ends by itself when the connection closes or its sender is dropped.
+        let (this, held, wire) = (Rc::clone(self), Rc::downgrade(self), Rc::clone(wire));
+        // Ends by itself when the connection closes, or when its sender is dropped and all is sent.
         tokio::task::spawn_local(async move {
             let Some(mut running) = this.running.take() else { return };
             drop(this);
-            let outcome = poll_fn(|cx| running.poll_without_shutdown(cx)).await;
+            let mut sent_bytes = wire.sent_bytes();
+            let outcome = loop {
+                let moving = poll_fn(|cx| running.poll_without_shutdown(cx));
+                if let Ok(outcome) = tokio::time::timeout(STALL_LIMIT, moving).await {
+                    break outcome;
+                }
+                // Nobody would notice otherwise that the upstream never reads the rest of an upload.
+                if held.strong_count() == 0 && wire.sent_bytes() == sent_bytes {
+                    return;
+                }
+                sent_bytes = wire.sent_bytes();
+            };
             if let Some((stream, _)) = remains(running, outcome) {
                 say_goodbye(stream).await;
             }

@@ -51,6 +51,8 @@ pub(super) struct Wire {
     era: Option<Era>,
     sent_bytes: Cell<u64>,
     received_bytes: Cell<u64>,
+    /// What is to be sent waits until the upstream reads.
+    is_blocked: Cell<bool>,
     /// Nothing more will come.
     has_ended: Cell<bool>,
     /// TLS has failed after its handshake.
@@ -74,6 +76,11 @@ impl Wire {
     /// Bytes that the system has taken so far. Unchanged means that nothing of a request has left.
     pub(super) fn sent_bytes(&self) -> u64 {
         self.sent_bytes.get()
+    }
+
+    /// Whether bytes wait here until the upstream reads.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.is_blocked.get()
     }
 
     /// Bytes that have come so far.
@@ -117,6 +124,7 @@ impl Stream {
 
     /// Turns the failure of a write of `length` bytes into deafness, and counts a success.
     fn survive(&self, written: Poll<io::Result<usize>>, length: usize) -> Poll<io::Result<usize>> {
+        self.wire.is_blocked.set(written.is_pending());
         match written {
             Poll::Ready(Err(error)) if is_closed_by_peer(&error) => {
                 self.wire.is_deaf.set(true);

@@ -98,7 +98,7 @@ impl Peer {
     /// The next `count` bytes.
     pub(crate) async fn take(&mut self, count: usize) -> Vec<u8> {
         while self.ahead.len() < count {
-            assert!(self.more().await, "closed after {:?}", String::from_utf8_lossy(&self.ahead));
+            assert!(self.more().await, "closed after {:?}", self.latest());
         }
         let rest = self.ahead.split_off(count);
         std::mem::replace(&mut self.ahead, rest)
@@ -111,7 +111,7 @@ impl Peer {
             if let Some(at) = found {
                 return String::from_utf8(self.take(at + text.len()).await).unwrap();
             }
-            assert!(self.more().await, "closed after {:?}", String::from_utf8_lossy(&self.ahead));
+            assert!(self.more().await, "closed after {:?}", self.latest());
         }
     }
 
@@ -130,6 +130,11 @@ impl Peer {
     pub(crate) async fn is_silent_for(&mut self, time: Duration) -> bool {
         let mut one = [0];
         self.ahead.is_empty() && tokio::time::timeout(time, self.stream.peek(&mut one)).await.is_err()
+    }
+
+    /// The end of what has come.
+    fn latest(&self) -> String {
+        String::from_utf8_lossy(&self.ahead[self.ahead.len().saturating_sub(500)..]).into_owned()
     }
 
     async fn more(&mut self) -> bool {

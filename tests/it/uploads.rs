@@ -13,7 +13,7 @@ use tokio::{
 use crate::{
     front::{Peer, played},
     process::Process,
-    stage::{PATIENCE, Plan, Stage},
+    stage::{PATIENCE, Plan, Stage, pause},
 };
 
 const MIB: usize = 1024 * 1024;
@@ -90,7 +90,7 @@ async fn a_401_in_the_middle_of_an_upload_is_recovered() {
         stage.idp.wait_for_issued(2).await;
         for part in rest.chunks(30_000) {
             send.send(Bytes::copy_from_slice(part)).unwrap();
-            crate::stage::pause().await;
+            pause().await;
         }
         drop(send);
     };
@@ -166,6 +166,25 @@ async fn an_upstream_that_answers_without_a_word_on_the_expectation_gets_the_upl
     let body = upstream.take(27).await;
     upstream.send(&body).await;
     caller.until("more than can be sent again").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_an_upload_arrives_also_when_its_answer_was_complete_before() {
+    const LENGTH: usize = 6 * MIB;
+    let more = "replay: {limit: 16MiB}\nlimits: {upstream_idle_connections: 0}";
+    let (listener, stage) = played(more).await;
+    let upload = Bytes::from("x".repeat(LENGTH));
+    // How much there is room for on the way, nobody outside can tell. A little more lay in the gateway, and was lost.
+    for unread in (0..LENGTH).step_by(MIB / 50) {
+        let asking = tokio::spawn(stage.http.post(stage.url("/v1")).body(upload.clone()).send());
+        let mut upstream = Peer::accept(&listener).await;
+        upstream.head().await;
+        upstream.take(LENGTH - unread).await;
+        pause().await;
+        upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+        upstream.take(unread).await;
+        assert_eq!(asking.await.unwrap().unwrap().text().await.unwrap(), "ok", "{unread}");
+    }
 }
 
 #[tokio::test]
@@ -252,7 +271,7 @@ async fn in_flight(stage: &Stage, count: usize) {
     let line = format!("keybearer_in_flight{{route=\"orders\",profile=\"account\"}} {count}\n");
     let counted = async {
         while !stage.admin("/metrics").await.1.contains(&line) {
-            crate::stage::pause().await;
+            pause().await;
         }
     };
     tokio::time::timeout(PATIENCE, counted).await.expect("the gateway notices");
