@@ -1,6 +1,6 @@
 //! Informational responses of an upstream, and what waits for them.
 //!
-//! They may arrive on the connection's own task, while the request's task waits for the answer. A large
+//! They may arrive on a connection's own task, as over HTTP/2, while the request's task waits for the answer. A large
 //! upload waits for "100 Continue" before its first byte, so that a refused token costs no upload.
 
 use std::{
