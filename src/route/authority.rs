@@ -54,14 +54,15 @@ pub enum AuthorityFlaw {
 
 /// Reads `raw` as exactly `host[:port]`.
 pub fn parse(raw: &[u8]) -> Result<Authority<'_>, AuthorityFlaw> {
-    // Names are what every request has, so they are looked at with one table; the rest is rare.
-    if !raw.iter().all(|octet| is_name_octet(*octet) || *octet == b':')
-        && let Some(flaw) = raw.iter().find_map(|octet| flaw_of(*octet))
-    {
+    // What nearly every request has is read in one pass, which does not say what is wrong with the rest.
+    if let Some(named) = parse_name(raw) {
+        return Ok(named);
+    }
+    if let Some(flaw) = raw.iter().find_map(|octet| flaw_of(*octet)) {
         return Err(flaw);
     }
     let text = str::from_utf8(raw).map_err(|_| AuthorityFlaw::NonAscii)?;
-    if raw.first() == Some(&b'[') { parse_bracketed(text) } else { parse_name(text) }
+    if raw.first() == Some(&b'[') { parse_bracketed(text) } else { Err(flaw_of_name(text)) }
 }
 
 /// Whether `a` and `b` are the same place: hosts compared without case and one trailing dot, IPv6
@@ -100,6 +101,28 @@ fn flaw_of(octet: u8) -> Option<AuthorityFlaw> {
     }
 }
 
+fn parse_name(raw: &[u8]) -> Option<Authority<'_>> {
+    // As if a dot stood in front: one at the beginning is an empty label.
+    let mut before = b'.';
+    let mut colon = raw.len();
+    for (at, &octet) in raw.iter().enumerate() {
+        if octet == b':' {
+            colon = at;
+            break;
+        }
+        if !is_name_octet(octet) || (octet == b'.' && before == b'.') {
+            return None;
+        }
+        before = octet;
+    }
+    let (host, rest) = raw.split_at_checked(colon).filter(|(host, _)| !host.is_empty())?;
+    let port = match rest.split_first() {
+        None => None,
+        Some((_, digits)) => Some(parse_port(str::from_utf8(digits).ok()?).ok()?),
+    };
+    Some(Authority { host: str::from_utf8(host).ok()?, port })
+}
+
 fn parse_bracketed(text: &str) -> Result<Authority<'_>, AuthorityFlaw> {
     let end = text.find(']').ok_or(AuthorityFlaw::Address)?;
     let (host, rest) = text.split_at_checked(end + 1).ok_or(AuthorityFlaw::Address)?;
@@ -112,23 +135,18 @@ fn parse_bracketed(text: &str) -> Result<Authority<'_>, AuthorityFlaw> {
     Ok(Authority { host, port })
 }
 
-fn parse_name(text: &str) -> Result<Authority<'_>, AuthorityFlaw> {
-    let colon = text.bytes().position(|octet| octet == b':');
-    let (host, port) = match colon.and_then(|at| text.split_at_checked(at)) {
-        Some((host, rest)) => (host, rest.strip_prefix(':')),
-        None => (text, None),
-    };
+/// Why [`parse_name`] has refused `text`, in which no octet is wrong for itself.
+fn flaw_of_name(text: &str) -> AuthorityFlaw {
+    let (host, _) = text.split_once(':').unwrap_or((text, ""));
     if without_dot(host).is_empty() {
-        return Err(AuthorityFlaw::Empty);
+        AuthorityFlaw::Empty
+    } else if host.starts_with('.') || host.contains("..") {
+        AuthorityFlaw::EmptyLabel
+    } else if !host.bytes().all(is_name_octet) {
+        AuthorityFlaw::Character
+    } else {
+        AuthorityFlaw::Port
     }
-    let octets = host.as_bytes();
-    if octets.first() == Some(&b'.') || octets.windows(2).any(|pair| pair == b"..") {
-        return Err(AuthorityFlaw::EmptyLabel);
-    }
-    if !host.bytes().all(is_name_octet) {
-        return Err(AuthorityFlaw::Character);
-    }
-    Ok(Authority { host, port: port.map(parse_port).transpose()? })
 }
 
 /// `unreserved` and `sub-delims` of RFC 3986 §2 except the comma, which was refused before.
