@@ -60,9 +60,6 @@ impl<B: Sendable> Driven<B> {
     }
 
     /// Polls `what`, which the connection yields, and moves the connection as far as that takes.
-    ///
-    /// `what` is polled with the bell as its waker: what the connection does for it while somebody looks
-    /// wakes nobody.
     pub(super) fn poll<T>(
         &self,
         cx: &mut Context<'_>,
@@ -72,16 +69,29 @@ impl<B: Sendable> Driven<B> {
             return what(cx);
         }
         self.bell.mute();
-        let mut ring = Context::from_waker(&self.ring);
-        if let Poll::Ready(ready) = what(&mut ring) {
+        if let Poll::Ready(ready) = self.look(&mut what) {
             return Poll::Ready(ready);
         }
         self.turn();
-        if let Poll::Ready(ready) = what(&mut ring) {
+        if let Poll::Ready(ready) = self.look(&mut what) {
             return Poll::Ready(ready);
         }
         self.bell.call(cx.waker());
         Poll::Pending
+    }
+
+    /// Polls `what`, which need not wake anybody: it changes with the connection, and is looked at then.
+    ///
+    /// That something was taken is news for a connection which wants to hand on more, but this is asked of it
+    /// before anybody waits. So it is no reason to move it once more behind a body's end.
+    fn look<T>(&self, what: &mut impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+        let had_rung = self.bell.has_rung();
+        let outcome = what(&mut Context::from_waker(Waker::noop()));
+        // One thread moves the connection and its socket: nobody else has rung meanwhile.
+        if outcome.is_ready() && !had_rung {
+            self.bell.clear();
+        }
+        outcome
     }
 
     /// What is done to the connection next wakes nobody.

@@ -316,20 +316,34 @@ async fn requests_that_begin_together_again_find_the_connections_of_those_that_e
 async fn an_idle_connection_that_the_upstream_has_closed_costs_no_request() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stage = gateway(&route(&format!("http://{}", listener.local_addr().unwrap()), "")).await;
-    // Each connection serves one request, says nothing of its end, and closes.
-    for _ in 0..5 {
-        let serving = async {
-            let (mut arrived, _) = listener.accept().await.unwrap();
-            let (mut seen, mut some) = (Vec::new(), [0; 4096]);
-            while !seen.ends_with(b"once") {
-                let n = arrived.read(&mut some).await.unwrap();
-                assert!(n > 0, "the request came in part");
-                seen.extend_from_slice(&some[..n]);
-            }
-            arrived.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
-        };
-        let both = async { tokio::join!(serving, stage.post("/v1", b"once".to_vec())).1 };
-        assert_eq!(tokio::time::timeout(PATIENCE, both).await.unwrap().status(), 200);
+    let answers = [
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+    ];
+    // Each connection serves one request, says nothing of its end, and closes: at once, or when the answer has
+    // arrived.
+    for (answer, at_once) in answers.into_iter().flat_map(|answer| [(answer, true), (answer, false)]) {
+        for _ in 0..3 {
+            let serving = async {
+                let (mut arrived, _) = listener.accept().await.unwrap();
+                let (mut seen, mut some) = (Vec::new(), [0; 4096]);
+                while !seen.ends_with(b"once") {
+                    let n = arrived.read(&mut some).await.unwrap();
+                    assert!(n > 0, "the request came in part");
+                    seen.extend_from_slice(&some[..n]);
+                }
+                arrived.write_all(answer.as_bytes()).await.unwrap();
+                (!at_once).then_some(arrived)
+            };
+            let asking = async {
+                let answered = stage.post("/v1", b"once".to_vec()).await;
+                assert_eq!(answered.status(), 200, "{answer:?}, closed at once: {at_once}");
+                answered.bytes().await.unwrap()
+            };
+            let both = async { tokio::join!(serving, asking).0 };
+            drop(tokio::time::timeout(PATIENCE, both).await.unwrap());
+        }
     }
 }
 
