@@ -47,6 +47,7 @@ pub mod record;
 pub mod recovery;
 pub mod settings;
 pub mod target;
+pub mod timers;
 pub mod trace;
 pub mod tunnel;
 pub mod upgrade;

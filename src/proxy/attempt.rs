@@ -24,6 +24,7 @@ use crate::{
         interim::{Interims, Keeper},
         line::Line,
         record::Record,
+        timers::Late,
         upgrade::{self, Handshake},
         worker::{RouteState, Worker},
     },
@@ -300,9 +301,9 @@ impl Exchange {
                 }
                 sent.map(|sent| sent.map_err(failure))
             });
-            match tokio::time::timeout(clock.next(trip), answered).await {
+            match self.worker.timers().limit(clock.next(trip), answered).await {
                 Ok(outcome) => return outcome,
-                Err(_) => clock.strike(trip)?,
+                Err(Late) => clock.strike(trip)?,
             }
         }
     }

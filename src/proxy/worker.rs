@@ -18,11 +18,12 @@ use http::{HeaderValue, Version};
 use crate::{
     proxy::{
         attempt::RequestBody,
-        credentials::{Credentials, Slots},
+        credentials::Slots,
         fault::CODES,
         recent::Recent,
         recovery::OUTCOMES,
         settings::{RouteSettings, Timeouts},
+        timers::Timers,
     },
     replay::Budget,
     route::{Entry, Head, Table},
@@ -37,6 +38,10 @@ use crate::{
         tally::Tally,
     },
 };
+
+mod route;
+
+pub use route::RouteState;
 
 /// What one worker counts for one route.
 pub type Shard = metrics::Shard<CODES, OUTCOMES>;
@@ -178,87 +183,6 @@ impl Gateway {
     }
 }
 
-/// One worker's side of a route.
-pub struct RouteState {
-    route: Arc<Route>,
-    shard: Arc<Shard>,
-    /// A copy of the current tokens that no other thread touches.
-    credentials: RefCell<Option<Credentials>>,
-}
-
-impl RouteState {
-    /// The route's name.
-    pub fn name(&self) -> &str {
-        &self.route.name
-    }
-
-    /// The matched path prefix.
-    pub fn prefix(&self) -> &str {
-        &self.route.prefix
-    }
-
-    /// What the route was told.
-    pub fn settings(&self) -> &RouteSettings {
-        &self.route.settings
-    }
-
-    /// Where it forwards to.
-    pub fn upstream(&self) -> &Arc<Upstream> {
-        &self.route.upstream
-    }
-
-    /// The owner of its profile's token.
-    pub fn profile(&self) -> Option<&token::Handle> {
-        self.route.profile.as_ref()
-    }
-
-    /// This worker's counters.
-    pub fn shard(&self) -> &Shard {
-        &self.shard
-    }
-
-    /// The owners of tokens that go on the same requests.
-    pub fn also(&self) -> &[token::Handle] {
-        &self.route.also
-    }
-
-    /// Where all these go beside `Authorization`.
-    pub fn slots(&self) -> &Slots {
-        &self.route.slots
-    }
-
-    /// What goes on a request now, if every profile has a valid token.
-    pub fn current_credentials(&self) -> Option<Credentials> {
-        let current = self.profile()?.current()?;
-        if !self.route.also.is_empty() {
-            return self.current_of_several(&current.arc());
-        }
-        let current = current.token();
-        let mut copy = self.credentials.borrow_mut();
-        match copy.as_ref() {
-            Some(copied) if copied.generation() == current.generation() => Some(copied.clone()),
-            _ => {
-                *copy = Credentials::of(current, &[]);
-                copy.clone()
-            }
-        }
-    }
-
-    fn current_of_several(&self, own: &token::Token) -> Option<Credentials> {
-        let others = self.route.also.iter().map(|profile| Some(profile.current()?.arc()));
-        let others: Vec<_> = others.collect::<Option<_>>()?;
-        let mut copy = self.credentials.borrow_mut();
-        let is_known = copy.as_ref().is_some_and(|copied| {
-            let known = copied.generations_of_others().iter().copied();
-            copied.generation() == own.generation() && known.eq(others.iter().map(|o| o.generation()))
-        });
-        if !is_known {
-            *copy = Credentials::of(own, &others);
-        }
-        copy.clone()
-    }
-}
-
 struct View {
     version: u64,
     snapshot: Arc<Snapshot>,
@@ -273,6 +197,7 @@ pub struct Worker {
     view: RefCell<Rc<View>>,
     unrouted: Arc<Shard>,
     in_flight: Cell<usize>,
+    timers: Timers,
 }
 
 impl Worker {
@@ -289,12 +214,18 @@ impl Worker {
             view,
             unrouted: gateway.unrouted.get(index).cloned().unwrap_or_default(),
             in_flight: Cell::new(0),
+            timers: Timers::default(),
         })
     }
 
     /// The upstream connections.
     pub fn pool(&self) -> &Rc<Pool<RequestBody>> {
         &self.pool
+    }
+
+    /// What keeps time limits.
+    pub(super) fn timers(&self) -> &Timers {
+        &self.timers
     }
 
     /// Time limits in force.
@@ -389,7 +320,7 @@ fn view(gateway: &Gateway, index: usize) -> View {
     let snapshot = gateway.snapshot();
     let state = |route: &Arc<Route>| {
         let shard = route.shards.get(index).cloned().unwrap_or_default();
-        Rc::new(RouteState { route: Arc::clone(route), shard, credentials: RefCell::default() })
+        Rc::new(RouteState::new(Arc::clone(route), shard))
     };
     let routes = snapshot.routes.iter().map(state).collect();
     View { version, snapshot, routes }
