@@ -21,6 +21,7 @@ pub(crate) mod framing;
 mod guard;
 mod http2;
 pub mod inherited;
+mod isolated;
 mod refuse;
 mod room;
 mod serve;

@@ -53,7 +53,8 @@ pub mod tunnel;
 pub mod upgrade;
 pub mod worker;
 
-pub use line::{Interim, Line};
+pub use crate::upstream::interims::Interim;
+pub use line::{Held, Line};
 
 /// A request as a listener hands it over: refused already when its bytes are no HTTP that can be
 /// trusted.
@@ -64,33 +65,46 @@ pub struct Inbound {
     pub refused: Option<Fault>,
     /// Who sent it.
     pub caller: Caller,
-    /// Dropped when the request is over, its answer included, so that the listener notices.
-    pub line: Rc<dyn Line>,
+    /// The caller's side.
+    pub line: Held,
 }
 
-/// Serves one request.
-pub async fn respond(worker: Rc<Worker>, inbound: Inbound) -> Response<Answer> {
-    let Inbound { mut request, refused, caller, line } = inbound;
-    let mut record = Record::begin(&worker, &mut request, caller, line, refused.is_none());
-    let outcome = match refused {
-        Some(fault) => Err(fault),
-        None => forward(&worker, request, &mut record).await,
-    };
-    match outcome {
-        Ok((sent, Some(handshake))) if sent.is_upgraded => {
-            Box::pin(switch(&worker, sent, handshake, record)).await
+/// Serves one request. All that comes before the first wait is done at once, so that the future which is moved
+/// about holds what it needs and nothing else.
+pub fn respond(worker: Rc<Worker>, inbound: Inbound) -> impl Future<Output = Response<Answer>> {
+    let (mut record, begun) = begin(&worker, inbound);
+    async move {
+        let (sent, handshake) = match begun {
+            Ok(mut exchange) => match forward(&mut exchange, &mut record).await {
+                Ok(sent) => (sent, exchange.take_handshake()),
+                Err(fault) => return Answer::fault(fault, record),
+            },
+            Err(fault) => return Answer::fault(fault, record),
+        };
+        match handshake {
+            Some(handshake) if sent.is_upgraded => Box::pin(switch(&worker, sent, handshake, record)).await,
+            _ => answer(&worker, sent, record),
         }
-        Ok((sent, _)) => answer(&worker, sent, record),
-        Err(fault) => Answer::fault(fault, record),
     }
 }
 
-/// Phases 2 to 7: from the head to an upstream's response.
-async fn forward(
+/// Phases 2, 3 and 5, and the record that outlives them.
+fn begin(worker: &Rc<Worker>, inbound: Inbound) -> (Box<Record>, Result<Box<Exchange>, Fault>) {
+    let Inbound { mut request, refused, caller, line } = inbound;
+    let mut record = Record::begin(worker, &mut request, caller, line, refused.is_none());
+    let begun = match refused {
+        Some(fault) => Err(fault),
+        None => plan(worker, request, &mut record),
+    };
+    (record, begun)
+}
+
+/// From the head to what will be sent, but for the credential.
+fn plan(
     worker: &Rc<Worker>,
     request: Request<Received>,
     record: &mut Record,
-) -> Result<(Sent, Option<Handshake>), Fault> {
+) -> Result<Box<Exchange>, Fault> {
     let (mut head, body) = request.into_parts();
     let handshake = upgrade::take(&mut head, record.found())?;
     let matched = find_route(worker, &head, &**record.line())?;
@@ -101,23 +115,28 @@ async fn forward(
     let target = target::upstream_target(route.settings(), route.prefix(), &head.uri)?;
     prepare(worker, &route, &mut head, record)?;
     head.uri = route.slots().clean(target)?;
-    let mut exchange = Exchange::new(worker, &route, record, (head, body), handshake)?;
+    let exchange = Exchange::new(worker, route, record, (head, body), handshake)?;
     record.uploads(exchange.body());
-    let credentials = credentials(&route, &exchange, record).await?;
+    Ok(exchange)
+}
+
+/// Phases 4, 6 and 7: from a token to an upstream's response.
+async fn forward(exchange: &mut Exchange, record: &mut Record) -> Result<Sent, Fault> {
+    let route = Rc::clone(exchange.route());
+    let credentials = credentials(&route, exchange, record).await?;
     let first = exchange.send(credentials.as_ref(), record).await?;
-    let sent = match (route.profile(), credentials) {
+    match (route.profile(), credentials) {
         // Boxed, as everything that is rare: a request's future is moved, and small ones move fast.
         (Some(_), Some(credentials)) if exchange.is_refused(&first) => {
-            Box::pin(recovery::recover(&mut exchange, &route, credentials, first, record)).await
+            Ok(Box::pin(recovery::recover(exchange, &route, credentials, first, record)).await)
         }
         _ => {
             if let Some(body) = exchange.body() {
                 body.settle();
             }
-            first
+            Ok(first)
         }
-    };
-    Ok((sent, exchange.take_handshake()))
+    }
 }
 
 /// Phase 4: the current token of the route's profile, and those that go with it; `None` where none goes on
@@ -175,7 +194,7 @@ fn prepare(
         head.headers.insert(header::HOST, host.map_err(|_| Fault::BadRequest(BadRequest::Target))?);
     }
     let tells_host = settings.forwarded != settings::Forwarding::Off;
-    let host = head.headers.get(header::HOST).filter(|_| tells_host).cloned();
+    let host = tells_host.then(|| head.headers.get(header::HOST).cloned()).flatten();
     let source = forwarded::Source {
         address: record.caller().ip(),
         is_trusted: record.caller().is_trusted(),

@@ -15,7 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode, uri};
+use http::{HeaderValue, uri};
 use http_body::Body;
 
 use crate::profile::certificate::Presented;
@@ -29,6 +29,7 @@ mod driven;
 pub mod gather;
 mod http1;
 mod http2;
+pub mod interims;
 mod opening;
 pub mod pool;
 mod race;
@@ -189,13 +190,6 @@ impl fmt::Display for Origin {
 pub trait Sendable: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Unpin + 'static {}
 
 impl<B> Sendable for B where B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Unpin + 'static {}
-
-/// Who wants an upstream's informational responses (RFC 9110 §15.2). They may come on another task than
-/// the one that waits for the response.
-pub trait Hear: Send + Sync + 'static {
-    /// One has come.
-    fn heard(&self, status: StatusCode, headers: &HeaderMap);
-}
 
 /// An origin made ready to be connected to.
 pub struct Upstream {

@@ -23,13 +23,13 @@ use crate::{
     listen::{
         Limits,
         frames::Frames,
-        serve::poll_isolated,
+        isolated::Isolated,
         streams::{Paced, Stream, Streams},
         transport::Transport,
         watched::{End, Ending, Watched},
     },
     proxy::{
-        self, Inbound, Interim, Line,
+        self, Held, Inbound, Interim, Line,
         answer::Answer,
         fault::{BadRequest, Fault},
         tunnel::Tunnel,
@@ -122,9 +122,8 @@ async fn answer(
 ) {
     let is_head = request.method() == Method::HEAD;
     let (request, receiving) = opened(request, &side);
-    let inbound = Inbound { request, refused, caller, line: Rc::clone(&side) as Rc<dyn Line> };
-    let mut responding = pin!(proxy::respond(worker, inbound));
-    let responding = poll_fn(|cx| poll_isolated(responding.as_mut(), cx));
+    let inbound = Inbound { request, refused, caller, line: Held::new(Rc::clone(&side) as Rc<dyn Line>) };
+    let responding = Isolated::begin(|| proxy::respond(worker, inbound));
     let Some(answer) = side.unless_reset(responding).await else {
         return;
     };

@@ -7,7 +7,7 @@
 use std::{cell::Cell, io::Write as _, rc::Rc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, Response, Version, header::CONNECTION};
+use http::{Response, Version, header::CONNECTION};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::{
@@ -79,7 +79,7 @@ impl Drop for Guest {
 
 /// The fault as bytes of HTTP/1.1.
 fn answer(fault: &Fault) -> Vec<u8> {
-    let request_id = headers::request_id(&HeaderMap::new());
+    let request_id = headers::made_id();
     let about = About { route: None, request_id: &request_id, is_grpc: false, version: Version::HTTP_11 };
     written(&fault.response(&about))
 }

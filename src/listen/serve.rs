@@ -3,7 +3,6 @@
 use std::{
     convert::Infallible,
     future::poll_fn,
-    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
@@ -14,7 +13,6 @@ use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use pin_project_lite::pin_project;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf},
     time::Instant,
@@ -28,10 +26,11 @@ use crate::{
         frames::PREFACE,
         guard::Guard,
         http2,
+        isolated::Isolated,
         transport::{Accepted, Transport},
         watched::{End, Watched},
     },
-    proxy::{self, Inbound, Interim, Line, answer::Answer, tunnel::Tunnel, worker::Worker},
+    proxy::{self, Held, Inbound, Interim, Line, answer::Answer, tunnel::Tunnel, worker::Worker},
 };
 
 /// What a caller still sends behind an early answer is read for so long, so that the answer reaches it.
@@ -133,11 +132,10 @@ async fn converse(
     let (watched, limits) = (registered.watched(), registered.limits());
     let service = service_fn(|request| {
         let refused = watched.serve();
-        let line = Rc::new(ConnectionLine(Rc::clone(watched)));
+        let line = Held::new(Rc::clone(watched) as Rc<dyn Line>);
         let inbound = Inbound { request: Request::map(request, Received::Http1), refused, caller, line };
-        let responding = proxy::respond(Rc::clone(worker), inbound);
-        // Boxed, so that the library moves a pointer and not everything that a request needs.
-        Box::pin(Serving { responding, watched: Rc::clone(watched) })
+        let responding = Isolated::begin(|| proxy::respond(Rc::clone(worker), inbound));
+        Serving { responding, watched: Rc::clone(watched) }
     });
     // The guard has judged every head before hyper sees it, so hyper's limits only have to be no
     // smaller. Its header timer is replaced by the watch.
@@ -198,61 +196,47 @@ async fn close(mut stream: Transport, linger: bool) {
     let _ = tokio::time::timeout(LINGER_TIME_MAX, drain).await;
 }
 
-pin_project! {
-    /// One request of an HTTP/1.1 connection.
-    struct Serving<F> {
-        #[pin]
-        responding: F,
-        watched: Rc<Watched>,
-    }
+/// One request of an HTTP/1.1 connection.
+struct Serving<F> {
+    responding: Isolated<F>,
+    watched: Rc<Watched>,
 }
 
 impl<F: Future<Output = Response<Answer>>> Future for Serving<F> {
     type Output = Result<Response<Answer>, Infallible>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let answer = ready!(poll_isolated(this.responding, cx));
-        this.watched.begin_answer();
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let answer = ready!(Pin::new(&mut self.responding).poll(cx));
+        self.watched.begin_answer();
         Poll::Ready(Ok(answer))
     }
 }
 
-/// Polls a request. A panic in its own code ends it with an answer, and nothing else; it must not be polled
-/// again then.
-pub(super) fn poll_isolated(
-    mut responding: Pin<&mut impl Future<Output = Response<Answer>>>,
-    cx: &mut Context<'_>,
-) -> Poll<Response<Answer>> {
-    match catch_unwind(AssertUnwindSafe(|| responding.as_mut().poll(cx))) {
-        Ok(answer) => answer,
-        Err(_) => Poll::Ready(Answer::internal()),
-    }
-}
-
-/// The caller's side of one request on an HTTP/1.1 connection.
-struct ConnectionLine(Rc<Watched>);
-
-impl Line for ConnectionLine {
+/// The caller's side of the current request on an HTTP/1.1 connection.
+impl Line for Watched {
     fn is_tls(&self) -> bool {
-        self.0.tls.get().is_some()
+        self.tls.get().is_some()
     }
 
     fn is_misdirected(&self, host: &str) -> bool {
-        self.0.tls.get().is_some_and(|tls| tls.is_misdirected(host))
+        self.tls.get().is_some_and(|tls| tls.is_misdirected(host))
     }
 
     fn inform(&self, interim: &Interim) {
-        let mut waiting = self.0.interim.borrow_mut();
+        let mut waiting = self.interim.borrow_mut();
         if waiting.len() < INTERIM_BYTES_MAX {
             write_interim(&mut waiting, interim);
         }
         drop(waiting);
-        self.0.wake();
+        self.wake();
     }
 
     fn hand_over(&self, tunnel: Tunnel) {
-        *self.0.tunnel.borrow_mut() = Some(tunnel);
+        *self.tunnel.borrow_mut() = Some(tunnel);
+    }
+
+    fn end(&self) {
+        self.answer();
     }
 }
 
@@ -266,25 +250,4 @@ fn write_interim(out: &mut BytesMut, interim: &Interim) {
         }
     }
     out.extend_from_slice(b"\r\n");
-}
-
-impl Drop for ConnectionLine {
-    fn drop(&mut self) {
-        self.0.answer();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::pin::pin;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_panic_in_a_request_ends_in_an_answer_of_its_own() {
-        let mut panics = pin!(async { panic!("canary") });
-        let answer = poll_fn(|cx| poll_isolated(panics.as_mut(), cx)).await;
-        assert_eq!(answer.status(), 500);
-        assert_eq!(answer.headers()["content-type"], "application/problem+json");
-    }
 }

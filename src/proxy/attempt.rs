@@ -2,9 +2,10 @@
 
 use std::{
     future::poll_fn,
-    pin::pin,
+    mem,
+    pin::{Pin, pin},
     rc::Rc,
-    task::{Context, Poll},
+    task::Poll,
     time::Duration,
 };
 
@@ -21,8 +22,9 @@ use crate::{
         credentials::Credentials,
         fault::{BadRequest, Fault},
         headers,
-        interim::{Interims, Keeper},
+        interim::Keeper,
         line::Line,
+        notable::Notable,
         record::Record,
         timers::Late,
         upgrade::{self, Handshake},
@@ -39,10 +41,12 @@ use crate::{
 mod body;
 mod clock;
 mod failure;
+mod trip;
 
 pub use body::RequestBody;
 use clock::Clock;
 use failure::{Failure, connect_fault, failure, is_soundly_framed};
+use trip::{Asking, Trip};
 
 /// How often one attempt may be sent again. A second time is for a group of servers of which one stops
 /// while another has just stopped.
@@ -81,6 +85,8 @@ pub struct Exchange {
     is_grpc: bool,
     /// Whether the caller's protocol knows informational responses.
     informs: bool,
+    /// Whether the caller has said something of trailers, so that the upstream may be told.
+    may_tell_te: bool,
     handshake: Option<Handshake>,
 }
 
@@ -91,11 +97,11 @@ impl Exchange {
     /// [`Fault::BodyTooLong`] when the body is known to be longer than the route allows.
     pub fn new(
         worker: &Rc<Worker>,
-        route: &Rc<RouteState>,
+        route: Rc<RouteState>,
         record: &Record,
         (mut head, body): (request::Parts, Received),
         handshake: Option<Handshake>,
-    ) -> Result<Self, Fault> {
+    ) -> Result<Box<Self>, Fault> {
         head.version = Version::HTTP_11;
         head.extensions.clear();
         let settings = route.settings();
@@ -107,9 +113,15 @@ impl Exchange {
             let limit = route.profile().map_or(0, |_| settings.replay_limit_bytes);
             Rc::new(Recorder::new(body, limit, settings.body_bytes_max, worker.budget()))
         });
-        let (worker, route, line) = (Rc::clone(worker), Rc::clone(route), Rc::clone(record.line()));
+        let (worker, line) = (Rc::clone(worker), Rc::clone(record.line()));
         let (is_grpc, informs) = (record.is_grpc(), record.version() != Version::HTTP_10);
-        Ok(Self { worker, route, line, head, body, is_grpc, informs, handshake })
+        let may_tell_te = record.found().has(Notable::TE);
+        Ok(Box::new(Self { worker, route, line, head, body, is_grpc, informs, may_tell_te, handshake }))
+    }
+
+    /// Where it goes.
+    pub fn route(&self) -> &Rc<RouteState> {
+        &self.route
     }
 
     /// Whether the request could be sent again.
@@ -185,7 +197,8 @@ impl Exchange {
         }
         let pool = Rc::clone(self.worker.pool());
         let want = if self.handshake.is_some() { Want::Http1 } else { Want::Any };
-        let upstream = self.route.upstream();
+        let route = Rc::clone(&self.route);
+        let upstream = route.upstream();
         let mut connection = pool.connection(upstream, want).await.map_err(connect_fault)?;
         let mut asks = self.asks_first();
         let mut resends_left = RESENDS_MAX;
@@ -194,10 +207,13 @@ impl Exchange {
             if self.handshake.is_some() && !connection.takes_handshakes() {
                 return Err(Fault::UpstreamProtocol);
             }
-            let (request, mut trip) = self.trip(credentials, connection.version(), asks)?;
+            let (request, asking) = self.prepared(credentials, connection.version(), asks)?;
+            let mut trip = Trip { interims: connection.interims(), asking };
             let (was_reused, sent_bytes) = (connection.is_reused(), connection.sent_bytes());
-            let sending = connection.send(request, trip.interims.clone());
-            let outcome = self.answered(sending, &mut trip).await;
+            let outcome = {
+                let sending = pin!(connection.send(request));
+                self.answered(sending, &mut trip).await
+            };
             if let (Some(credentials), Ok(response)) = (credentials, &outcome) {
                 credentials.learn(upstream, response.headers());
             }
@@ -243,13 +259,15 @@ impl Exchange {
     }
 
     /// The request as it goes over a connection of `version`.
-    fn trip(
-        &self,
+    fn prepared(
+        &mut self,
         credentials: Option<&Credentials>,
         version: Version,
         asks: Option<Duration>,
-    ) -> Result<(Request<RequestBody>, Trip), Fault> {
-        let mut head = self.head.clone();
+    ) -> Result<(Request<RequestBody>, Asking), Fault> {
+        // The copy stays, and has no room to grow; what goes out has some for what is put on.
+        let copy = self.head.clone();
+        let mut head = mem::replace(&mut self.head, copy);
         if let Some(handshake) = &self.handshake {
             upgrade::put(handshake, &mut head, version);
         }
@@ -257,7 +275,7 @@ impl Exchange {
             credentials.put_on(&mut head, self.route.upstream())?;
         }
         let is_http1 = version == Version::HTTP_11;
-        if is_http1 && head.headers.contains_key(TE) {
+        if is_http1 && self.may_tell_te && head.headers.contains_key(TE) {
             head.headers.insert(CONNECTION, HeaderValue::from_static("TE"));
         }
         let asking = asks.map(|limit| (Keeper::new(), limit));
@@ -281,22 +299,21 @@ impl Exchange {
                 RequestBody::Empty
             }
         };
-        Ok((Request::from_parts(head, body), Trip { interims: Interims::default(), asking }))
+        Ok((Request::from_parts(head, body), asking))
     }
 
     /// Waits for the response's head of a request that is on its way.
     async fn answered(
         &self,
-        sending: impl Future<Output = Result<Response<Received>, SendError>>,
+        mut sending: Pin<&mut impl Future<Output = Result<Response<Received>, SendError>>>,
         trip: &mut Trip,
     ) -> Result<Response<Received>, Failure> {
-        let mut sending = pin!(sending);
         let mut clock = Clock::new(self);
         loop {
             let answered = poll_fn(|cx| {
                 let sent = sending.as_mut().poll(cx);
                 // What came before the answer goes before it, also when both have come at once.
-                if let Err(fault) = self.inform(trip, cx) {
+                if let Err(fault) = self.inform(trip) {
                     return Poll::Ready(Err(Failure::Fault(fault)));
                 }
                 sent.map(|sent| sent.map_err(failure))
@@ -309,8 +326,8 @@ impl Exchange {
     }
 
     /// Passes on what the upstream says before its answer.
-    fn inform(&self, trip: &Trip, cx: &Context<'_>) -> Result<(), Fault> {
-        for mut interim in trip.interims.take(cx).map_err(|_| Fault::UpstreamProtocol)? {
+    fn inform(&self, trip: &Trip) -> Result<(), Fault> {
+        for mut interim in trip.interims.take().map_err(|_| Fault::UpstreamProtocol)? {
             match (interim.status, &trip.asking) {
                 (StatusCode::CONTINUE, Some((keeper, _))) => keeper.gate().open(),
                 // This gateway's own reader has said so, or nobody has asked.
@@ -367,30 +384,5 @@ impl Exchange {
             self.head.method,
             Method::GET | Method::HEAD | Method::PUT | Method::DELETE | Method::OPTIONS
         )
-    }
-}
-
-/// One attempt over one connection.
-struct Trip {
-    interims: Interims,
-    /// Holds the body back, at most for so long.
-    asking: Option<(Keeper, Duration)>,
-}
-
-impl Trip {
-    fn waits_for_continue(&self) -> Option<Duration> {
-        self.asking.as_ref().filter(|(keeper, _)| keeper.gate().is_closed()).map(|(_, limit)| *limit)
-    }
-
-    /// An upstream that knows no expectations may begin to answer before it has read the body; a success
-    /// is no word against the body.
-    fn welcome(&self, response: &Response<Received>) {
-        if let (true, Some((keeper, _))) = (response.status().is_success(), &self.asking) {
-            keeper.gate().open();
-        }
-    }
-
-    fn is_unexpected(&self, response: &Response<Received>) -> bool {
-        response.status() == StatusCode::EXPECTATION_FAILED && self.waits_for_continue().is_some()
     }
 }

@@ -1,10 +1,10 @@
 //! The caller's side of one request, as far as the proxy has to know it.
 
-use http::{HeaderMap, StatusCode};
+use std::rc::Rc;
 
-use crate::proxy::tunnel::Tunnel;
+use crate::{proxy::tunnel::Tunnel, upstream::interims::Interim};
 
-/// What a listener does for one request. Dropped when the request is over, its answer included.
+/// What a listener does for one request.
 pub trait Line {
     /// Whether the caller came over TLS.
     fn is_tls(&self) -> bool;
@@ -18,13 +18,28 @@ pub trait Line {
 
     /// Takes over what is to carry bytes both ways once the answer's head is out.
     fn hand_over(&self, tunnel: Tunnel);
+
+    /// The request is over, its answer included.
+    fn end(&self) {}
 }
 
-/// An informational response (RFC 9110 §15.2).
-#[derive(Clone, Debug)]
-pub struct Interim {
-    /// 102 to 199; 100 and 101 have meanings of their own.
-    pub status: StatusCode,
-    /// Its header fields.
-    pub headers: HeaderMap,
+/// A request's hold on its line, which it tells of its end, however that comes.
+pub struct Held(Rc<dyn Line>);
+
+impl Held {
+    /// The request begins.
+    pub fn new(line: Rc<dyn Line>) -> Self {
+        Self(line)
+    }
+
+    /// The line.
+    pub fn line(&self) -> &Rc<dyn Line> {
+        &self.0
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.end();
+    }
 }

@@ -41,6 +41,9 @@ impl Notable {
     /// Any name with an underscore.
     pub const UNDERSCORE: Self = Self(1 << 14);
 
+    /// `X-Request-ID`.
+    pub const REQUEST_ID: Self = Self(1 << 15);
+
     /// What `headers` has.
     pub fn of(headers: &HeaderMap) -> Self {
         headers.keys().fold(Self::default(), |found, name| found.with(kind(name.as_str())))
@@ -78,6 +81,7 @@ fn kind(name: &str) -> Notable {
         "cookie" => Notable::COOKIE,
         "proxy-status" => Notable::PROXY_STATUS,
         "forwarded" | "x-real-ip" => Notable::FORWARDING,
+        "x-request-id" => Notable::REQUEST_ID,
         _ => of_unknown(name),
     }
 }

@@ -17,7 +17,7 @@ use crate::{
         attempt::Upload,
         fault::{About, CODE_NAMES, Fault},
         headers,
-        line::Line,
+        line::{Held, Line},
         notable::Notable,
         recent::{Happening, What},
         recovery::Outcome,
@@ -38,7 +38,7 @@ pub struct Record {
     route: Option<Rc<RouteState>>,
     caller: Caller,
     /// Tells the listener that the request is over when the record is.
-    line: Rc<dyn Line>,
+    line: Held,
     version: Version,
     found: Notable,
     is_grpc: bool,
@@ -73,7 +73,7 @@ impl Record {
         worker: &Rc<Worker>,
         request: &mut Request<Received>,
         caller: Caller,
-        line: Rc<dyn Line>,
+        line: Held,
         is_genuine: bool,
     ) -> Box<Self> {
         let Telling { logs_access, tracer } = worker.telling();
@@ -83,6 +83,10 @@ impl Record {
         worker.enter();
         let has_body = !request.body().is_end_stream();
         let found = Notable::of(request.headers());
+        let request_id = match found.has(Notable::REQUEST_ID) {
+            true => headers::request_id(request.headers()),
+            false => headers::made_id(),
+        };
         Box::new(Self {
             worker: Rc::clone(worker),
             route: None,
@@ -92,7 +96,7 @@ impl Record {
             found,
             is_grpc: found.has(Notable::CONTENT_TYPE) && is_grpc(request),
             wants_trailers: found.has(Notable::TE) && headers::wants_trailers(request.headers()),
-            request_id: headers::request_id(request.headers()),
+            request_id,
             shown,
             started,
             idle_since: started,
@@ -119,7 +123,7 @@ impl Record {
 
     /// The caller's side of the request.
     pub fn line(&self) -> &Rc<dyn Line> {
-        &self.line
+        self.line.line()
     }
 
     /// Who sent it.

@@ -8,20 +8,18 @@ use std::{
 };
 
 use http::{Request, Response, Version};
-use hyper::{
-    body::Incoming,
-    client::conn::{TrySendError, http1},
-};
+use hyper::{body::Incoming, client::conn::TrySendError};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
 use crate::{
     body::{self, Received},
     upstream::{
-        Hear, Sendable,
+        Sendable,
         driven::Driven,
         http1::Idle,
         http2::{Failed, Shared},
+        interims::Interims,
         pool::Pool,
         stream::{Upgraded, Wire},
     },
@@ -65,11 +63,8 @@ enum Lane<B: Sendable> {
 
 /// A connection of one's own.
 struct Whole<B: Sendable> {
-    sender: http1::SendRequest<B>,
-    driven: Rc<Driven<B>>,
-    wire: Rc<Wire>,
+    idle: Idle<B>,
     id: u64,
-    expires: Instant,
     is_spent: bool,
     pool: Rc<Pool<B>>,
 }
@@ -77,20 +72,22 @@ struct Whole<B: Sendable> {
 /// A place on a shared connection.
 struct Share<B: Sendable> {
     shared: Rc<Shared>,
+    interims: Interims,
     pool: Rc<Pool<B>>,
 }
 
 impl<B: Sendable> Connection<B> {
     pub(super) fn whole(pool: &Rc<Pool<B>>, id: u64, idle: Idle<B>) -> Self {
-        let Idle { sender, driven, wire, expires, is_used, .. } = idle;
-        let whole = Whole { sender, driven, wire, id, expires, is_spent: false, pool: Rc::clone(pool) };
-        Self { lane: Lane::Http1(whole), is_reused: is_used }
+        let is_reused = idle.is_used;
+        let whole = Whole { idle, id, is_spent: false, pool: Rc::clone(pool) };
+        Self { lane: Lane::Http1(whole), is_reused }
     }
 
     pub(super) fn share(pool: &Rc<Pool<B>>, shared: &Rc<Shared>) -> Self {
         shared.streams.set(shared.streams.get() + 1);
         let is_reused = shared.is_used.replace(true);
-        let share = Share { shared: Rc::clone(shared), pool: Rc::clone(pool) };
+        let interims = Interims::default();
+        let share = Share { shared: Rc::clone(shared), interims, pool: Rc::clone(pool) };
         Self { lane: Lane::Http2(share), is_reused }
     }
 
@@ -127,7 +124,7 @@ impl<B: Sendable> Connection<B> {
     /// Bytes that have left over this connection so far, also for others that share it.
     pub fn sent_bytes(&self) -> u64 {
         match &self.lane {
-            Lane::Http1(whole) => whole.wire.sent_bytes(),
+            Lane::Http1(whole) => whole.idle.wire.sent_bytes(),
             Lane::Http2(share) => share.shared.wire.sent_bytes(),
         }
     }
@@ -135,7 +132,7 @@ impl<B: Sendable> Connection<B> {
     /// Whether part of the request waits until the upstream reads. Of a shared connection that is not asked:
     /// it moves by itself.
     pub fn is_blocked(&self) -> bool {
-        matches!(&self.lane, Lane::Http1(whole) if whole.wire.is_blocked())
+        matches!(&self.lane, Lane::Http1(whole) if whole.idle.wire.is_blocked())
     }
 
     /// The connection is not to be used again after this request.
@@ -149,19 +146,20 @@ impl<B: Sendable> Connection<B> {
     /// Gives the connection back once its response has been read to the end. A connection of one's own
     /// that is dropped instead closes; of a shared one only the request's stream does.
     pub fn give_back(self) {
-        let Lane::Http1(whole) = self.lane else { return };
-        if whole.is_spent {
+        let Lane::Http1(Whole { mut idle, id, is_spent, pool }) = self.lane else { return };
+        if is_spent {
             return;
         }
-        let Whole { sender, driven, wire, id, expires, pool, .. } = whole;
-        pool.keep(id, Idle { sender, driven, wire, since: Instant::now(), expires, is_used: true });
+        idle.since = Instant::now();
+        idle.is_used = true;
+        pool.keep(id, idle);
     }
 
     /// Nobody may wait for the connection from now on, but it shall move: a response that nobody reads must
     /// not hold up the request's body.
     pub fn let_go(&self) {
         if let Lane::Http1(whole) = &self.lane {
-            whole.driven.let_go(&whole.wire);
+            whole.idle.driven.let_go(&whole.idle.wire);
         }
     }
 
@@ -169,32 +167,38 @@ impl<B: Sendable> Connection<B> {
     /// already. `None` when it is gone.
     pub async fn into_upgraded(self) -> Option<Upgraded> {
         match &self.lane {
-            Lane::Http1(whole) => whole.driven.upgraded().await,
+            Lane::Http1(whole) => whole.idle.driven.upgraded().await,
             Lane::Http2(_) => None,
         }
     }
 }
 
 impl<B: Sendable> Connection<B> {
-    /// Sends one request, written for HTTP/1.1 whatever the connection speaks. Gives informational
-    /// responses to `hear`.
+    /// Informational responses to the next request, or to the one that is on its way.
+    pub fn interims(&self) -> Interims {
+        match &self.lane {
+            Lane::Http1(whole) => whole.idle.interims.clone(),
+            Lane::Http2(share) => share.interims.clone(),
+        }
+    }
+
+    /// Sends one request, written for HTTP/1.1 whatever the connection speaks.
     ///
     /// # Errors
     /// [`SendError`], which says whether the upstream may have acted.
-    pub fn send<H: Hear>(
+    pub fn send(
         &mut self,
         request: Request<B>,
-        hear: H,
-    ) -> impl Future<Output = Result<Response<Received>, SendError>> + use<B, H> {
+    ) -> impl Future<Output = Result<Response<Received>, SendError>> + use<B> {
         match &mut self.lane {
             Lane::Http1(whole) => Sending::Http1 {
-                sending: whole.send(request, hear),
-                driven: Rc::clone(&whole.driven),
-                new: (!self.is_reused).then(|| Rc::clone(&whole.wire)),
+                sending: whole.send(request),
+                driven: Rc::clone(&whole.idle.driven),
+                new: (!self.is_reused).then(|| Rc::clone(&whole.idle.wire)),
             },
             Lane::Http2(share) => Sending::Http2 {
                 // Boxed: it is large, and would make every request's future as large.
-                sending: Box::pin(share.send(request, hear)),
+                sending: Box::pin(share.send(request)),
                 new: (!self.is_reused).then(|| Rc::clone(&share.shared.wire)),
             },
         }
@@ -249,23 +253,23 @@ fn received<B: Sendable>(
 }
 
 impl<B: Sendable> Whole<B> {
-    fn send<H: Hear>(
+    fn send(
         &mut self,
         mut request: Request<B>,
-        hear: H,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<B>>>> + use<B, H> {
-        hyper::ext::on_informational(&mut request, move |interim| {
-            hear.heard(interim.status(), interim.headers());
-        });
-        self.driven.mute();
-        self.sender.try_send_request(request)
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<B>>>> + use<B> {
+        let Idle { sender, driven, interims, hearing, .. } = &mut self.idle;
+        interims.begin();
+        request.extensions_mut().extend(hearing.clone());
+        driven.mute();
+        sender.try_send_request(request)
     }
 }
 
 type Outcome = Result<Response<Received>, SendError>;
 
 impl<B: Sendable> Share<B> {
-    fn send<H: Hear>(&self, request: Request<B>, hear: H) -> impl Future<Output = Outcome> + use<B, H> {
+    fn send(&self, request: Request<B>) -> impl Future<Output = Outcome> + use<B> {
+        let interims = self.interims.clone();
         let awaiting = Awaiting {
             shared: Rc::clone(&self.shared),
             pool: Rc::clone(&self.pool),
@@ -274,7 +278,7 @@ impl<B: Sendable> Share<B> {
             is_over: false,
         };
         async move {
-            let outcome = awaiting.shared.send(request, hear).await;
+            let outcome = awaiting.shared.send(request, interims).await;
             awaiting.finish(outcome)
         }
     }

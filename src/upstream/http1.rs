@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use http::Extensions;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
@@ -10,6 +11,7 @@ use crate::upstream::{
     Sendable,
     connect::ConnectError,
     driven::Driven,
+    interims::Interims,
     stream::{Stream, Wire},
 };
 
@@ -17,11 +19,15 @@ use crate::upstream::{
 /// connection costs.
 const READ_BUFFER_MAX: usize = 64 * 1024;
 
-/// A connection that nobody uses now.
+/// A connection, as it lies in the pool.
 pub(super) struct Idle<B: Sendable> {
     pub(super) sender: http1::SendRequest<B>,
     pub(super) driven: Rc<Driven<B>>,
     pub(super) wire: Rc<Wire>,
+    /// Informational responses to the current request.
+    pub(super) interims: Interims,
+    /// Makes the library tell of them.
+    pub(super) hearing: Extensions,
     pub(super) since: Instant,
     /// From then on it takes no request.
     pub(super) expires: Instant,
@@ -58,5 +64,7 @@ pub(super) async fn begin<B: Sendable>(stream: Stream, expires: Instant) -> Resu
         .await
         .map_err(|e| ConnectError::Unreachable(Rc::new(std::io::Error::other(e))))?;
     let driven = Driven::new(connection);
-    Ok(Idle { sender, driven, wire, since: Instant::now(), expires, is_used: false })
+    let interims = Interims::default();
+    let hearing = interims.hearing();
+    Ok(Idle { sender, driven, wire, interims, hearing, since: Instant::now(), expires, is_used: false })
 }

@@ -27,8 +27,9 @@ use tokio::{task::AbortHandle, time::Instant};
 use crate::{
     body::{self, Duplex, Received},
     upstream::{
-        Hear, Upstream,
+        Upstream,
         connect::ConnectError,
+        interims::Interims,
         stream::{Stream, Wire},
     },
 };
@@ -120,14 +121,14 @@ impl Shared {
     }
 
     /// Sends a request, written for HTTP/1.1, and waits for its response's head. Informational responses
-    /// are given to `hear`.
+    /// go to `interims`.
     ///
     /// # Errors
     /// [`Failed`], which says whether anything has left.
     pub(super) async fn send<B>(
         &self,
         mut request: Request<B>,
-        hear: impl Hear,
+        interims: Interims,
     ) -> Result<Response<Received>, Failed>
     where
         B: Body<Data = Bytes> + Unpin + 'static,
@@ -155,7 +156,7 @@ impl Shared {
         let response = poll_fn(|cx| {
             while let Poll::Ready(Some(interim)) = answering.poll_informational(cx) {
                 match interim {
-                    Ok(interim) => hear.heard(interim.status(), interim.headers()),
+                    Ok(interim) => interims.heard(interim.status(), interim.headers()),
                     Err(error) => return Poll::Ready(Err(error)),
                 }
             }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::proxy::{
-    attempt::{Exchange, Failure, Trip},
+    attempt::{Exchange, Failure, trip::Trip},
     fault::Fault,
 };
 
