@@ -14,9 +14,10 @@ ARG BASE_IMAGE=gcr.io/distroless/cc-debian12:nonroot
 FROM ${RUST_IMAGE} AS build
 WORKDIR /src
 
-# The dependencies, in a layer that only Cargo.toml and Cargo.lock change. A C compiler, which the image has, is all
-# that the cryptography library needs on linux-gnu.
+# The dependencies, in a layer that only Cargo.toml, Cargo.lock and .cargo change. The libraries in C need a compiler
+# and make, which the image has.
 COPY Cargo.toml Cargo.lock ./
+COPY .cargo .cargo
 RUN mkdir src benches \
  && echo '//! Stand-in.' > src/lib.rs \
  && printf '//! Stand-in.\nfn main() {}\n' | tee src/main.rs benches/gateway.rs > benches/route.rs \

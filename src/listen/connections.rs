@@ -19,8 +19,6 @@ use crate::{
     proxy::worker::Worker,
 };
 
-/// More than the allocator serves from what it holds.
-const RETURN_BYTES: usize = 4 * 1024 * 1024;
 /// The longest time between two looks at the connections' clocks.
 const WATCH_PERIOD_MAX: Duration = Duration::from_secs(1);
 
@@ -63,11 +61,6 @@ impl Connections {
                 watched.look(now, &timeouts, stopping_since.or_else(|| watched.leaving_since(now)));
             }
             worker.pool().prune();
-            if self.live.borrow().iter().any(|watched| watched.gave_back.take()) {
-                // The allocator returns memory to the system when it is called the next time, and on an
-                // idle worker nobody would.
-                drop(std::hint::black_box(Vec::<u8>::with_capacity(RETURN_BYTES)));
-            }
         }
     }
 }

@@ -112,7 +112,6 @@ async fn http1(
         }
         // Empty, but still the whole buffer that it was cut from.
         drop(read);
-        watched.gave_back.set(true);
         match next_bytes(resting.io(), watched).await {
             Some(early) => resting.unread(early),
             None => return Box::pin(end(resting, Bytes::new(), watched)).await,

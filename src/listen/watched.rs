@@ -65,8 +65,6 @@ pub(super) struct Watched {
     pub(super) wants_rest: Cell<bool>,
     /// It is about to rest.
     pub(super) rests: Cell<bool>,
-    /// It has given its buffers back since the watch has looked.
-    pub(super) gave_back: Cell<bool>,
     /// It rested since its last request.
     has_rested: Cell<bool>,
     /// Why the connection was ended, if it was.
@@ -135,7 +133,6 @@ impl Watched {
             lost_streams: Cell::new(0),
             wants_rest: Cell::new(false),
             rests: Cell::new(false),
-            gave_back: Cell::new(false),
             has_rested: Cell::new(false),
             tls: OnceCell::new(),
             streams: OnceCell::new(),

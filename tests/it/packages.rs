@@ -158,6 +158,8 @@ fn the_image_is_built_from_every_file_that_the_program_carries_along() {
         }
     }
     assert!(carried >= 4, "the files that the program carries along were not found");
+    // How the allocator is built, which a build without it would not miss.
+    assert!(dockerfile.contains("COPY .cargo .cargo\n") && ignored.contains("!.cargo\n"));
 }
 
 /// The configuration passes `check` with secrets, certificates and tokens where the pod has them.
