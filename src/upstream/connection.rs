@@ -156,10 +156,12 @@ impl<B: Sendable> Connection<B> {
     }
 
     /// Nobody may wait for the connection from now on, but it shall move: a response that nobody reads must
-    /// not hold up the request's body.
-    pub fn let_go(&self) {
-        if let Lane::Http1(whole) = &self.lane {
+    /// not hold up the request's body. What moves by itself tells no next request what comes before its
+    /// answer, and cannot be taken over by a WebSocket: this request is its last.
+    pub fn let_go(&mut self) {
+        if let Lane::Http1(whole) = &mut self.lane {
             whole.idle.driven.let_go(&whole.idle.wire);
+            whole.is_spent = true;
         }
     }
 

@@ -106,7 +106,7 @@ impl<B: Sendable> Driven<B> {
 
     /// Takes notice of what has happened while nobody was waiting.
     pub(super) fn catch_up(&self) {
-        if self.bell.has_rung() && !self.has_task.get() {
+        if self.bell.has_rung() {
             self.turn();
         }
     }
@@ -126,7 +126,7 @@ impl<B: Sendable> Driven<B> {
         }
     }
 
-    /// Gives the connection a task, so that it moves also while nobody waits for it.
+    /// Gives the connection a task, so that it moves also while nobody waits for it. It has it to its end.
     pub(super) fn let_go(self: &Rc<Self>, wire: &Rc<Wire>) {
         if self.has_task.replace(true) {
             return;

@@ -187,6 +187,33 @@ async fn the_end_of_an_upload_arrives_also_when_its_answer_was_complete_before()
     }
 }
 
+/// Such a connection moves by itself. A next request on it would hear what comes before its answer only with the
+/// answer, and could not become a WebSocket.
+#[tokio::test]
+async fn a_connection_whose_answer_began_before_its_upload_ended_takes_no_next_request() {
+    let (listener, stage) = played("").await;
+    let mut caller = Peer::connect(stage.address()).await;
+    caller.send("POST /v1 HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345").await;
+    let mut early = Peer::accept(&listener).await;
+    early.head().await;
+    early.take(5).await;
+    early.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no").await;
+    caller.head().await;
+    caller.send("67890").await;
+    early.take(5).await;
+    early.send("k").await;
+    caller.until("ok").await;
+    assert_eq!(early.rest().await, "", "it is closed");
+    let mut caller = Peer::connect(stage.address()).await;
+    caller.send("GET /v1 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let mut upstream = Peer::accept(&listener).await;
+    upstream.head().await;
+    upstream.send("HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n").await;
+    assert!(caller.head().await.starts_with("HTTP/1.1 103"), "before there is an answer");
+    upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    assert!(caller.head().await.starts_with("HTTP/1.1 200"));
+}
+
 #[tokio::test]
 async fn a_slow_upload_is_not_taken_for_a_slow_answer() {
     let stage = Plan::default().more("timeouts: {response: 400ms}").start().await;
