@@ -16,7 +16,7 @@ use std::{
 use http_body::Body;
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use tokio::{io::AsyncWriteExt, runtime::Handle};
+use tokio::{io::AsyncWriteExt, runtime::Handle, task::coop};
 
 use crate::{
     body::{Drive, Read},
@@ -77,6 +77,10 @@ impl<B: Sendable> Driven<B> {
             return Poll::Ready(ready);
         }
         self.bell.call(cx.waker());
+        // Then `what` may be there and have said no, and its word to come again has reached nobody.
+        if !coop::has_budget_remaining() {
+            cx.waker().wake_by_ref();
+        }
         Poll::Pending
     }
 
@@ -196,6 +200,75 @@ impl<B: Sendable> Drop for Driven<B> {
             && Handle::try_current().is_ok()
         {
             tokio::task::spawn_local(say_goodbye(stream));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        net::TcpListener,
+        pin::pin,
+        thread,
+    };
+
+    use bytes::Bytes;
+    use http::Request;
+    use http_body_util::Empty;
+    use tokio::{net::TcpStream, sync::oneshot};
+
+    use super::*;
+    use crate::upstream::stream::Transport;
+
+    /// What tokio lets a task do in one poll.
+    const BUDGET: usize = 128;
+
+    /// Whether an answer arrives whose head comes when its task may do only so much more.
+    async fn arrives(left: usize) -> bool {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = thread::spawn(move || {
+            let (mut tcp, _) = listener.accept().unwrap();
+            let mut some = [0; 4096];
+            let _ = tcp.read(&mut some).unwrap();
+            tcp.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\npart").unwrap();
+            // Until the other end has gone.
+            let _ = tcp.read(&mut some);
+        });
+        let tcp = TcpStream::connect(address).await.unwrap();
+        let stream = Stream::new(Transport::Plain(tcp), None, &Arc::default());
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        let driven = Driven::new(connection);
+        let request = Request::get("/").header("host", "a").body(Empty::<Bytes>::new()).unwrap();
+        let mut sending = Box::pin(sender.try_send_request(request));
+        let mut polls = 0;
+        let asking = tokio::task::spawn_local(poll_fn(move |cx| {
+            polls += 1;
+            if polls == 2 {
+                for _ in 0..BUDGET - left {
+                    let (told, hears) = oneshot::channel::<()>();
+                    told.send(()).unwrap();
+                    assert!(pin!(hears).poll(cx).is_ready());
+                }
+            }
+            driven.poll(cx, |cx| sending.as_mut().poll(cx)).map(|answer| answer.is_ok())
+        }));
+        let aborting = asking.abort_handle();
+        let arrived = tokio::time::timeout(Duration::from_secs(2), asking).await;
+        aborting.abort();
+        drop(sender);
+        tokio::task::spawn_blocking(|| serving.join().unwrap()).await.unwrap();
+        arrived.is_ok_and(|arrived| arrived.unwrap())
+    }
+
+    #[test]
+    fn an_answer_that_comes_when_its_task_may_do_no_more_is_not_forgotten() {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+        let runtime = runtime.unwrap();
+        for left in 0..6 {
+            assert!(runtime.block_on(arrives(left)), "{left} left");
         }
     }
 }
