@@ -53,7 +53,7 @@ impl Interims {
     /// One has come.
     pub(super) fn heard(&self, status: StatusCode, headers: &HeaderMap) {
         let mut arrived = self.arrived();
-        arrived.count += 1;
+        arrived.count = arrived.count.saturating_add(1);
         let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
         if bytes > INTERIM_BYTES_MAX {
             arrived.count = usize::MAX;
@@ -80,5 +80,21 @@ impl Interims {
 
     fn arrived(&self) -> MutexGuard<'_, Arrived> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn one_that_is_too_long_is_too_much_also_with_others_behind_it() {
+        let interims = Interims::default();
+        let long = HeaderValue::from_str(&"x".repeat(INTERIM_BYTES_MAX + 1)).unwrap();
+        interims.heard(StatusCode::EARLY_HINTS, &HeaderMap::from_iter([(http::header::LINK, long)]));
+        interims.heard(StatusCode::EARLY_HINTS, &HeaderMap::new());
+        assert!(interims.take().is_err());
     }
 }
