@@ -125,11 +125,13 @@ impl Body for Answer {
             Content::Broken(error) => Poll::Ready(error.take().map(Err)),
             Content::Upstream(body) => {
                 let mut frame = ready!(Pin::new(&mut *body).poll_frame(cx));
-                let ended = body.is_end_stream();
+                let mut ended = body.is_end_stream();
                 match &mut frame {
                     Some(Ok(frame)) => {
                         if let Some(trailers) = frame.trailers_mut() {
                             headers::trailers(trailers);
+                            // Nothing comes behind them, and who sends the answer does not ask.
+                            ended = true;
                         }
                         this.sent(frame.data_ref().map_or(0, Bytes::len));
                         if ended {

@@ -6,6 +6,7 @@ use tokio::{
 };
 
 use crate::{
+    front::{Peer, played},
     hostile::{Hostile, OK, Step, forwarded, get, keep, read_all, refused, statuses},
     stage::{PATIENCE, Plan, Stage, eventually, pause},
 };
@@ -138,6 +139,26 @@ async fn trailers_reach_callers_that_can_read_them_and_only_what_may_come_late()
     assert!(answer.ends_with("0\r\nx-sum: 1\r\n\r\n"), "{answer}");
     let answer = stage.raw(get("")).await.to_lowercase();
     assert!(answer.ends_with("0\r\n\r\n") && !answer.contains("x-sum"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_answer_with_trailers_gives_its_connection_back() {
+    const ANSWER: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: x-sum\r\n\r\n\
+                          2\r\nok\r\n0\r\nx-sum: 1\r\n\r\n";
+    let (listener, stage) = played("").await;
+    let serving = tokio::spawn(async move {
+        let mut upstream = Peer::accept(&listener).await;
+        for _ in 0..4 {
+            upstream.head().await;
+            upstream.send(ANSWER).await;
+        }
+    });
+    let mut caller = Peer::connect(stage.address()).await;
+    for (te, end) in [("TE: trailers\r\n", "0\r\nx-sum: 1\r\n\r\n"), ("", "0\r\n\r\n")].repeat(2) {
+        caller.send(format!("GET /v1 HTTP/1.1\r\nHost: a\r\n{te}\r\n")).await;
+        caller.until(end).await;
+    }
+    serving.await.unwrap();
 }
 
 #[tokio::test]
