@@ -53,7 +53,10 @@ pub enum SendError {
 /// A connection in use by one request.
 pub struct Connection<B: Sendable> {
     lane: Lane<B>,
-    is_reused: bool,
+    /// This request is its first.
+    is_new: bool,
+    /// It was there before this request came.
+    is_found: bool,
 }
 
 enum Lane<B: Sendable> {
@@ -78,17 +81,22 @@ struct Share<B: Sendable> {
 
 impl<B: Sendable> Connection<B> {
     pub(super) fn whole(pool: &Rc<Pool<B>>, id: u64, idle: Idle<B>) -> Self {
-        let is_reused = idle.is_used;
+        let is_new = !idle.is_used;
         let whole = Whole { idle, id, is_spent: false, pool: Rc::clone(pool) };
-        Self { lane: Lane::Http1(whole), is_reused }
+        Self { lane: Lane::Http1(whole), is_new, is_found: false }
     }
 
     pub(super) fn share(pool: &Rc<Pool<B>>, shared: &Rc<Shared>) -> Self {
         shared.streams.set(shared.streams.get() + 1);
-        let is_reused = shared.is_used.replace(true);
+        let is_new = !shared.is_used.replace(true);
         let interims = Interims::default();
         let share = Share { shared: Rc::clone(shared), interims, pool: Rc::clone(pool) };
-        Self { lane: Lane::Http2(share), is_reused }
+        Self { lane: Lane::Http2(share), is_new, is_found: false }
+    }
+
+    /// It lay in the pool, maybe without ever having carried a request: who wanted it had hung up.
+    pub(super) fn found(self) -> Self {
+        Self { is_found: true, ..self }
     }
 
     /// The number of a shared connection.
@@ -116,9 +124,9 @@ impl<B: Sendable> Connection<B> {
         }
     }
 
-    /// Whether the connection has carried a request before, so that the upstream may have closed it.
+    /// Whether the connection was there before, so that the upstream may have closed it.
     pub fn is_reused(&self) -> bool {
-        self.is_reused
+        self.is_found || !self.is_new
     }
 
     /// Bytes that have left over this connection so far, also for others that share it.
@@ -196,12 +204,12 @@ impl<B: Sendable> Connection<B> {
             Lane::Http1(whole) => Sending::Http1 {
                 sending: whole.send(request),
                 driven: Rc::clone(&whole.idle.driven),
-                new: (!self.is_reused).then(|| Rc::clone(&whole.idle.wire)),
+                new: self.is_new.then(|| Rc::clone(&whole.idle.wire)),
             },
             Lane::Http2(share) => Sending::Http2 {
                 // Boxed: it is large, and would make every request's future as large.
                 sending: Box::pin(share.send(request)),
-                new: (!self.is_reused).then(|| Rc::clone(&share.shared.wire)),
+                new: self.is_new.then(|| Rc::clone(&share.shared.wire)),
             },
         }
     }

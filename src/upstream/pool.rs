@@ -225,7 +225,7 @@ impl<B: Sendable> Pool<B> {
         want: Want,
     ) -> Result<Connection<B>, ConnectError> {
         match self.ready(upstream, want, 0) {
-            Some(connection) => Ok(connection),
+            Some(connection) => Ok(connection.found()),
             // Boxed, as everything that is rare: a request's future is moved, and small ones move fast.
             None => Box::pin(self.open_any(upstream, want, 0)).await,
         }

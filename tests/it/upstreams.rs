@@ -13,8 +13,9 @@ use tokio::{
 };
 
 use crate::{
+    attacks::gauge,
     peer::{Act, Authority, Peer, Scripted, Tls},
-    stage::{PATIENCE, Plan, Stage, eventually, fault},
+    stage::{PATIENCE, Plan, Stage, eventually, fault, pause},
 };
 
 /// One worker, so that there is one pool.
@@ -345,6 +346,44 @@ async fn an_idle_connection_that_the_upstream_has_closed_costs_no_request() {
             drop(tokio::time::timeout(PATIENCE, both).await.unwrap());
         }
     }
+}
+
+#[tokio::test]
+async fn a_connection_whose_caller_hung_up_while_it_was_made_costs_no_other_request() {
+    let authority = Authority::new();
+    let acceptor = Tls { alpn: &["http/1.1"], ..Tls::new(&authority) }.acceptor();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+    let stage = gateway(&route(&url, &ca(&authority))).await;
+    let leaving = tokio::spawn(stage.http.get(stage.url("/v1")).send());
+    let (arrived, _) = listener.accept().await.unwrap();
+    leaving.abort();
+    assert!(leaving.await.unwrap_err().is_cancelled());
+    let idle = format!("keybearer_upstream_connections{{upstream=\"{url}\",state=\"idle\"}}");
+    let wait = async {
+        while gauge(&stage, "keybearer_in_flight{").await > 0 {
+            pause().await;
+        }
+        let unused = acceptor.accept(arrived).await.unwrap();
+        while gauge(&stage, &idle).await == 0 {
+            pause().await;
+        }
+        unused
+    };
+    let mut unused = tokio::time::timeout(PATIENCE, wait).await.expect("it lies in the pool");
+    // It closes when the next caller's request is on its way to it.
+    let closing = tokio::spawn(async move {
+        let mut some = [0; 4096];
+        assert!(unused.read(&mut some).await.unwrap() > 0);
+        drop(unused);
+        let (arrived, _) = listener.accept().await.unwrap();
+        let mut other = acceptor.accept(arrived).await.unwrap();
+        assert!(other.read(&mut some).await.unwrap() > 0);
+        other.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+        other
+    });
+    assert_eq!(stage.status("/v1").await, 200);
+    tokio::time::timeout(PATIENCE, closing).await.unwrap().unwrap();
 }
 
 #[tokio::test]
