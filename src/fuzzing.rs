@@ -8,7 +8,7 @@ mod challenge;
 mod chunks;
 mod configuration;
 mod frames;
-mod head;
+pub(crate) mod head;
 mod headers;
 mod library;
 mod path;

@@ -40,6 +40,7 @@ pub mod forwarded;
 pub mod headers;
 pub mod interim;
 mod line;
+mod lost;
 pub mod notable;
 pub mod query;
 pub mod recent;

@@ -54,7 +54,8 @@ thread_local! {
     static WORKER: Rc<Worker> = worker();
 }
 
-fn worker() -> Rc<Worker> {
+/// One that serves these routes.
+pub(crate) fn worker() -> Rc<Worker> {
     let loaded = config::parse(ROUTES, Path::new("routes.yaml"), None).expect("the routes are sound");
     let snapshot = app::snapshot(&loaded.settings, &HashMap::new(), 1, app::Kept::default())
         .expect("the table is sound");

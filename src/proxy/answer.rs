@@ -16,7 +16,7 @@ use crate::body::{ReceiveError, Received};
 use crate::proxy::{
     attempt::{Carrier, Upload},
     fault::{About, Fault},
-    headers,
+    headers, lost,
     record::Record,
 };
 
@@ -60,10 +60,10 @@ impl Answer {
         response.map(|bytes| Self::of(bytes, Some(record)))
     }
 
-    /// The response to a request that the gateway itself has failed to serve; its record is gone.
+    /// The response to a request whose code has just panicked; its record is gone.
     pub fn internal() -> Response<Self> {
-        let about =
-            About { route: None, request_id: &headers::made_id(), is_grpc: false, version: Version::HTTP_11 };
+        let request_id = lost::take().unwrap_or_else(headers::made_id);
+        let about = About { route: None, request_id: &request_id, is_grpc: false, version: Version::HTTP_11 };
         Fault::Internal.response(&about).map(|bytes| Self::of(bytes, None))
     }
 

@@ -3,7 +3,7 @@
 //! A record is written when it is dropped, so a caller who hangs up is on record as well. It never
 //! holds a query, a header value or a body.
 
-use std::{rc::Rc, time::Duration};
+use std::{rc::Rc, thread, time::Duration};
 
 use http::{HeaderValue, Method, Request, StatusCode, Uri, Version, header::CONTENT_TYPE};
 use http_body::Body as _;
@@ -18,6 +18,7 @@ use crate::{
         fault::{About, CODE_NAMES, Fault},
         headers,
         line::{Held, Line},
+        lost,
         notable::Notable,
         recent::{Happening, What},
         recovery::Outcome,
@@ -377,6 +378,10 @@ fn milliseconds(span: Duration) -> f64 {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        if thread::panicking() && self.status.is_none() {
+            self.faulted(&Fault::Internal);
+            lost::leave(self.request_id.clone());
+        }
         let took = self.started.elapsed();
         self.count(took);
         if self.worker.logs_access() {

@@ -243,7 +243,8 @@ impl Worker {
         self.in_flight.get()
     }
 
-    pub(super) fn recent(&self) -> &Recent {
+    /// What has lately happened to requests, those of other workers included.
+    pub fn recent(&self) -> &Recent {
         &self.gateway.recent
     }
 
