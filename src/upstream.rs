@@ -25,6 +25,7 @@ mod bell;
 mod bound;
 pub mod connect;
 pub mod connection;
+mod departures;
 mod driven;
 pub mod gather;
 mod http1;

@@ -50,10 +50,26 @@ impl Bell {
         }
     }
 
+    /// Whoever sleeps sleeps on, now that somebody else has looked; there may have been news meanwhile.
+    pub(super) fn call_again(&self) {
+        if self.state.compare_exchange(QUIET, AWAITED, Ordering::AcqRel, Ordering::Acquire) == Err(RUNG) {
+            self.rouse();
+        }
+    }
+
     /// Nobody is to be woken any more; whoever was may be gone.
     pub(super) fn forget(&self) {
         self.mute();
         *self.sleeper.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+impl Bell {
+    fn rouse(&self) {
+        let sleeper = self.sleeper.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(sleeper) = sleeper {
+            sleeper.wake();
+        }
     }
 }
 
@@ -63,12 +79,8 @@ impl Wake for Bell {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if self.state.swap(RUNG, Ordering::AcqRel) != AWAITED {
-            return;
-        }
-        let sleeper = self.sleeper.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(sleeper) = sleeper {
-            sleeper.wake();
+        if self.state.swap(RUNG, Ordering::AcqRel) == AWAITED {
+            self.rouse();
         }
     }
 }

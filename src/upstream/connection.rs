@@ -16,6 +16,7 @@ use crate::{
     body::{self, Received},
     upstream::{
         Sendable,
+        departures::Departures,
         driven::Driven,
         http1::Idle,
         http2::{Failed, Shared},
@@ -168,7 +169,7 @@ impl<B: Sendable> Connection<B> {
     /// answer, and cannot be taken over by a WebSocket: this request is its last.
     pub fn let_go(&mut self) {
         if let Lane::Http1(whole) = &mut self.lane {
-            whole.idle.driven.let_go(&whole.idle.wire);
+            whole.idle.driven.let_go();
             whole.is_spent = true;
         }
     }
@@ -202,6 +203,8 @@ impl<B: Sendable> Connection<B> {
     ) -> impl Future<Output = Result<Response<Received>, SendError>> + use<B> {
         match &mut self.lane {
             Lane::Http1(whole) => Sending::Http1 {
+                // A body comes by its caller's task, which would be woken when anybody else takes of it.
+                departures: request.body().is_end_stream().then(|| Rc::clone(whole.pool.departures())),
                 sending: whole.send(request),
                 driven: Rc::clone(&whole.idle.driven),
                 new: self.is_new.then(|| Rc::clone(&whole.idle.wire)),
@@ -219,7 +222,14 @@ pin_project! {
     /// A request on its way until its response's head.
     #[project = OnItsWay]
     enum Sending<B: Sendable, F> {
-        Http1 { #[pin] sending: F, driven: Rc<Driven<B>>, new: Option<Rc<Wire>> },
+        Http1 {
+            #[pin]
+            sending: F,
+            driven: Rc<Driven<B>>,
+            // With whom it leaves, until it is among them.
+            departures: Option<Rc<Departures>>,
+            new: Option<Rc<Wire>>,
+        },
         Http2 { sending: Pin<Box<dyn Future<Output = Outcome>>>, new: Option<Rc<Wire>> },
     }
 }
@@ -233,7 +243,11 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
         let (outcome, new) = match self.project() {
-            OnItsWay::Http1 { mut sending, driven, new } => {
+            OnItsWay::Http1 { mut sending, driven, departures, new } => {
+                if let Some(departures) = departures.take() {
+                    driven.begin(cx, &departures);
+                    return Poll::Pending;
+                }
                 let outcome = ready!(driven.poll(cx, |cx| sending.as_mut().poll(cx)));
                 (received(outcome, driven), new)
             }

@@ -23,6 +23,7 @@ use crate::{
     upstream::{
         Sendable,
         bell::Bell,
+        departures::{Depart, Departures},
         stream::{Stream, Upgraded, Wire},
     },
 };
@@ -42,21 +43,32 @@ pub(super) struct Driven<B: Sendable> {
     left: Cell<Option<Upgraded>>,
     /// It has been given a task.
     has_task: Cell<bool>,
+    wire: Rc<Wire>,
     bell: Arc<Bell>,
     /// Rings the bell.
     ring: Waker,
 }
 
 impl<B: Sendable> Driven<B> {
-    pub(super) fn new(running: Running<B>) -> Rc<Self> {
+    pub(super) fn new(running: Running<B>, wire: Rc<Wire>) -> Rc<Self> {
         let bell = Arc::new(Bell::default());
         Rc::new(Self {
             running: RefCell::new(Some(running)),
             left: Cell::default(),
             has_task: Cell::new(false),
+            wire,
             ring: Waker::from(Arc::clone(&bell)),
             bell,
         })
+    }
+
+    /// A request has been handed over. It leaves with others; whoever `cx` belongs to is woken when there is more to
+    /// say than that.
+    pub(super) fn begin(self: &Rc<Self>, cx: &Context<'_>, departures: &Rc<Departures>) {
+        // That it was handed over is no news.
+        self.bell.clear();
+        self.bell.call(cx.waker());
+        departures.add(Rc::clone(self) as Rc<dyn Depart>);
     }
 
     /// Polls `what`, which the connection yields, and moves the connection as far as that takes.
@@ -131,11 +143,11 @@ impl<B: Sendable> Driven<B> {
     }
 
     /// Gives the connection a task, so that it moves also while nobody waits for it. It has it to its end.
-    pub(super) fn let_go(self: &Rc<Self>, wire: &Rc<Wire>) {
+    pub(super) fn let_go(self: &Rc<Self>) {
         if self.has_task.replace(true) {
             return;
         }
-        let (this, held, wire) = (Rc::clone(self), Rc::downgrade(self), Rc::clone(wire));
+        let (this, held, wire) = (Rc::clone(self), Rc::downgrade(self), Rc::clone(&self.wire));
         // Ends by itself when the connection closes, or when its sender is dropped and all is sent.
         tokio::task::spawn_local(async move {
             let Some(mut running) = this.running.take() else { return };
@@ -185,6 +197,26 @@ async fn say_goodbye(mut stream: Stream) {
     let _ = tokio::time::timeout(SHUTDOWN_LIMIT, stream.shutdown()).await;
 }
 
+impl<B: Sendable> Depart for Driven<B> {
+    fn depart(&self) {
+        let known = |wire: &Wire| (wire.received_bytes(), wire.has_ended());
+        let (sent_bytes, before) = (self.wire.sent_bytes(), known(&self.wire));
+        self.turn();
+        self.bell.call_again();
+        // Nobody has asked the library for the request's outcome, so nobody is told of it.
+        let is_under_way = self.running.borrow().is_some() && self.wire.sent_bytes() > sent_bytes;
+        if !is_under_way || known(&self.wire) != before {
+            self.ring.wake_by_ref();
+        }
+    }
+
+    fn abandon(&self) {
+        drop(self.running.take());
+        self.bell.call_again();
+        self.ring.wake_by_ref();
+    }
+}
+
 impl<B: Sendable> Drive for Driven<B> {
     fn poll_body(&self, body: &mut Incoming, cx: &mut Context<'_>) -> Poll<Option<Read>> {
         self.poll(cx, |cx| Pin::new(&mut *body).poll_frame(cx))
@@ -216,7 +248,7 @@ mod tests {
     use bytes::Bytes;
     use http::Request;
     use http_body_util::Empty;
-    use tokio::{net::TcpStream, sync::oneshot};
+    use tokio::{io::Interest, net::TcpStream, sync::oneshot};
 
     use super::*;
     use crate::upstream::stream::Transport;
@@ -238,8 +270,9 @@ mod tests {
         });
         let tcp = TcpStream::connect(address).await.unwrap();
         let stream = Stream::new(Transport::Plain(tcp), None, &Arc::default());
+        let wire = stream.wire();
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
-        let driven = Driven::new(connection);
+        let driven = Driven::new(connection, wire);
         let request = Request::get("/").header("host", "a").body(Empty::<Bytes>::new()).unwrap();
         let mut sending = Box::pin(sender.try_send_request(request));
         let mut polls = 0;
@@ -269,6 +302,46 @@ mod tests {
         let runtime = runtime.unwrap();
         for left in 0..6 {
             assert!(runtime.block_on(arrives(left)), "{left} left");
+        }
+    }
+
+    /// The answer to a request that leaves with others over a connection whose other end has sent `before` and closed.
+    async fn outcome(before: &'static [u8]) -> Option<u16> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut other, _) = listener.accept().await.unwrap();
+        other.write_all(before).await.unwrap();
+        drop(other);
+        // Nothing will happen any more that could ring.
+        tcp.ready(Interest::READABLE | Interest::WRITABLE).await.unwrap();
+        tokio::task::yield_now().await;
+        let stream = Stream::new(Transport::Plain(tcp), None, &Arc::default());
+        let wire = stream.wire();
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        let driven = Driven::new(connection, wire);
+        let departures = Rc::<Departures>::default();
+        let request = Request::get("/").header("host", "a").body(Empty::<Bytes>::new()).unwrap();
+        let mut sending = Box::pin(sender.try_send_request(request));
+        let mut has_begun = false;
+        let asking = poll_fn(|cx| {
+            if !std::mem::replace(&mut has_begun, true) {
+                driven.begin(cx, &departures);
+                return Poll::Pending;
+            }
+            driven.poll(cx, |cx| sending.as_mut().poll(cx))
+        });
+        let outcome = tokio::time::timeout(Duration::from_secs(2), asking).await;
+        outcome.expect("it is told").ok().map(|answer| answer.status().as_u16())
+    }
+
+    #[test]
+    fn a_request_is_told_what_happened_when_it_left() {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+        let runtime = runtime.unwrap();
+        // What came before a request is no answer to it.
+        for before in [&b""[..], b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"] {
+            assert_eq!(runtime.block_on(outcome(before)), None);
         }
     }
 }

@@ -63,7 +63,7 @@ pub(super) async fn begin<B: Sendable>(stream: Stream, expires: Instant) -> Resu
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|e| ConnectError::Unreachable(Rc::new(std::io::Error::other(e))))?;
-    let driven = Driven::new(connection);
+    let driven = Driven::new(connection, Rc::clone(&wire));
     let interims = Interims::default();
     let hearing = interims.hearing();
     Ok(Idle { sender, driven, wire, interims, hearing, since: Instant::now(), expires, is_used: false })

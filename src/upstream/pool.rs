@@ -19,6 +19,7 @@ use crate::upstream::{
     Sendable, Upstream, Want,
     connect::{ConnectError, Connected, Dialer},
     connection::Connection,
+    departures::Departures,
     http1::{self, Idle},
     http2::{self, Shared},
     opening::Opening,
@@ -58,6 +59,7 @@ pub struct Pool<B: Sendable> {
     dialer: Dialer,
     last_number: Cell<u64>,
     tally: Arc<Tally>,
+    departures: Rc<Departures>,
 }
 
 /// Connections to one upstream.
@@ -83,6 +85,7 @@ impl<B: Sendable> Pool<B> {
             dialer,
             last_number: Cell::new(0),
             tally,
+            departures: Rc::default(),
         })
     }
 
@@ -142,6 +145,11 @@ impl<B: Sendable> Pool<B> {
         if let Some(shelf) = self.shelves.borrow_mut().get_mut(&shared.upstream.id) {
             shelf.forget(shared);
         }
+    }
+
+    /// Its requests that are about to leave.
+    pub(super) fn departures(&self) -> &Rc<Departures> {
+        &self.departures
     }
 
     fn next_number(&self) -> u64 {
