@@ -8,6 +8,7 @@ use keybearer::demo::api::Early;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    time::Instant,
 };
 
 use crate::{
@@ -212,6 +213,22 @@ async fn a_connection_whose_answer_began_before_its_upload_ended_takes_no_next_r
     assert!(caller.head().await.starts_with("HTTP/1.1 103"), "before there is an answer");
     upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
     assert!(caller.head().await.starts_with("HTTP/1.1 200"));
+}
+
+/// The shorter limit for a body was taken for the answer's, for bodies of fewer bytes than the answer has seconds.
+#[tokio::test]
+async fn an_answer_to_a_short_upload_has_the_time_of_any_answer() {
+    let (listener, stage) = played("timeouts: {body: 200ms, response: 3s}").await;
+    let asking = tokio::spawn(stage.http.post(stage.url("/v1")).body("x").send());
+    let mut upstream = Peer::accept(&listener).await;
+    upstream.head().await;
+    upstream.take(1).await;
+    let thinks_until = Instant::now() + Duration::from_millis(700);
+    while Instant::now() < thinks_until {
+        pause().await;
+    }
+    upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    assert_eq!(asking.await.unwrap().unwrap().status(), 200);
 }
 
 #[tokio::test]

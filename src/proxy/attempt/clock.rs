@@ -14,11 +14,14 @@ pub(super) struct Clock<'a> {
     drawn_bytes: u64,
     /// Spent waiting for the upstream, the caller having done its part.
     waited: Duration,
+    /// What the wait that is under way was given. Asked again behind it, the answer may be another: the body
+    /// may have ended meanwhile.
+    given: Duration,
 }
 
 impl<'a> Clock<'a> {
     pub(super) fn new(exchange: &'a Exchange) -> Self {
-        Self { exchange, drawn_bytes: exchange.drawn_bytes(), waited: Duration::ZERO }
+        Self { exchange, drawn_bytes: exchange.drawn_bytes(), waited: Duration::ZERO, given: Duration::ZERO }
     }
 
     fn response_limit(&self) -> Duration {
@@ -27,14 +30,15 @@ impl<'a> Clock<'a> {
     }
 
     /// How long to wait until the next look.
-    pub(super) fn next(&self, trip: &Trip) -> Duration {
+    pub(super) fn next(&mut self, trip: &Trip) -> Duration {
         let left = self.response_limit().saturating_sub(self.waited);
-        match &self.exchange.body {
+        self.given = match &self.exchange.body {
             Some(body) if !body.has_ended() => {
                 trip.waits_for_continue().unwrap_or(left.min(self.exchange.worker.timeouts().body))
             }
             _ => left,
-        }
+        };
+        self.given
     }
 
     /// The time was over without an answer.
@@ -44,20 +48,20 @@ impl<'a> Clock<'a> {
             keeper.gate().open();
             return Ok(());
         }
-        let limit = self.next(trip);
+        let given = self.given;
         let drawn_bytes = self.exchange.drawn_bytes() - self.drawn_bytes;
         self.drawn_bytes += drawn_bytes;
         let body = self.exchange.body.as_ref().filter(|body| !body.has_ended());
         let awaits_caller = body.is_some_and(|body| body.awaits_caller());
         // A stream of messages may be silent for long by its nature.
         let is_steady =
-            if self.exchange.is_grpc { drawn_bytes > 0 } else { drawn_bytes >= limit.as_secs().max(1) };
+            if self.exchange.is_grpc { drawn_bytes > 0 } else { drawn_bytes >= given.as_secs().max(1) };
         match (awaits_caller, is_steady) {
             (_, true) => self.waited = Duration::ZERO,
             (true, false) if !self.exchange.is_grpc => {
                 return Err(Failure::Fault(Fault::CallerTimeout));
             }
-            _ => self.waited += limit,
+            _ => self.waited += given,
         }
         if self.waited < self.response_limit() {
             return Ok(());
