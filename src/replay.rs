@@ -25,6 +25,10 @@ pub use budget::Budget;
 /// What keeping one frame costs beside its bytes: a flood of tiny frames must not be cheap.
 const FRAME_OVERHEAD: usize = 64;
 
+/// A shorter frame is kept as a copy. It is a part of the buffer that it was read into, some 8 KiB, and would
+/// keep all of it.
+const SHARED_BYTES_MIN: usize = 4096;
+
 /// Why a body cannot be sent a second time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotReplayable {
@@ -133,7 +137,8 @@ impl<S> Tape<S> {
         } else {
             self.held_bytes += cost;
             self.recorded_bytes += frame.len();
-            self.frames.push(frame.clone());
+            let is_short = frame.len() < SHARED_BYTES_MIN;
+            self.frames.push(if is_short { Bytes::copy_from_slice(frame) } else { frame.clone() });
             return true;
         }
         false
@@ -306,6 +311,11 @@ impl<S: Body<Data = Bytes> + Unpin> Body for Attempt<S> {
             this.position += 1;
             if this.position == tape.frames.len() {
                 tape.caught_up |= bit(this.number);
+                // Whoever sends it may not ask again behind its end.
+                if tape.settled && this.number == tape.active {
+                    tape.erase();
+                    this.position = 0;
+                }
             }
             return Poll::Ready(Some(Ok(Frame::data(frame))));
         }

@@ -333,3 +333,38 @@ fn a_body_that_broke_off_never_ends_as_if_it_were_whole() {
     recorder.resume(parked);
     assert!(matches!(Pin::new(&mut first).poll_frame(&mut cx), Poll::Ready(Some(Err(_)))));
 }
+
+/// It kept the whole buffer that it had been read into.
+#[test]
+fn a_short_frame_is_kept_without_the_buffer_that_it_came_in() {
+    let read = Bytes::from(vec![b'x'; 8192]);
+    let places = read.as_ptr_range();
+    let budget = Budget::new(100_000);
+    for (length, is_shared) in [(1, false), (SHARED_BYTES_MIN - 1, false), (SHARED_BYTES_MIN, true)] {
+        let source = http_body_util::Full::new(read.slice(..length));
+        let recorder = Recorder::new(source, 10_000, u64::MAX, &budget);
+        let mut attempt = recorder.attempt();
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(Pin::new(&mut attempt).poll_frame(&mut cx).is_ready());
+        let kept = recorder.tape.borrow().frames[0].clone();
+        assert_eq!((kept.len(), places.contains(&kept.as_ptr())), (length, is_shared));
+    }
+}
+
+/// Who sends a body does not ask behind its end, so nobody came to erase it.
+#[test]
+fn memory_goes_with_the_last_recorded_frame_of_a_settled_attempt() {
+    let stream = Stream::of(&["1", "2"]);
+    stream.end();
+    let (recorder, budget) = recorder(&stream, 100);
+    drain(&mut recorder.attempt());
+    let mut second = recorder.attempt();
+    recorder.settle();
+    let mut cx = Context::from_waker(Waker::noop());
+    for _ in 0..2 {
+        assert!(budget.used_bytes() > 0);
+        assert!(Pin::new(&mut second).poll_frame(&mut cx).is_ready());
+    }
+    assert!(second.is_end_stream());
+    assert_eq!(budget.used_bytes(), 0);
+}

@@ -231,6 +231,32 @@ async fn an_answer_to_a_short_upload_has_the_time_of_any_answer() {
     assert_eq!(asking.await.unwrap().unwrap().status(), 200);
 }
 
+/// Each piece was a part of a buffer of 8 KiB, which it kept.
+#[tokio::test]
+async fn a_body_in_very_short_pieces_is_kept_in_about_its_own_length() {
+    const PIECES: usize = 5000;
+    let (listener, stage) = played("").await;
+    let gateway = Process::start(&stage, &[]).await;
+    let upload = async |pieces: usize| {
+        let mut caller = Peer::connect(gateway.address()).await;
+        caller.send(format!("POST /v1 HTTP/1.1\r\nHost: a\r\nContent-Length: {pieces}\r\n\r\n")).await;
+        let mut upstream = Peer::accept(&listener).await;
+        upstream.head().await;
+        for _ in 0..pieces {
+            caller.send("x").await;
+            // The next one comes in a read of its own.
+            upstream.take(1).await;
+        }
+        upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await;
+        assert!(caller.head().await.starts_with("HTTP/1.1 200"));
+    };
+    upload(10).await;
+    let before = gateway.peak_kib();
+    upload(PIECES).await;
+    let grown = gateway.peak_kib() - before;
+    assert!(grown < 8 * 1024, "{grown} KiB for {PIECES} bytes");
+}
+
 #[tokio::test]
 async fn a_slow_upload_is_not_taken_for_a_slow_answer() {
     let stage = Plan::default().more("timeouts: {response: 400ms}").start().await;
