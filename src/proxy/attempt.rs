@@ -284,9 +284,9 @@ impl Exchange {
         }
         // The library leaves these two out where a body is not expected or not there, and an upstream
         // would then read no body, or answer 411.
-        let body = match &self.body {
-            Some(body) => {
-                let attempt = body.attempt();
+        let attempt = self.body.as_ref().map(|body| body.attempt());
+        let body = match attempt.filter(|attempt| !attempt.is_end_stream()) {
+            Some(attempt) => {
                 if is_http1 && attempt.size_hint().exact().is_none() {
                     head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
                 }

@@ -368,3 +368,13 @@ fn memory_goes_with_the_last_recorded_frame_of_a_settled_attempt() {
     assert!(second.is_end_stream());
     assert_eq!(budget.used_bytes(), 0);
 }
+
+#[test]
+fn a_body_that_is_known_to_be_empty_is_sent_without_being_asked_for() {
+    let stream = Stream::default();
+    stream.end();
+    let (recorder, _) = recorder(&stream, 100);
+    drain(&mut recorder.attempt());
+    assert!(recorder.attempt().is_end_stream());
+    assert!(recorder.is_sent());
+}

@@ -257,6 +257,32 @@ async fn a_body_in_very_short_pieces_is_kept_in_about_its_own_length() {
     assert!(grown < 8 * 1024, "{grown} KiB for {PIECES} bytes");
 }
 
+/// The second attempt's length was forgotten, and its connections were closed.
+#[tokio::test]
+async fn an_empty_chunked_body_has_a_length_also_when_it_is_sent_again() {
+    let (listener, stage) = played("").await;
+    let mut caller = Peer::connect(stage.address()).await;
+    caller.send("POST /v1 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n").await;
+    let mut upstream = Peer::accept(&listener).await;
+    assert!(upstream.head().await.contains("transfer-encoding: chunked"));
+    upstream.until("0\r\n\r\n").await;
+    upstream.send("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n").await;
+    let mut second = Peer::accept(&listener).await;
+    let head = second.head().await;
+    assert!(head.contains("content-length: 0"), "{head}");
+    second.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    let answer = caller.head().await;
+    assert!(answer.starts_with("HTTP/1.1 200") && !answer.contains("connection: close"), "{answer}");
+    // The connections carry the next requests.
+    let mut other = Peer::connect(stage.address()).await;
+    for peer in [&mut caller, &mut other] {
+        peer.send("GET /v1/next HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    }
+    for peer in [&mut upstream, &mut second] {
+        assert!(peer.head().await.starts_with("GET /v1/next "));
+    }
+}
+
 #[tokio::test]
 async fn a_slow_upload_is_not_taken_for_a_slow_answer() {
     let stage = Plan::default().more("timeouts: {response: 400ms}").start().await;
