@@ -6,9 +6,13 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::{Reason, SendStream};
 use http_body::{Body, Frame};
+
+/// A shorter piece is a part of the buffer that it was read into, some 8 KiB, and the library's measure of what
+/// waits for room knows only its own length. So it is queued as a copy.
+const SHORT_BYTES: usize = 4096;
 
 /// Why a body was not sent to its end.
 #[derive(Debug, thiserror::Error)]
@@ -36,12 +40,20 @@ pub async fn send<B>(
 where
     B: Body<Data = Bytes> + Unpin,
 {
+    // What came behind short pieces that were put together.
+    let mut ahead = None;
     loop {
-        let frame = poll_fn(|cx| match poll_reset(&mut stream, cx) {
-            Poll::Ready(error) => Poll::Ready(Err(error)),
-            Poll::Pending => Pin::new(&mut body).poll_frame(cx).map(Ok),
-        });
-        let frame = match frame.await? {
+        let next = match ahead.take() {
+            Some(next) => next,
+            None => {
+                poll_fn(|cx| match poll_reset(&mut stream, cx) {
+                    Poll::Ready(error) => Poll::Ready(Err(error)),
+                    Poll::Pending => Pin::new(&mut body).poll_frame(cx).map(Ok),
+                })
+                .await?
+            }
+        };
+        let frame = match next {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
                 stream.send_reset(reason);
@@ -51,7 +63,9 @@ where
         };
         match frame.into_data().map_err(Frame::into_trailers) {
             Ok(data) => {
-                let is_last = body.is_end_stream();
+                let data =
+                    if data.len() < SHORT_BYTES { compact(data, &mut body, &mut ahead).await } else { data };
+                let is_last = ahead.as_ref().map_or_else(|| body.is_end_stream(), Option::is_none);
                 if data.is_empty() && !is_last {
                     continue;
                 }
@@ -65,6 +79,36 @@ where
             Err(Err(_)) => {}
         }
     }
+}
+
+type Next<E> = Option<Result<Frame<Bytes>, E>>;
+
+/// A short piece, together with those that are there already, in memory of its own. What follows and is no such
+/// piece is left in `ahead`.
+async fn compact<B>(first: Bytes, body: &mut B, ahead: &mut Option<Next<B::Error>>) -> Bytes
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let mut all = BytesMut::from(first.as_ref());
+    poll_fn(|cx| {
+        while all.len() < SHORT_BYTES && !body.is_end_stream() {
+            match Pin::new(&mut *body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame)))
+                    if frame.data_ref().is_some_and(|data| data.len() < SHORT_BYTES) =>
+                {
+                    all.extend_from_slice(&frame.into_data().unwrap_or_default());
+                }
+                Poll::Ready(next) => {
+                    *ahead = Some(next);
+                    break;
+                }
+                Poll::Pending => break,
+            }
+        }
+        Poll::Ready(())
+    })
+    .await;
+    all.freeze()
 }
 
 /// Waits until the other side takes some of `bytes`. One is asked for: the library asks for the rest when

@@ -40,6 +40,10 @@ pub(super) struct Stream {
     is_cancelled: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     passed: Rc<Cell<u32>>,
+    /// The connection's, see [`Streams`].
+    blocked_since: Rc<Cell<Option<Instant>>>,
+    /// Its answer waits until the caller takes what is written.
+    is_held: Cell<bool>,
 }
 
 impl Stream {
@@ -68,6 +72,10 @@ impl Stream {
 
     fn cancel(&self) {
         self.is_cancelled.set(true);
+        self.wake();
+    }
+
+    fn wake(&self) {
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
@@ -116,7 +124,8 @@ pub(super) struct Streams {
     idle_since: Cell<Instant>,
     /// Since when a frame or a header block has been incomplete.
     pub(super) partial_since: Cell<Option<Instant>>,
-    blocked_since: Cell<Option<Instant>>,
+    /// Since when the caller has not taken what is written.
+    blocked_since: Rc<Cell<Option<Instant>>>,
     /// No further streams are wanted.
     leaves: Cell<bool>,
     left_at: Cell<Option<Instant>>,
@@ -130,7 +139,7 @@ impl Streams {
             open: RefCell::default(),
             idle_since: Cell::new(Instant::now()),
             partial_since: Cell::default(),
-            blocked_since: Cell::default(),
+            blocked_since: Rc::default(),
             leaves: Cell::default(),
             left_at: Cell::default(),
             passed: Rc::default(),
@@ -145,6 +154,8 @@ impl Streams {
             is_cancelled: Cell::default(),
             waker: RefCell::default(),
             passed: Rc::clone(&self.passed),
+            blocked_since: Rc::clone(&self.blocked_since),
+            is_held: Cell::default(),
         });
         self.open.borrow_mut().push(Rc::clone(&stream));
         stream
@@ -172,7 +183,14 @@ impl Streams {
     pub(super) fn blocked(&self, is_blocked: bool) {
         match (is_blocked, self.blocked_since.get()) {
             (true, None) => self.blocked_since.set(Some(Instant::now())),
-            (false, Some(_)) => self.blocked_since.set(None),
+            (false, Some(_)) => {
+                self.blocked_since.set(None);
+                self.open
+                    .borrow()
+                    .iter()
+                    .filter(|stream| stream.is_held.take())
+                    .for_each(|stream| stream.wake());
+            }
             _ => {}
         }
     }
@@ -219,6 +237,12 @@ impl Body for Paced {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
+        // The library would queue as much for each stream as if its caller took it, and measures bytes only:
+        // short pieces take many times their length.
+        if this.stream.blocked_since.get().is_some() {
+            this.stream.is_held.set(true);
+            return Poll::Pending;
+        }
         let frame = Pin::new(&mut this.answer).poll_frame(cx);
         match &frame {
             Poll::Ready(_) => {

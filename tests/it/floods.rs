@@ -361,6 +361,51 @@ async fn readers_without_a_window() {
     assert!(grown < 2 * MEMORY_MAX_KIB, "{grown} KiB");
 }
 
+/// A caller with endless windows that reads nothing: short pieces of answers were queued by the hundred thousand,
+/// each with the buffer of 8 KiB that it came in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn short_pieces_are_not_piled_up_for_a_reader_that_stops() {
+    const STREAMS: u32 = 40;
+    const PIECES: usize = 500;
+    let upstream = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let route = format!("all: {{upstream: \"http://{}\", profile: account}}", upstream.local_addr().unwrap());
+    let stage = Plan::default().routes(&route).more("workers: 1").start().await;
+    let gateway = Process::start(&stage, &["--log-filter", "error,keybearer::cli=info"]).await;
+    let (mut reader, mut writer) = connect(gateway.address(), &setting(4, 0x7fff_ffff)).await;
+    writer.send(&frame(WINDOW_UPDATE, 0, 0, &0x7000_0000_u32.to_be_bytes())).await;
+    writer.send(&get(1, "/v1/fill")).await;
+    let mut filling = Peer::accept(&upstream).await;
+    filling.head().await;
+    filling.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    assert!(reader.find(|f| f.kind == HEADERS).await.unwrap().has_status(200));
+    // From here on nobody reads, and all that lies between the two ends gets full.
+    let chunk = [b"10000\r\n".as_slice(), &[b'x'; 0x10000], b"\r\n"].concat();
+    while tokio::time::timeout(Duration::from_millis(500), filling.try_send(&chunk)).await == Ok(true) {}
+    let memory = gateway.peak_kib();
+    let mut events = Vec::new();
+    for n in 1..=STREAMS {
+        writer.send(&get(nth(n), "/v1/events")).await;
+        let mut peer = Peer::accept(&upstream).await;
+        peer.head().await;
+        peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+        events.push(peer);
+    }
+    for _ in 0..PIECES {
+        for peer in &mut events {
+            peer.send("1\r\nx\r\n").await;
+        }
+    }
+    // Whoever is served behind them shows that they have been looked at.
+    let asking = tokio::spawn(stage.http.get(gateway.url("/v1/last")).send());
+    let mut last = Peer::accept(&upstream).await;
+    last.head().await;
+    last.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    assert_eq!(asking.await.unwrap().unwrap().status(), 200);
+    let grown = gateway.peak_kib() - memory;
+    println!("short pieces: {grown} KiB");
+    assert!(grown < MEMORY_MAX_KIB, "{grown} KiB");
+}
+
 /// An upstream whose every answer is 10 MiB.
 async fn downloads() -> std::net::SocketAddr {
     let router = axum::Router::new().fallback(|| async { vec![b'x'; 10 * 1024 * 1024] });
