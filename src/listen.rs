@@ -23,7 +23,6 @@ mod http2;
 pub mod inherited;
 mod isolated;
 mod refuse;
-mod room;
 mod serve;
 mod sni;
 mod socket;
@@ -36,7 +35,6 @@ mod watched;
 pub use bind::{Address, BindError, Change, Listener, Share, UnixSocket};
 pub use connections::Connections;
 use door::Door;
-pub use room::Room;
 use socket::AcceptSocket;
 pub use tls::Follower;
 

@@ -34,6 +34,8 @@ pub mod interims;
 mod opening;
 pub mod pool;
 mod race;
+pub mod room;
+mod shelf;
 pub mod stream;
 pub mod tally;
 pub mod tls;

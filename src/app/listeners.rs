@@ -8,7 +8,8 @@ use tokio::{runtime::Handle, sync::mpsc, task::AbortHandle};
 use crate::{
     admin::metrics::ListenerCount,
     config::Settings,
-    listen::{self, Address, BindError, Change, Limits, Listener, Room, Share, inherited::Inherited},
+    listen::{self, Address, BindError, Change, Limits, Listener, Share, inherited::Inherited},
+    upstream::room::Room,
 };
 
 /// Every listener that is open, and the workers' ends that get the next ones.

@@ -22,11 +22,11 @@ use crate::{
         addresses::Addresses,
         certificate::CertificateError,
         inherited::Inherited,
-        room::Room,
         tls::{Follower, Live},
         unix::{self, SocketFile},
     },
     telemetry::listeners::{Certificates, ListenerShard},
+    upstream::room::Room,
 };
 
 /// Connections that may wait to be accepted.

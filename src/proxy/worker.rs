@@ -35,6 +35,7 @@ use crate::{
     upstream::{
         Upstream,
         pool::{self, Pool},
+        room::Room,
         tally::Tally,
     },
 };
@@ -98,6 +99,8 @@ pub struct Gateway {
     /// Our entry for `Via`, for requests that came over HTTP/1.1 and HTTP/2.
     via: [HeaderValue; 2],
     budget: Arc<Budget>,
+    /// For connections to upstreams.
+    room: Arc<Room>,
     draining: AtomicBool,
     /// For requests that no route took, one per worker.
     unrouted: Vec<Arc<Shard>>,
@@ -128,6 +131,7 @@ impl Gateway {
             pseudonym,
             via,
             budget: Budget::new(replay_total_bytes),
+            room: Room::of_this_process(),
             draining: AtomicBool::new(false),
             unrouted: (0..workers).map(|_| Arc::default()).collect(),
             pools: (0..workers).map(|_| Arc::default()).collect(),
@@ -210,6 +214,7 @@ impl Worker {
             pool: Pool::new(
                 gateway.snapshot.load().common.connections,
                 gateway.pools.get(index).cloned().unwrap_or_default(),
+                Arc::clone(&gateway.room),
             ),
             view,
             unrouted: gateway.unrouted.get(index).cloned().unwrap_or_default(),

@@ -30,6 +30,9 @@ pub enum ConnectError {
     /// The TLS handshake failed, most often over the certificate.
     #[error("{0}")]
     Tls(Rc<io::Error>),
+    /// The process may not open as many files.
+    #[error("no room for another connection")]
+    NoRoom,
     /// The upstream has hung up instead of speaking HTTP/2.
     #[error("the upstream closed the connection instead of speaking HTTP/2")]
     NotHttp2,

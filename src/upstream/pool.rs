@@ -14,7 +14,6 @@ use std::{
 use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 
-use crate::telemetry::metrics::Count;
 use crate::upstream::{
     Sendable, Upstream, Want,
     connect::{ConnectError, Connected, Dialer},
@@ -23,15 +22,16 @@ use crate::upstream::{
     http1::{self, Idle},
     http2::{self, Shared},
     opening::Opening,
+    room::{Place, Room},
+    shelf::Shelf,
     tally::Tally,
 };
 
 /// How often a request waits for a connection that others fill up before it does. Then it makes its own.
 const JOINS_MAX: usize = 3;
 
-/// So long an idle connection is kept also when there are too many. Requests that end together are often
-/// followed by others that begin together, and making connections costs more than they do.
-const SURPLUS_KEPT: Duration = Duration::from_secs(1);
+/// That there is no room for a connection is said no more often.
+const FULL_SAID_EVERY: Duration = Duration::from_secs(10);
 
 /// What may be told to all pools.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,25 +59,15 @@ pub struct Pool<B: Sendable> {
     dialer: Dialer,
     last_number: Cell<u64>,
     tally: Arc<Tally>,
+    room: Arc<Room>,
+    /// When it was last said that there is no room.
+    said_full_at: Cell<Option<Instant>>,
     departures: Rc<Departures>,
 }
 
-/// Connections to one upstream.
-struct Shelf<B: Sendable> {
-    /// A stack.
-    idle: Vec<Idle<B>>,
-    /// By rising number.
-    shared: Vec<Rc<Shared>>,
-    opening: Vec<Rc<Opening>>,
-    /// What its latest shared connection carries; how many may wait for one that is being made.
-    streams_max: usize,
-    /// How many are idle, for those who look.
-    resting: Arc<Count>,
-}
-
 impl<B: Sendable> Pool<B> {
-    /// An empty pool; `tally` is where it counts.
-    pub fn new(settings: Settings, tally: Arc<Tally>) -> Rc<Self> {
+    /// An empty pool; `tally` is where it counts, `room` is what the pools of all workers share.
+    pub fn new(settings: Settings, tally: Arc<Tally>, room: Arc<Room>) -> Rc<Self> {
         let dialer = Dialer { limit: Cell::new(settings.connect), failures: RefCell::default() };
         Rc::new(Self {
             shelves: RefCell::default(),
@@ -85,6 +75,8 @@ impl<B: Sendable> Pool<B> {
             dialer,
             last_number: Cell::new(0),
             tally,
+            room,
+            said_full_at: Cell::default(),
             departures: Rc::default(),
         })
     }
@@ -100,6 +92,8 @@ impl<B: Sendable> Pool<B> {
     pub fn prune(&self) {
         let now = Instant::now();
         let settings = self.settings.get();
+        // What is idle here may be in another worker's way.
+        let kept = if self.room.is_crowded() { 0 } else { settings.idle_connections };
         let is_recent = |since: Instant| now - since < settings.idle;
         self.shelves.borrow_mut().retain(|id, shelf| {
             shelf.idle.retain(|idle| {
@@ -109,7 +103,7 @@ impl<B: Sendable> Pool<B> {
             shelf.shared.retain(|shared| {
                 shared.is_fit(now) && (shared.streams.get() > 0 || is_recent(shared.since.get()))
             });
-            shelf.trim(settings.idle_connections, now);
+            shelf.trim(kept, now);
             shelf.count();
             let is_used = !shelf.idle.is_empty() || !shelf.shared.is_empty() || !shelf.opening.is_empty();
             if !is_used {
@@ -155,64 +149,6 @@ impl<B: Sendable> Pool<B> {
     fn next_number(&self) -> u64 {
         self.last_number.set(self.last_number.get() + 1);
         self.last_number.get()
-    }
-}
-
-impl<B: Sendable> Shelf<B> {
-    fn new(tally: &Tally, id: u64) -> Self {
-        let (idle, shared, opening) = (Vec::new(), Vec::new(), Vec::new());
-        Self { idle, shared, opening, streams_max: http2::STREAMS_MAX, resting: tally.begin(id) }
-    }
-
-    fn forget(&mut self, shared: &Rc<Shared>) {
-        self.shared.retain(|known| !Rc::ptr_eq(known, shared));
-    }
-
-    /// A shared connection with room. The newest first, so that old ones come to their ends.
-    fn share(&mut self, newer_than: u64) -> Option<Rc<Shared>> {
-        if self.shared.is_empty() {
-            return None;
-        }
-        let now = Instant::now();
-        self.shared.retain(|shared| shared.is_fit(now));
-        let mut newer = self.shared.iter().rev().take_while(|shared| shared.number > newer_than);
-        newer.find(|shared| shared.has_room()).cloned()
-    }
-
-    fn take(&mut self) -> Option<Idle<B>> {
-        if self.idle.is_empty() {
-            return None;
-        }
-        let now = Instant::now();
-        let found = std::iter::from_fn(|| self.idle.pop()).find(|idle| {
-            idle.driven.catch_up();
-            idle.is_fit(now)
-        });
-        self.count();
-        found
-    }
-
-    /// Closes what is more than `kept`, the longest idle first.
-    fn trim(&mut self, kept: usize, now: Instant) {
-        let mut surplus = self.resting().saturating_sub(kept);
-        let is_old = |since: Instant| now - since >= SURPLUS_KEPT;
-        let old = self.idle.iter().take(surplus).take_while(|idle| is_old(idle.since)).count();
-        self.idle.drain(..old);
-        surplus -= old;
-        self.shared.retain(|shared| {
-            let goes = surplus > 0 && shared.streams.get() == 0 && is_old(shared.since.get());
-            surplus -= usize::from(goes);
-            !goes
-        });
-    }
-
-    fn resting(&self) -> usize {
-        self.idle.len() + self.shared.iter().filter(|shared| shared.streams.get() == 0).count()
-    }
-
-    /// Tells how many are idle. A shared connection that gets a request is told of at the next look.
-    fn count(&self) {
-        self.resting.set(self.resting() as u64);
     }
 }
 
@@ -347,7 +283,9 @@ impl<B: Sendable> Pool<B> {
         want: Want,
         number: u64,
     ) -> Result<Found<B>, ConnectError> {
+        let place = self.place()?;
         let Connected { stream, is_http2 } = self.dialer.connect(upstream, want).await?;
+        let stream = stream.holding(place);
         if want == Want::Any {
             upstream.learn(is_http2);
         }
@@ -357,6 +295,27 @@ impl<B: Sendable> Pool<B> {
         } else {
             Found::Idle(http1::begin(stream, expires).await?)
         })
+    }
+
+    /// A place for one more connection, if need be that of an idle one.
+    fn place(&self) -> Result<Place, ConnectError> {
+        if !self.room.is_full() || self.close_longest_idle() {
+            return Ok(self.room.place());
+        }
+        let now = Instant::now();
+        if self.said_full_at.get().is_none_or(|at| now - at > FULL_SAID_EVERY) {
+            self.said_full_at.set(Some(now));
+            self.room.warn_that_it_is_full();
+        }
+        Err(ConnectError::NoRoom)
+    }
+
+    fn close_longest_idle(&self) -> bool {
+        let mut shelves = self.shelves.borrow_mut();
+        let longest = shelves.values_mut().filter_map(|shelf| Some((shelf.idle_since()?, shelf)));
+        let Some((since, shelf)) = longest.min_by_key(|(since, _)| *since) else { return false };
+        shelf.close(since);
+        true
     }
 
     fn put(&self, upstream: &Upstream, found: Found<B>) {

@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
-use crate::upstream::{bound::Era, gather};
+use crate::upstream::{bound::Era, gather, room::Place};
 
 /// A connection to an upstream.
 ///
@@ -30,6 +30,7 @@ pub struct Stream {
     transport: Transport,
     wire: Rc<Wire>,
     _open: Open,
+    _place: Option<Place>,
 }
 
 /// What a connection's bytes go over.
@@ -109,7 +110,12 @@ impl Stream {
     /// Puts a connection together; `open` counts it while it lives.
     pub(super) fn new(transport: Transport, era: Option<Era>, open: &Arc<AtomicUsize>) -> Self {
         let wire = Wire { era, ..Wire::default() };
-        Self { transport, wire: Rc::new(wire), _open: Open::count(open) }
+        Self { transport, wire: Rc::new(wire), _open: Open::count(open), _place: None }
+    }
+
+    /// Holds `place` while it lives.
+    pub(super) fn holding(self, place: Place) -> Self {
+        Self { _place: Some(place), ..self }
     }
 
     /// Whether TLS goes over it.

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
 };
 
 use crate::{
+    frames::{HEADERS, connect, get, nth},
     listeners::metric,
     process::Process,
     stage::{PATIENCE, Plan, Stage, eventually, pause, raw},
@@ -133,6 +134,50 @@ async fn without_any_file_left_accepting_pauses_and_goes_on_later() {
     tokio::time::timeout(PATIENCE, served).await.expect("it serves again");
     let said = process.lines().iter().filter(|line| line.contains("connections wait")).count();
     assert!(said < 10, "it is said once in a while, not at every attempt: {said}");
+}
+
+/// One caller of HTTP/2 made as many connections to a silent upstream as there were files, and nobody else, not
+/// even the admin listener, had any left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_that_wait_for_a_silent_upstream_leave_files_for_everybody_else() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let routes = format!(
+        "silent: {{match: {{path: /silent}}, upstream: \"http://{}\", profile: account}}\n\
+         orders: {{match: {{path: /v1}}, upstream: \"{{api}}\", profile: account}}",
+        silent.local_addr().unwrap()
+    );
+    let plan = Plan::default().routes(&routes).more("workers: 1\nadmin: {address: \"127.0.0.1:0\"}");
+    let stage = plan.start().await;
+    let process = Process::start_with_files(&stage, 128).await;
+    let upstream = tokio::spawn(async move {
+        let mut taken = Vec::new();
+        while let Ok((stream, _)) = silent.accept().await {
+            taken.push(stream);
+        }
+    });
+    assert!(raw(process.address(), GET).await.starts_with("HTTP/1.1 200"));
+    let (mut reader, mut writer) = connect(process.address(), &[]).await;
+    let requests: Vec<u8> = (0..90).flat_map(|n| get(nth(n), "/silent")).collect();
+    writer.send(&requests).await;
+    // Those that have no place are told so, the others wait.
+    let refused = reader.find(|frame| frame.kind == HEADERS).await.unwrap();
+    assert!(!refused.has_status(200), "{refused:?}");
+    eventually("it says why", || process.has_logged("no room for a further connection to an upstream")).await;
+    let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+    let asked = client.get(format!("http://{}/metrics", process.admin())).send().await;
+    let metrics = asked.expect("the admin listener answers").text().await.unwrap();
+    let counted =
+        metrics.lines().find(|line| line.contains("route=\"silent\"") && line.contains("overloaded"));
+    assert!(counted.is_some_and(|line| !line.ends_with(" 0")), "{metrics}");
+    // Places come back with the caller's end, and one that was idle gives way.
+    drop((reader, writer));
+    let served = async {
+        while !raw(process.address(), GET).await.starts_with("HTTP/1.1 200") {
+            pause().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, served).await.expect("others are served again");
+    upstream.abort();
 }
 
 /// Ten thousand of them fit in 150 MB: after a while without a request they hold no buffers.

@@ -75,6 +75,7 @@ pub(super) fn connect_fault(error: ConnectError) -> Fault {
         ConnectError::Unreachable(_) => Fault::UpstreamUnreachable,
         ConnectError::TimedOut => Fault::UpstreamTimeout,
         ConnectError::Tls(_) => Fault::UpstreamTls,
+        ConnectError::NoRoom => Fault::Overloaded,
         ConnectError::NotHttp2 => Fault::UpstreamProtocol,
     }
 }

@@ -1,7 +1,8 @@
-//! How many connections of callers the process has file descriptors for.
+//! How many connections the process has file descriptors for.
 //!
-//! A caller's connection wants another one to an upstream, and the admin listener must be able to
-//! answer when callers have taken all they may. So callers of all listeners together get about half.
+//! A caller's connection wants another one to an upstream, over HTTP/2 even many, and the admin listener must be
+//! able to answer when both have taken all they may. So the callers of all listeners together get about half, and
+//! the connections to all upstreams as many.
 
 use std::sync::{
     Arc,
@@ -16,7 +17,7 @@ const FILES_RESERVED: usize = 100;
 /// However few there are, some connections must be let in.
 const CONNECTIONS_MIN: usize = 16;
 
-/// Room for callers' connections, over all listeners.
+/// Room for callers' connections, over all listeners, or for those to upstreams, over all workers.
 pub struct Room {
     open: AtomicUsize,
     files: Option<usize>,
@@ -42,17 +43,49 @@ impl Room {
         );
     }
 
+    /// Says that requests are refused because there is no room.
+    pub(super) fn warn_that_it_is_full(&self) {
+        tracing::warn!(
+            "no room for a further connection to an upstream, requests get 503: {} are open and the process may open \
+             {} files (raise `ulimit -n`, or LimitNOFILE= in its systemd unit, or find out why upstreams do not answer)",
+            self.open.load(Ordering::Relaxed),
+            self.files.unwrap_or(usize::MAX)
+        );
+    }
+
     /// Whether no further connection should be taken.
-    pub(super) fn is_full(&self) -> bool {
+    pub fn is_full(&self) -> bool {
         self.open.load(Ordering::Relaxed) >= self.connections
     }
 
-    pub(super) fn enter(&self) {
+    /// Whether idle connections should make room for others.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.open.load(Ordering::Relaxed) >= self.connections / 4 * 3
+    }
+
+    /// A place that is given back when it is dropped.
+    pub(super) fn place(self: &Arc<Self>) -> Place {
+        self.enter();
+        Place(Arc::clone(self))
+    }
+
+    /// One more is open.
+    pub fn enter(&self) {
         self.open.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn leave(&self) {
+    /// One fewer is open.
+    pub fn leave(&self) {
         self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One connection's place in a [`Room`].
+pub(super) struct Place(Arc<Room>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.leave();
     }
 }
 
