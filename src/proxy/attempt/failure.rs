@@ -12,6 +12,9 @@ use crate::{
     upstream::{connect::ConnectError, connection::SendError},
 };
 
+/// What fits a signed number of 64 bits, as of the lengths of requests.
+const LENGTH_MAX: u64 = 1 << 63;
+
 /// Exactly one length, or exactly one `chunked`, or neither (RFC 9112 §6.3).
 pub(super) fn is_soundly_framed(headers: &HeaderMap) -> bool {
     // One pass costs less than two lookups.
@@ -19,12 +22,17 @@ pub(super) fn is_soundly_framed(headers: &HeaderMap) -> bool {
         headers.iter().filter(|(name, _)| **name == CONTENT_LENGTH || **name == TRANSFER_ENCODING);
     match (framing.next(), framing.next()) {
         (None, _) => true,
-        (Some((name, length)), None) if *name == CONTENT_LENGTH => {
-            length.as_bytes().iter().all(u8::is_ascii_digit)
-        }
+        (Some((name, length)), None) if *name == CONTENT_LENGTH => is_length(length.as_bytes()),
         (Some((_, coding)), None) => coding.as_bytes().eq_ignore_ascii_case(b"chunked"),
         (Some(_), Some(_)) => false,
     }
+}
+
+/// RFC 9110 §8.6. The library does not look at what goes with no body, as in the answer to HEAD.
+fn is_length(value: &[u8]) -> bool {
+    let is_number = value.iter().all(u8::is_ascii_digit);
+    let number = std::str::from_utf8(value).ok().and_then(|text| text.parse::<u64>().ok());
+    is_number && number.is_some_and(|number| number <= LENGTH_MAX)
 }
 
 /// How one attempt failed.
@@ -77,5 +85,30 @@ pub(super) fn connect_fault(error: ConnectError) -> Fault {
         ConnectError::Tls(_) => Fault::UpstreamTls,
         ConnectError::NoRoom => Fault::Overloaded,
         ConnectError::NotHttp2 => Fault::UpstreamProtocol,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn a_length_is_a_number_that_a_body_may_have() {
+        for (value, is_sound) in [
+            ("0", true),
+            ("007", true),
+            ("9223372036854775808", true),
+            ("9223372036854775809", false),
+            ("99999999999999999999999", false),
+            ("", false),
+            ("+1", false),
+            ("1 ", false),
+            ("0x1", false),
+        ] {
+            let headers = HeaderMap::from_iter([(CONTENT_LENGTH, HeaderValue::from_static(value))]);
+            assert_eq!(is_soundly_framed(&headers), is_sound, "{value:?}");
+        }
     }
 }
