@@ -17,7 +17,7 @@ const DECODINGS_MAX: usize = 4;
 ///
 /// Percent-encoding is undone, also where it was done more than once, and letters are small (ASP.NET).
 /// White space in front goes, what stands in brackets is an index, a dot, a space and an open bracket
-/// are an underscore, and a NUL ends it (PHP).
+/// are an underscore, and a NUL ends it (PHP). Brackets around it go (Node's qs, Rack).
 pub fn read(name: &[u8]) -> String {
     let mut bytes = name.to_vec();
     for _ in 0..DECODINGS_MAX {
@@ -27,9 +27,12 @@ pub fn read(name: &[u8]) -> String {
         }
         bytes = decoded;
     }
+    let is_bracket = |byte: &&u8| matches!(byte, b'[' | b']');
+    bytes.drain(..bytes.iter().take_while(is_bracket).count());
     let is_indexed = bytes.contains(&b']');
     let ends = |byte: &u8| *byte == 0 || (is_indexed && *byte == b'[');
     bytes.truncate(bytes.iter().position(ends).unwrap_or(bytes.len()));
+    bytes.truncate(bytes.len() - bytes.iter().rev().take_while(|byte| **byte == b']').count());
     let text = String::from_utf8_lossy(&bytes);
     let plain = |c: char| if matches!(c, '.' | ' ' | '\t' | '[') { '_' } else { c.to_ascii_lowercase() };
     text.trim().chars().map(plain).collect()
@@ -42,6 +45,14 @@ fn decoded(bytes: &[u8]) -> Vec<u8> {
         rest = after;
         match (byte, after) {
             (b'+', _) => out.push(b' '),
+            // ASP.NET's own: a code unit of UTF-16. Only ASCII could be taken for a name.
+            (b'%', [b'u' | b'U', b'0', b'0', high, low, after @ ..]) => match (digit(*high), digit(*low)) {
+                (Some(high), Some(low)) => {
+                    out.push(high << 4 | low);
+                    rest = after;
+                }
+                _ => out.push(b'%'),
+            },
             (b'%', [high, low, after @ ..]) => match (digit(*high), digit(*low)) {
                 (Some(high), Some(low)) => {
                     out.push(high << 4 | low);
@@ -133,6 +144,15 @@ mod tests {
             "api_key%5B%5D",
             "api_key%00x",
             "api[key",
+            "[api_key]",
+            "%5Bapi_key%5D",
+            "[api_key",
+            "]api_key",
+            "api_key]",
+            "[[api_key]]",
+            "[api_key][]",
+            "%u0061pi_key",
+            "api%u005Fkey",
         ] {
             check(&format!("/a?b=1&{spelling}=t"), "/a?b=1");
             check(&format!("/a?{spelling}=t&b=1"), "/a?b=1");
