@@ -334,7 +334,7 @@ impl Exchange {
                 (StatusCode::CONTINUE | StatusCode::SWITCHING_PROTOCOLS, _) => {}
                 _ if !self.informs => {}
                 _ => {
-                    headers::interim(&mut interim.headers, false);
+                    headers::informational(&mut interim.headers, false);
                     // RFC 9110 §8.6: a length would be taken for the answer's.
                     interim.headers.remove(CONTENT_LENGTH);
                     self.line.inform(&interim);

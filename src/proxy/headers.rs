@@ -17,7 +17,7 @@ use crate::{
         credentials::Slots,
         fault::{BadRequest, Fault},
         forwarded::{self, Source},
-        notable::Notable,
+        notable::{self, Notable},
         settings::{Forwarding, Underscores},
     },
     route::authority,
@@ -212,6 +212,9 @@ pub fn prepare(headers: &mut HeaderMap, outgoing: &Outgoing<'_>) -> Result<(), F
         headers.remove(AUTHORIZATION);
     }
     outgoing.slots.strip(headers);
+    if found.has(Notable::UNDERSCORE) {
+        take_off_resembling(headers, outgoing.source.is_trusted);
+    }
     let is_ours =
         |via: &HeaderValue| memchr::memmem::find(via.as_bytes(), outgoing.pseudonym.as_bytes()).is_some();
     if found.has(Notable::VIA) && headers.get_all(VIA).iter().any(is_ours) {
@@ -232,6 +235,16 @@ pub fn prepare(headers: &mut HeaderMap, outgoing: &Outgoing<'_>) -> Result<(), F
     }
     headers.insert(REQUEST_ID, outgoing.request_id.clone());
     Ok(())
+}
+
+/// Takes off names with an underscore that could pass for what only this gateway says, or for a connection's own.
+/// What a trusted caller says of where a request comes from may be spelled like this.
+fn take_off_resembling(headers: &mut HeaderMap, is_trusted: bool) {
+    const OURS: Notable = ANY_HOP_BY_HOP.with(Notable::REQUEST_ID);
+    let taken = if is_trusted { OURS } else { OURS.with(Notable::FORWARDING) };
+    let resembling = |name: &&HeaderName| notable::resembles(name.as_str()).has(taken);
+    let names: Vec<HeaderName> = headers.keys().filter(resembling).cloned().collect();
+    names.iter().for_each(|name| drop(headers.remove(name)));
 }
 
 /// Counts this hop of a request that says how many it may take (RFC 9110 §7.6.2).
@@ -267,13 +280,21 @@ fn join_cookies(headers: &mut HeaderMap) {
 /// Turns an upstream's header fields into those for the caller. `Trailer` stays for one that can read
 /// trailers and needs to be told of them.
 pub fn answer(headers: &mut HeaderMap, request_id: &HeaderValue, keep_trailer: bool) {
+    informational(headers, keep_trailer);
+    headers.insert(REQUEST_ID, request_id.clone());
+}
+
+/// The same for a response that only informs: it has no id.
+pub fn informational(headers: &mut HeaderMap, keep_trailer: bool) {
     let found = interim(headers, keep_trailer);
     // Only this gateway speaks in its own name (RFC 9209 §2).
     let is_ours = |status: &HeaderValue| memchr::memmem::find(status.as_bytes(), b"keybearer").is_some();
     if found.has(Notable::PROXY_STATUS) && headers.get_all(PROXY_STATUS).iter().any(is_ours) {
         headers.remove(PROXY_STATUS);
     }
-    headers.insert(REQUEST_ID, request_id.clone());
+    if found.has(Notable::REQUEST_ID) {
+        headers.remove(REQUEST_ID);
+    }
 }
 
 /// Takes off a response's header what belongs to the upstream's connection. Gives what it had.
@@ -337,6 +358,10 @@ mod tests {
     }
 
     fn prepared(pairs: &[(&str, &str)]) -> Result<HeaderMap, Fault> {
+        prepared_with(Underscores::Refuse, pairs)
+    }
+
+    fn prepared_with(underscores: Underscores, pairs: &[(&str, &str)]) -> Result<HeaderMap, Fault> {
         let mut headers = HeaderMap::new();
         for (name, value) in pairs {
             headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
@@ -352,7 +377,7 @@ mod tests {
             pseudonym: "kb-1",
             request_id: &HeaderValue::from_static("id"),
             version: Version::HTTP_2,
-            underscores: Underscores::Refuse,
+            underscores,
             forwarded: Forwarding::Off,
             source: Source { address: None, is_trusted: false, is_tls: false, host: None },
             slots: &slots,
@@ -375,6 +400,32 @@ mod tests {
         assert!(!sent.contains_key(PROXY_AUTHORIZATION));
         assert_eq!(sent[HOST], "api.internal");
         assert_eq!(sent["accept"], "*/*");
+    }
+
+    #[test]
+    fn what_only_the_gateway_says_is_taken_off_also_where_it_is_spelled_with_underscores() {
+        let spelled = ["X_Forwarded_For", "X-Real_Ip", "x_request_id", "Proxy_Authorization", "keep_alive"];
+        let mut pairs = spelled.map(|name| (name, "theirs")).to_vec();
+        pairs.extend([("x_forwarded", "kept"), ("plain_name", "kept")]);
+        let sent = prepared_with(Underscores::Allow, &pairs).unwrap();
+        assert!(spelled.iter().all(|name| !sent.contains_key(*name)), "{sent:?}");
+        assert_eq!(sent.values().filter(|value| *value == "kept").count(), 2);
+        assert_eq!(sent[&REQUEST_ID], "id");
+    }
+
+    #[test]
+    fn an_informational_response_speaks_in_nobodys_name() {
+        let mut hints = fields(&[
+            ("link", "</a.css>"),
+            ("proxy-status", "keybearer; error=\"x\""),
+            ("x-request-id", "theirs"),
+            ("keep-alive", "timeout=5"),
+        ]);
+        informational(&mut hints, false);
+        assert_eq!(hints, fields(&[("link", "</a.css>")]));
+        let mut others = fields(&[("proxy-status", "cdn; hit")]);
+        informational(&mut others, false);
+        assert_eq!(others.len(), 1);
     }
 
     #[test]

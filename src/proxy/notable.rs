@@ -89,8 +89,19 @@ fn kind(name: &str) -> Notable {
 /// Names are short: looking at every byte costs less than calling for help.
 fn of_unknown(name: &str) -> Notable {
     let has_underscore = name.bytes().fold(false, |seen, byte| seen | (byte == b'_'));
-    let underscore = if has_underscore { Notable::UNDERSCORE } else { Notable::default() };
-    if name.starts_with("x-forwarded-") { underscore.with(Notable::FORWARDING) } else { underscore }
+    if has_underscore {
+        Notable::UNDERSCORE
+    } else if name.starts_with("x-forwarded-") {
+        Notable::FORWARDING
+    } else {
+        Notable::default()
+    }
+}
+
+/// What an upstream could take `name` for that knows no difference between `_` and `-`, as CGI does not. Nothing
+/// for names without an underscore.
+pub fn resembles(name: &str) -> Notable {
+    if name.contains('_') { kind(&name.replace('_', "-")) } else { Notable::default() }
 }
 
 #[cfg(test)]
