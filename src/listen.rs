@@ -31,6 +31,7 @@ pub mod tls;
 mod transport;
 pub mod unix;
 mod watched;
+mod withdrawals;
 
 pub use bind::{Address, BindError, Change, Listener, Share, UnixSocket};
 pub use connections::Connections;

@@ -17,7 +17,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use http_body::Body;
 
 use crate::{
-    body::{self, Duplex, Received, Wanted},
+    body::{self, Duplex, Received, Unsent, Wanted},
     caller::Caller,
     clock,
     listen::{
@@ -27,6 +27,7 @@ use crate::{
         streams::{Paced, Stream, Streams},
         transport::Transport,
         watched::{End, Ending, Watched},
+        withdrawals::Withdrawals,
     },
     proxy::{
         self, Held, Inbound, Interim, Line,
@@ -39,7 +40,8 @@ use crate::{
 
 /// What the library may hold of one answer while the caller makes no room for it.
 const SEND_BUFFER_MAX: usize = 64 * 1024;
-/// Streams that a caller resets before they were served; then the connection ends (CVE-2023-44487).
+/// Streams that a caller resets before the library hands them over; then the connection ends
+/// (CVE-2023-44487). Those that it has handed over are counted as [`Withdrawals`].
 const PENDING_RESETS_MAX: usize = 20;
 /// Streams that the caller makes us reset; then the connection ends (CVE-2025-8671).
 const OWN_RESETS_MAX: usize = 200;
@@ -60,6 +62,7 @@ pub(super) async fn serve(
     caller: Caller,
 ) {
     let streams = watched.streams.get_or_init(Streams::new);
+    let withdrawals = Rc::new(Withdrawals::new());
     let mut builder = server::Builder::new();
     builder
         .max_concurrent_streams(limits.http2_streams)
@@ -73,12 +76,16 @@ pub(super) async fn serve(
         .enable_connect_protocol();
     let conversing = async {
         let mut connection = builder.handshake(Frames::new(transport, early, watched)).await?;
-        let mut has_left = false;
+        let (mut has_left, mut is_flooded) = (false, false);
         let mut next = async || {
             poll_fn(|cx| {
                 if streams.leaves() && !has_left {
                     has_left = true;
                     connection.graceful_shutdown();
+                }
+                if withdrawals.is_exceeded() && !is_flooded {
+                    is_flooded = true;
+                    connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                 }
                 connection.poll_accept(cx)
             })
@@ -87,7 +94,7 @@ pub(super) async fn serve(
         while let Some(accepted) = next().await {
             let (request, reply) = accepted?;
             watched.served.set(watched.served.get() + 1);
-            let side = Side::new(watched, streams.open(), reply);
+            let side = Side::new(watched, &withdrawals, streams.open(), reply);
             let refused = judge(&request, limits);
             let answering = answer(Rc::clone(worker), caller, request, refused, side);
             // Ends with the stream, or when the watch gives it up. Dropping it resets the stream.
@@ -139,7 +146,12 @@ async fn answer(
         Ok(sending) => sending,
         Err(error) => {
             tracing::debug!(%error, "no answer on a stream");
-            return side.reply.borrow_mut().send_reset(Reason::INTERNAL_ERROR);
+            // An upload may have told of the reset first.
+            let withdrawn = poll_fn(|cx| Poll::Ready(side.poll_withdrawn(cx)));
+            if withdrawn.await.is_pending() {
+                side.reply.borrow_mut().send_reset(Reason::INTERNAL_ERROR);
+            }
+            return;
         }
     };
     match (tunnel, receiving) {
@@ -148,12 +160,19 @@ async fn answer(
             let pieces = stream.become_tunnel();
             tunnel.counted_by(pieces).run(Duplex::new(sending, receiving), Vec::new()).await;
         }
-        _ if is_whole => {}
+        _ if is_whole => side.withdrawals.answered(),
         _ => {
             let paced = Paced { answer, stream: Rc::clone(&stream) };
             let sending = body::send(paced, sending, Reason::INTERNAL_ERROR);
-            if let Some(Err(error)) = stream.unless_cancelled(sending).await {
-                tracing::debug!(%error, "an answer was not sent to its end");
+            match stream.unless_cancelled(sending).await {
+                Some(Ok(())) => side.withdrawals.answered(),
+                Some(Err(error)) => {
+                    if matches!(error, Unsent::Stream(_)) {
+                        side.withdrawn();
+                    }
+                    tracing::debug!(%error, "an answer was not sent to its end");
+                }
+                None => {}
             }
         }
     }
@@ -218,15 +237,22 @@ fn judge(request: &Request<RecvStream>, limits: &Limits) -> Option<Fault> {
 struct Side {
     watched: Rc<Watched>,
     stream: Rc<Stream>,
+    withdrawals: Rc<Withdrawals>,
     reply: RefCell<SendResponse<Bytes>>,
     tunnel: Cell<Option<Tunnel>>,
     interim_bytes: Cell<usize>,
 }
 
 impl Side {
-    fn new(watched: &Rc<Watched>, stream: Rc<Stream>, reply: SendResponse<Bytes>) -> Rc<Self> {
+    fn new(
+        watched: &Rc<Watched>,
+        withdrawals: &Rc<Withdrawals>,
+        stream: Rc<Stream>,
+        reply: SendResponse<Bytes>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             watched: Rc::clone(watched),
+            withdrawals: Rc::clone(withdrawals),
             stream,
             reply: RefCell::new(reply),
             tunnel: Cell::default(),
@@ -242,9 +268,22 @@ impl Side {
             if let Poll::Ready(answer) = answering.as_mut().poll(cx) {
                 return Poll::Ready(Some(answer));
             }
-            self.reply.borrow_mut().poll_reset(cx).map(|_| None)
+            self.poll_withdrawn(cx).map(|()| None)
         });
         self.stream.unless_cancelled(answered).await.flatten()
+    }
+
+    /// Ready when the stream is reset or the connection is gone, which counts.
+    fn poll_withdrawn(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.reply.borrow_mut().poll_reset(cx).map(|_| self.withdrawn())
+    }
+
+    /// The request was taken back before it was answered.
+    fn withdrawn(&self) {
+        if self.withdrawals.withdrawn() {
+            self.watched.blame(Ending::Flood);
+            self.watched.wake();
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! The gateway is a process of its own, so that what is measured is its own time and memory.
 
 use std::{
+    convert::Infallible,
     fs,
     sync::{
         Arc,
@@ -11,6 +12,8 @@ use std::{
     time::Duration,
 };
 
+use axum::{Router, body::Body, routing::any};
+use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
 
 use crate::{
@@ -42,7 +45,21 @@ struct Target {
 
 impl Target {
     async fn start(more: &str) -> Self {
-        let stage = Plan::default().more(&format!("workers: 1\n{more}")).start().await;
+        Self::with(Plan::default().more(&format!("workers: 1\n{more}"))).await
+    }
+
+    /// One whose `/held` goes to an upstream that answers nothing, and `/begun` to one that only begins to.
+    async fn with_half_hearted_upstream() -> Self {
+        let upstream = half_hearted().await;
+        let routes = format!(
+            "orders: {{match: {{path: /v1}}, upstream: \"{{api}}\", profile: account}}\n\
+             rest: {{upstream: \"http://{upstream}\", profile: account}}"
+        );
+        Self::with(Plan::default().more("workers: 1").routes(&routes)).await
+    }
+
+    async fn with(plan: Plan) -> Self {
+        let stage = plan.start().await;
         let gateway = Process::start(&stage, &["--log-filter", "error,keybearer::cli=info"]).await;
         let target = Self { stage, gateway };
         // The first requests make what every gateway needs: connections, buffers, tables.
@@ -102,6 +119,41 @@ impl Target {
         ended
     }
 
+    /// Opens twenty streams with `open`, waits for `signs` frames that say that they are being served, spoils
+    /// each, and begins anew. How many were spoilt when the connection ended, if it did.
+    async fn rhythm(
+        &self,
+        name: &str,
+        open: impl Fn(u32) -> Vec<u8>,
+        (kind, signs): (u8, u32),
+        spoil: impl Fn(u32) -> Vec<u8>,
+    ) -> Option<u32> {
+        let (cpu, memory) = (self.cpu(), self.gateway.peak_kib());
+        let mut ended = None;
+        let beating = async {
+            let (mut reader, mut writer) = connect(self.gateway.address(), &[]).await;
+            'rounds: for round in (0..MANY).step_by(20) {
+                let streams = (round..round + 20).map(nth);
+                let opened: Vec<u8> = streams.clone().flat_map(&open).collect();
+                writer.send(&[opened, frame(PING, 0, 0, &[1; 8])].concat()).await;
+                for _ in 0..signs {
+                    let sign = reader.find(|f| f.kind == GOAWAY || f.kind == kind).await;
+                    if sign.is_none_or(|sign| sign.kind == GOAWAY) {
+                        ended = Some(round);
+                        break 'rounds;
+                    }
+                }
+                let spoilt: Vec<u8> = streams.flat_map(&spoil).collect();
+                writer.send(&spoilt).await;
+            }
+        };
+        self.while_others_are_served(name, beating).await;
+        let (cpu, memory) = (self.cpu() - cpu, self.gateway.peak_kib() - memory);
+        println!("{name}: ended {ended:?}, {cpu:?} of the processor, {memory} KiB");
+        assert!(memory < MEMORY_MAX_KIB, "{name} has cost {memory} KiB");
+        ended
+    }
+
     async fn while_others_are_served(&self, name: &str, doing: impl Future<Output = ()>) {
         let (is_done, mut longest) = (AtomicBool::new(false), Duration::ZERO);
         let others = async {
@@ -139,6 +191,44 @@ async fn rapid_reset() {
     assert!(target.stage.api.requests() < 2_000, "{}", target.stage.api.requests());
 }
 
+/// The same a moment later: the requests have been passed on when they are taken back, and none of them is
+/// open any more when the next ones come.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rapid_reset_in_a_measured_rhythm() {
+    let target = Target::with_half_hearted_upstream().await;
+    let cancel = |stream| reset(stream, CANCEL);
+    for (name, path, signs) in [
+        ("requests that are taken back when they have been read", "/held", (PING, 1)),
+        ("requests that are taken back when their answers have begun", "/begun", (HEADERS, 20)),
+    ] {
+        for (body, open) in [("", get as fn(u32, &str) -> Vec<u8>), (" with their bodies", post)] {
+            let name = format!("{name}{body}");
+            let ended = target.rhythm(&name, |stream| open(stream, path), signs, cancel).await;
+            assert!(ended.is_some_and(|spoilt| spoilt < 2_000), "{name}: {ended:?}");
+        }
+    }
+}
+
+/// A browser that navigates away, calls whose deadlines pass while an upstream stands still.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hundreds_of_requests_that_are_taken_back_are_no_flood() {
+    let target = Target::with_half_hearted_upstream().await;
+    let (mut reader, mut writer) = connect(target.gateway.address(), &[]).await;
+    for round in 0..16 {
+        let (first, last) = (51 * round, 51 * round + 50);
+        let held: Vec<u8> = (first..last).flat_map(|n| get(nth(n), "/held")).collect();
+        writer.send(&[held, get(nth(last), "/v1/orders")].concat()).await;
+        let answer = reader.find(|f| f.kind == GOAWAY || f.stream == nth(last)).await;
+        assert!(answer.is_some_and(|answer| answer.has_status(200)), "round {round}");
+        let taken_back: Vec<u8> = (first..last).flat_map(|n| reset(nth(n), CANCEL)).collect();
+        writer.send(&taken_back).await;
+    }
+    let last = nth(51 * 16);
+    writer.send(&get(last, "/v1/orders")).await;
+    let answer = reader.find(|f| f.kind == GOAWAY || f.stream == last).await;
+    assert!(answer.is_some_and(|answer| answer.has_status(200)));
+}
+
 /// CVE-2025-8671: the same, but it is the gateway that is made to reset.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn made_you_reset() {
@@ -159,6 +249,32 @@ async fn made_you_reset() {
         target.flood("made you reset by priorities", &[], MANY, on_itself).await,
         "it ends the connection"
     );
+}
+
+/// All that a caller can do to a stream of its own, so that the library resets it while the request is being
+/// served.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn made_you_reset_in_a_measured_rhythm() {
+    let target = Target::with_half_hearted_upstream().await;
+    let open = |stream| {
+        let fields = [head("POST", "/held"), field("content-length", "5")].concat();
+        frame(HEADERS, END_HEADERS, stream, &fields)
+    };
+    type Spoil = fn(u32) -> Vec<u8>;
+    let ways: [(&str, Spoil); 6] = [
+        ("a window of nothing", |stream| window_update(stream, 0)),
+        ("a window that overflows", |stream| window_update(stream, 0x7fff_ffff)),
+        ("a stream behind itself", |stream| {
+            frame(PRIORITY, 0, stream, &[&stream.to_be_bytes()[..], &[16]].concat())
+        }),
+        ("more than was announced", |stream| frame(DATA, 0, stream, b"sixsix")),
+        ("less than was announced", |stream| frame(DATA, END_STREAM, stream, b"four")),
+        ("trailers without an end", |stream| frame(HEADERS, END_HEADERS, stream, &field("x-a", "b"))),
+    ];
+    for (name, spoil) in ways {
+        let ended = target.rhythm(name, open, (PING, 1), spoil).await;
+        assert!(ended.is_some_and(|spoilt| spoilt < 2_000), "{name}: {ended:?}");
+    }
 }
 
 /// A header block that never ends (CVE-2024-27316 and its kin).
@@ -408,7 +524,21 @@ async fn short_pieces_are_not_piled_up_for_a_reader_that_stops() {
 
 /// An upstream whose every answer is 10 MiB.
 async fn downloads() -> std::net::SocketAddr {
-    let router = axum::Router::new().fallback(|| async { vec![b'x'; 10 * 1024 * 1024] });
+    let router = Router::new().fallback(|| async { vec![b'x'; 10 * 1024 * 1024] });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    // Ends with the test's runtime.
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    address
+}
+
+/// An upstream that answers nothing, or below `/begun` only begins to.
+async fn half_hearted() -> std::net::SocketAddr {
+    let begun = || async {
+        let first = stream::once(async { Ok::<_, Infallible>("a part") });
+        Body::from_stream(first.chain(stream::pending()))
+    };
+    let router = Router::new().route("/begun", any(begun)).fallback(std::future::pending::<()>);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     // Ends with the test's runtime.
