@@ -38,7 +38,10 @@ pub fn upstream_target(settings: &RouteSettings, prefix: &str, uri: &Uri) -> Res
         && !settings.strip_path
         && let Some(target) = uri.path_and_query()
     {
-        return Ok(Uri::from(target.clone()));
+        let target = Uri::from(target.clone());
+        if begins_with_slash(&target) {
+            return Ok(target);
+        }
     }
     let mut path = reading.path.as_ref();
     if settings.strip_path {
@@ -53,7 +56,26 @@ pub fn upstream_target(settings: &RouteSettings, prefix: &str, uri: &Uri) -> Res
     let query = uri.query().map_or(String::new(), |query| format!("?{query}"));
     let target: PathAndQuery =
         format!("{base}{slash}{path}{query}").parse().map_err(|_| Fault::BadRequest(BadRequest::Target))?;
-    Ok(Uri::from(target))
+    let target = Uri::from(target);
+    if begins_with_slash(&target) { Ok(target) } else { Err(Fault::BadRequest(BadRequest::Target)) }
+}
+
+/// Whether `target`, which has no authority, is written with a path (RFC 9112 §3.2.1). The library knows some
+/// without one: of `http://host?x` there is only the query, of `#x` nothing, and neither would be a target.
+fn begins_with_slash(target: &Uri) -> bool {
+    let written = target.path_and_query().map_or("", PathAndQuery::as_str);
+    target.path().starts_with('/') && written.starts_with('/')
+}
+
+/// Whether a target of HTTP/2 is a path with perhaps a query, of visible ASCII, or `*`: what a request line
+/// can hold. The library takes more, and cuts off what stands behind a `#`.
+pub fn is_written_in_full(target: &PathAndQuery) -> bool {
+    // The library shows one of nothing as `/`, and yet knows it from one.
+    let is_empty = target.as_str() == "/" && *target != PathAndQuery::from_static("/");
+    let written = target.as_str();
+    !is_empty
+        && (written.starts_with('/') || written == "*")
+        && written.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 #[cfg(test)]
@@ -81,6 +103,8 @@ mod tests {
         };
         let target = upstream_target(&settings, strip.unwrap_or("/"), &asked.parse().unwrap()).unwrap();
         assert_eq!(target.to_string(), expected, "{base:?} {strip:?} {asked}");
+        // What HTTP/2 sends.
+        assert_eq!(target.path_and_query().unwrap().as_str(), expected, "{base:?} {strip:?} {asked}");
     }
 
     #[test]
@@ -90,6 +114,35 @@ mod tests {
         check(Some("/api"), None, "/v1/orders", "/api/v1/orders");
         check(Some("/api"), None, "/", "/api/");
         check(None, None, "/%6frders", "/orders");
+    }
+
+    #[test]
+    fn a_target_without_a_path_gets_one() {
+        for (target, expected) in [("?x", "/?x"), ("?", "/?"), ("#", "/"), ("#x", "/"), ("/", "/")] {
+            check(None, None, &format!("http://host{target}"), expected);
+        }
+        for (base, strip) in [(Some("/api"), None), (None, Some("/"))] {
+            let slash = if base.is_some() { "/api/" } else { "/" };
+            check(base, strip, "http://host#x", slash);
+            check(base, strip, "http://host?x", &format!("{slash}?x"));
+        }
+    }
+
+    #[test]
+    fn a_target_of_http_2_is_a_path_of_visible_ascii() {
+        for (target, is_sound) in [
+            ("/", true),
+            ("/v1?a=b", true),
+            ("*", true),
+            ("#", false),
+            ("#x", false),
+            ("?x", false),
+            ("?", false),
+            ("/v1?\u{e9}", false),
+            ("/\u{e9}", false),
+        ] {
+            assert_eq!(is_written_in_full(&target.parse().unwrap()), is_sound, "{target}");
+        }
     }
 
     #[test]

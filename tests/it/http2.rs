@@ -2,7 +2,7 @@
 
 use crate::{
     frames::{DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, connect, field, frame, head},
-    stage::Stage,
+    stage::{Plan, Stage},
 };
 
 /// A header block of these fields, in this order.
@@ -108,6 +108,33 @@ async fn tricks_with_pseudo_header_fields_are_refused() {
         &[(":method", "GET / HTTP/1.1\r\nx:"), scheme, authority, path],
     ] {
         refuses(&stage, &block(fields)).await;
+    }
+}
+
+/// The library cuts off what stands behind a `#`, and takes a target that is nothing else.
+#[tokio::test]
+async fn a_target_that_no_request_line_could_hold_is_refused() {
+    let routes = "all: {upstream: \"{api}\", profile: account}\n\
+                  open: {match: {path: /open}, upstream: \"{api}\", profile: none}";
+    let stage = Plan::default().routes(routes).start().await;
+    stage.ready().await;
+    for path in
+        ["#", "#x", "#/v1/orders", "?x", "?", "?#", "/v1/orders?a=\u{e9}", "/open/\u{e9}", "/open?\u{e9}"]
+    {
+        let fields = [(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", path)];
+        refuses(&stage, &block(&fields)).await;
+        // Without the two, the library does not know of a URL.
+        let fields = [(":method", "GET"), (":scheme", "http"), (":path", path), ("host", "a")];
+        refuses(&stage, &block(&fields)).await;
+    }
+    // Over HTTP/1.1 such a target is sound: it has no path, and gets one (RFC 9112 §3.2.1).
+    let answer = stage.raw("GET http://a?x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    assert_eq!(stage.api.last().map(|seen| seen.target), Some("/?x".into()), "{answer}");
+    // Nothing tells of a fragment behind a path: what is matched is what is sent.
+    for (path, sent) in [("/v1/orders#x", "/v1/orders"), ("/v1/orders?a#b", "/v1/orders?a")] {
+        let request = frame(HEADERS, END_HEADERS | END_STREAM, 1, &head("GET", path));
+        assert!(is_served(&stage, &request).await, "{path}");
+        assert_eq!(stage.api.last().map(|seen| seen.target), Some(sent.into()));
     }
 }
 
