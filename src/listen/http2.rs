@@ -33,7 +33,7 @@ use crate::{
         self, Held, Inbound, Interim, Line,
         answer::Answer,
         fault::{BadRequest, Fault},
-        target,
+        headers, target,
         tunnel::Tunnel,
         worker::Worker,
     },
@@ -218,20 +218,21 @@ fn complete(headers: &mut HeaderMap, answer: &Answer, is_head: bool) {
 }
 
 /// What the library lets pass and this gateway does not: it bounds a header block's bytes, not its
-/// fields, takes targets that no request line could hold, and RFC 9113 §8.2.1 forbids white space around
-/// values.
+/// fields, takes targets that no request line could hold and names that are none, and RFC 9113 §8.2.1 forbids
+/// white space around values.
 fn judge(request: &Request<RecvStream>, limits: &Limits) -> Option<Fault> {
-    let headers = request.headers();
-    let target = request.uri().path_and_query();
+    let (fields, target) = (request.headers(), request.uri().path_and_query());
     let is_padded = |value: &HeaderValue| value.as_bytes().trim_ascii().len() != value.len();
-    if headers.len() > limits.headers {
+    if fields.len() > limits.headers {
         Some(Fault::HeadersTooLarge)
     } else if target.is_some_and(|target| target.as_str().len() > limits.uri_bytes) {
         Some(Fault::UriTooLong)
     } else if !target.is_none_or(target::is_written_in_full) {
         Some(Fault::BadRequest(BadRequest::Target))
-    } else if headers.values().any(is_padded) {
+    } else if fields.values().any(is_padded) {
         Some(Fault::BadRequest(BadRequest::Framing("a header value begins or ends with white space")))
+    } else if headers::has_quoted_name(fields) {
+        Some(Fault::BadRequest(BadRequest::Framing("a header name holds a quotation mark")))
     } else {
         None
     }

@@ -334,6 +334,7 @@ impl Exchange {
                 (StatusCode::CONTINUE | StatusCode::SWITCHING_PROTOCOLS, _) => {}
                 _ if !self.informs => {}
                 _ => {
+                    headers::take_off_quoted_names(&mut interim.headers);
                     headers::informational(&mut interim.headers, false);
                     // RFC 9110 §8.6: a length would be taken for the answer's.
                     interim.headers.remove(CONTENT_LENGTH);
@@ -362,6 +363,7 @@ impl Exchange {
         // Where nothing was to be upgraded, 101 is nonsense.
         if (response.status() == StatusCode::SWITCHING_PROTOCOLS && !is_upgraded)
             || !is_soundly_framed(response.headers())
+            || (version == Version::HTTP_2 && headers::has_quoted_name(response.headers()))
         {
             return Err(Fault::UpstreamProtocol);
         }

@@ -311,9 +311,26 @@ pub fn disown_challenge(headers: &mut HeaderMap) {
     headers.append(PROXY_STATUS, HeaderValue::from_static(WORDS));
 }
 
+/// Whether a name is none, as it holds a `"` (RFC 9110 §5.1). Only over HTTP/2 does the library take one, and
+/// no other octet that it should not; over HTTP/1.1 there is no need to look.
+pub fn has_quoted_name(headers: &HeaderMap) -> bool {
+    headers.keys().any(is_quoted)
+}
+
+/// Takes off what [`has_quoted_name`] looks for.
+pub fn take_off_quoted_names(headers: &mut HeaderMap) {
+    let quoted: Vec<HeaderName> = headers.keys().filter(|name| is_quoted(name)).cloned().collect();
+    quoted.iter().for_each(|name| drop(headers.remove(name)));
+}
+
+fn is_quoted(name: &HeaderName) -> bool {
+    memchr::memchr(b'"', name.as_str().as_bytes()).is_some()
+}
+
 /// Takes out of an answer's trailers what must not come so late (RFC 9110 §6.5.1).
 pub fn trailers(trailers: &mut HeaderMap) {
     let late = [AUTHORIZATION, CONTENT_LENGTH, COOKIE, HOST, SET_COOKIE, WWW_AUTHENTICATE, PROXY_STATUS];
+    take_off_quoted_names(trailers);
     interim(trailers, false);
     late.iter().for_each(|name| drop(trailers.remove(name)));
 }

@@ -1,7 +1,9 @@
 //! Requests over HTTP/2 that no HTTP/1.1 request could say safely: none of them is forwarded.
 
+use tokio::net::TcpListener;
+
 use crate::{
-    frames::{DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, connect, field, frame, head},
+    frames::{self, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, connect, field, frame, head},
     stage::{Plan, Stage},
 };
 
@@ -50,6 +52,9 @@ async fn what_could_become_another_request_in_http_1_is_refused() {
         ("x a", "b"),
         ("x:a", "b"),
         ("x\r\ny", "b"),
+        ("x\"a", "b"),
+        ("\"", "b"),
+        ("transfer-encoding\"", "chunked"),
         ("", "b"),
         ("connection", "x-a"),
         ("keep-alive", "timeout=5"),
@@ -109,6 +114,52 @@ async fn tricks_with_pseudo_header_fields_are_refused() {
     ] {
         refuses(&stage, &block(fields)).await;
     }
+}
+
+/// An upstream over HTTP/2 that says them to a caller over HTTP/1.1.
+#[tokio::test]
+async fn names_of_an_upstream_that_http_1_could_not_say_do_not_pass() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let route = format!(
+        "r: {{upstream: {{url: \"http://{}\", http2: prior_knowledge}}, profile: account}}",
+        listener.local_addr().unwrap()
+    );
+    let stage = Plan::default().more("workers: 1").routes(&route).start().await;
+    stage.ready().await;
+    let answers = async {
+        let (mut reader, mut writer) = frames::accept(&listener).await;
+        let hints = [(":status", "103"), ("link", "</a.css>"), ("x\"a", "b")];
+        let trailers = [("x-kept", "yes"), ("x\"z", "b"), ("set-cookie\"", "b")];
+        for last in ["x-a", "x\"a", "transfer-encoding\""] {
+            let stream = reader.find(|frame| frame.kind == HEADERS).await.unwrap().stream;
+            let answer = [
+                frame(HEADERS, END_HEADERS, stream, &block(&hints)),
+                frame(
+                    HEADERS,
+                    END_HEADERS,
+                    stream,
+                    &block(&[(":status", "200"), ("trailer", "x-kept"), (last, "chunked")]),
+                ),
+                frame(DATA, 0, stream, b"whole"),
+                frame(HEADERS, END_HEADERS | END_STREAM, stream, &block(&trailers)),
+            ];
+            assert!(writer.send(&answer.concat()).await);
+        }
+    };
+    let asks = async {
+        let request = "GET /v1/orders HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: close, TE\r\n\r\n";
+        for is_sound in [true, false, false] {
+            let answer = stage.raw(request).await;
+            let status = if is_sound { "HTTP/1.1 200 OK\r\n" } else { "HTTP/1.1 502 Bad Gateway\r\n" };
+            assert!(answer.starts_with("HTTP/1.1 103 Early Hints\r\n"), "{answer}");
+            assert!(answer.contains("link: </a.css>\r\n") && answer.contains(status), "{answer}");
+            assert_eq!(answer.contains("x-kept: yes\r\n"), is_sound, "{answer}");
+            for name in ["x\"", "transfer-encoding\"", "set-cookie\""] {
+                assert!(!answer.contains(name), "{answer}");
+            }
+        }
+    };
+    tokio::join!(answers, asks);
 }
 
 /// The library cuts off what stands behind a `#`, and takes a target that is nothing else.
