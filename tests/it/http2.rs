@@ -116,6 +116,20 @@ async fn tricks_with_pseudo_header_fields_are_refused() {
     }
 }
 
+/// The library keeps no `:scheme` where there is no `:authority`, so it cannot be compared.
+#[tokio::test]
+async fn a_scheme_without_an_authority_decides_nothing() {
+    let stage = Plan::default().more("forwarded: x").start().await;
+    stage.ready().await;
+    for scheme in ["http", "https", "file"] {
+        let fields = [(":method", "GET"), (":scheme", scheme), (":path", "/v1/orders"), ("host", "a")];
+        let request = frame(HEADERS, END_HEADERS | END_STREAM, 1, &block(&fields));
+        assert!(is_served(&stage, &request).await, "{scheme}");
+        let seen = stage.api.last().unwrap();
+        assert_eq!((seen.target.as_str(), seen.values("x-forwarded-proto")), ("/v1/orders", vec!["http"]));
+    }
+}
+
 /// An upstream over HTTP/2 that says them to a caller over HTTP/1.1.
 #[tokio::test]
 async fn names_of_an_upstream_that_http_1_could_not_say_do_not_pass() {
