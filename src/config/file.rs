@@ -233,7 +233,7 @@ pub(super) struct Limits {
     pub(super) header_bytes: Option<Field<SizeText>>,
     /// Header fields of a request, 1 to 1000. Default 100.
     pub(super) headers: Option<Field<u64>>,
-    /// Bytes of a request's URI, 256B to 1MiB. Default 16KiB.
+    /// Bytes of a request's URI, 256B to 65534B. Default 16KiB.
     pub(super) uri_bytes: Option<Field<SizeText>>,
     /// Connections of a listener at a time, 1 to 1000000. Default 10000.
     pub(super) connections: Option<Field<u64>>,

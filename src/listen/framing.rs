@@ -76,10 +76,11 @@ pub(crate) fn head(bytes: &[u8], limits: &Limits) -> Result<BodyLength, Refusal>
             break;
         }
         count += 1;
-        if count > limits.headers {
+        let (name, value) = field(line)?;
+        // The HTTP library knows no longer name, and would refuse it without our words.
+        if count > limits.headers || name.len() > usize::from(u16::MAX) {
             return Err(Refusal::HeadersTooLarge);
         }
-        let (name, value) = field(line)?;
         framing.take(name, value)?;
     }
     framing.decide(is_11)

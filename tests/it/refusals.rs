@@ -199,6 +199,23 @@ async fn what_is_too_large_is_named() {
     assert_eq!(stage.status("/v1/orders").await, 200);
 }
 
+/// The HTTP library has limits of its own and no words for them; ours come first.
+#[tokio::test]
+async fn what_is_too_large_is_named_also_when_all_is_allowed_that_may_be() {
+    let stage = Plan::default().more("limits: {header_bytes: 1MiB, uri_bytes: 65534B}").start().await;
+    stage.ready().await;
+    let target = |bytes: usize| {
+        format!("GET /{} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "a".repeat(bytes - 1))
+    };
+    check(&stage, &target(65_534), 404, "no_route").await;
+    check(&stage, &target(65_535), 414, "too_large").await;
+    check(&stage, &get(&format!("{}: b\r\n", "a".repeat(65_536))), 431, "too_large").await;
+    let name = "a".repeat(65_535);
+    let answer = stage.raw(get(&format!("{name}: b\r\n"))).await;
+    assert!(answer.starts_with("HTTP/1.1 "), "{answer}");
+    assert_eq!(stage.api.last().map(|seen| seen.values(&name).len()), Some(1), "{answer}");
+}
+
 #[tokio::test]
 async fn the_defaults_take_a_large_header_and_a_long_uri() {
     let stage = Stage::start().await;
