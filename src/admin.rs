@@ -26,11 +26,13 @@ use crate::{clock::Moment, proxy::worker::Gateway, telemetry, token};
 pub mod access;
 mod api;
 pub mod changes;
+pub mod connections;
 pub mod events;
 pub mod metrics;
 mod page;
 pub mod socket;
 mod types;
+mod watched;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 128;
@@ -53,6 +55,8 @@ pub struct Shown {
     pub started: Moment,
     /// Who reads events.
     pub readers: events::Readers,
+    /// The admin listener's own connections.
+    pub connections: Arc<connections::Connections>,
 }
 
 /// One path of the admin listener. The index and the tests read this table.
@@ -85,8 +89,8 @@ pub const ENDPOINTS: [Endpoint; 4] = [
 pub async fn serve(socket: socket::Bound, shown: Arc<Shown>) -> io::Result<()> {
     let listener = socket::Listener::register(socket)?;
     let health = Router::new().fallback(answer).with_state(Arc::clone(&shown));
-    let router = api::router(shown).merge(health);
-    axum::serve(listener, router.into_make_service_with_connect_info::<socket::Peer>()).await
+    let router = api::router(Arc::clone(&shown)).merge(health);
+    connections::serve(listener, router, shown).await
 }
 
 /// Binds an address for the admin listener; `shared` with another gateway of the same user.

@@ -210,6 +210,7 @@ fn wire(
         listeners,
         log: log.map(Log::handle),
         admin: Mutex::default(),
+        admin_connections: Arc::default(),
         control: Arc::default(),
         started: clock::now(),
         serving: Mutex::new(settings),

@@ -30,6 +30,7 @@ use crate::{
     token,
 };
 
+mod admin;
 mod listeners;
 mod process;
 mod tokens;
@@ -124,6 +125,7 @@ struct Scrape {
     profiles: Vec<token::view::View>,
     listeners: Vec<ListenerSum>,
     upstreams: Vec<UpstreamSum>,
+    admin: admin::AdminSum,
     whole: process::Whole,
 }
 
@@ -134,6 +136,7 @@ impl Scrape {
             profiles: shown.profiles.load().iter().map(token::Handle::view).collect(),
             listeners: shown.listeners.load().iter().map(ListenerSum::of).collect(),
             upstreams: upstreams::sums(&shown.gateway),
+            admin: admin::AdminSum::of(&shown.connections),
             whole: process::Whole::of(shown),
         }
     }
@@ -159,6 +162,7 @@ impl Collector for Scrape {
         tokens::encode(&self.profiles, &mut encoder)?;
         listeners::encode(&self.listeners, &mut encoder)?;
         upstreams::encode(&self.upstreams, &mut encoder)?;
+        self.admin.encode(&mut encoder)?;
         self.whole.encode(&mut encoder)
     }
 }

@@ -2,21 +2,17 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::{extract::connect_info::Connected, serve::IncomingStream};
 use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream, UnixListener},
-    sync::mpsc,
+    net::{TcpListener, UnixListener},
 };
 use tokio_rustls::TlsAcceptor;
 
-/// TLS handshakes that are under way at a time.
-const HANDSHAKES_MAX: usize = 64;
-/// The longest that one may take.
+/// The longest that a TLS handshake may take.
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
-/// How long accepting pauses when the system refuses.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// What is spoken over TLS (RFC 7301 §6).
+const PROTOCOL: &[u8] = b"http/1.1";
 
 /// Gives the TLS settings in force: certificates are renewed while the gateway runs.
 pub type Tls = Arc<dyn Fn() -> Arc<ServerConfig> + Send + Sync>;
@@ -59,16 +55,45 @@ impl Peer {
     }
 }
 
-type Stream = Box<dyn Io>;
+/// A connection, whatever it runs over.
+pub(super) type Stream = Box<dyn Io>;
 
 /// Bytes both ways.
 pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-/// The socket as axum serves it.
+/// A connection that has been accepted, and nothing more.
+pub(super) struct Accepted {
+    /// Its bytes, as they are on the wire.
+    pub(super) stream: Stream,
+    /// Who is at the other end.
+    pub(super) peer: Peer,
+    /// There when TLS comes first.
+    pub(super) tls: Option<Handshake>,
+}
+
+/// A TLS handshake that is still to be done.
+pub(super) struct Handshake(Arc<ServerConfig>);
+
+impl Handshake {
+    /// With the settings of the listener, which offer callers protocols that are not spoken here.
+    fn new(tls: &Tls) -> Self {
+        let mut config = ServerConfig::clone(&tls());
+        config.alpn_protocols = vec![PROTOCOL.to_vec()];
+        Self(Arc::new(config))
+    }
+
+    /// The connection behind the handshake; nothing when that fails or takes too long.
+    pub(super) async fn shake_hands(self, stream: Stream) -> Option<Stream> {
+        let shaking = TlsAcceptor::from(self.0).accept(stream);
+        let shaken = tokio::time::timeout(HANDSHAKE_TIME_MAX, shaking).await.ok()?.ok()?;
+        Some(Box::new(shaken))
+    }
+}
+
+/// The socket as it is served.
 pub(super) enum Listener {
-    Tcp(TcpListener),
-    Tls(mpsc::Receiver<(Stream, Peer)>),
+    Tcp(TcpListener, Option<Tls>),
     Unix(UnixListener, #[expect(dead_code, reason = "dropped at the end")] Box<dyn Send + Sync>),
 }
 
@@ -76,89 +101,27 @@ impl Listener {
     /// Registers a bound socket with this runtime.
     pub(super) fn register(bound: Bound) -> io::Result<Self> {
         match bound {
-            Bound::Tcp(socket, None) => Ok(Self::Tcp(TcpListener::from_std(socket)?)),
-            Bound::Tcp(socket, Some(tls)) => {
-                let (ready, accepted) = mpsc::channel(HANDSHAKES_MAX);
-                tokio::spawn(secure(TcpListener::from_std(socket)?, tls, ready));
-                Ok(Self::Tls(accepted))
-            }
+            Bound::Tcp(socket, tls) => Ok(Self::Tcp(TcpListener::from_std(socket)?, tls)),
             Bound::Unix(socket, file) => Ok(Self::Unix(UnixListener::from_std(socket)?, file)),
         }
     }
-}
 
-/// Accepts and shakes hands, each in a task of its own: one that is slow holds up nobody. Ends with the
-/// listener.
-async fn secure(listener: TcpListener, tls: Tls, ready: mpsc::Sender<(Stream, Peer)>) {
-    let room = Arc::new(tokio::sync::Semaphore::new(HANDSHAKES_MAX));
-    loop {
-        // Never closed, so there is always a permit in the end.
-        let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = ready.closed() => return,
-        };
-        let Ok((stream, peer)) = accepted else {
-            tokio::time::sleep(ACCEPT_PAUSE).await;
-            continue;
-        };
-        let (acceptor, ready) = (TlsAcceptor::from(tls()), ready.clone());
-        tokio::spawn(async move {
-            let _place = place;
-            let shaken = tokio::time::timeout(HANDSHAKE_TIME_MAX, acceptor.accept(stream)).await;
-            if let Ok(Ok(stream)) = shaken {
-                // Refused when nobody serves any more.
-                let _ = ready.send((Box::new(stream), Peer::Ip(peer))).await;
-            }
-        });
-    }
-}
-
-impl axum::serve::Listener for Listener {
-    type Io = Stream;
-    type Addr = Peer;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        loop {
-            match self {
-                Self::Tcp(listener) => {
-                    if let Ok((stream, peer)) = TcpListener::accept(listener).await {
-                        return (plain(stream), Peer::Ip(peer));
-                    }
-                }
-                Self::Tls(accepted) => {
-                    if let Some(next) = accepted.recv().await {
-                        return next;
-                    }
-                }
-                Self::Unix(listener, _) => {
-                    let accepted = UnixListener::accept(listener).await;
-                    if let Ok((stream, _)) = accepted
-                        && let Ok(credentials) = stream.peer_cred()
-                    {
-                        return (Box::new(stream), Peer::Unix { user: credentials.uid() });
-                    }
-                }
-            }
-            tokio::time::sleep(ACCEPT_PAUSE).await;
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<Self::Addr> {
+    /// The next connection.
+    pub(super) async fn accept(&self) -> io::Result<Accepted> {
         match self {
-            Self::Tcp(listener) => listener.local_addr().map(Peer::Ip),
-            Self::Tls(_) | Self::Unix(..) => Err(io::ErrorKind::Unsupported.into()),
+            Self::Tcp(listener, tls) => {
+                let (stream, peer) = listener.accept().await?;
+                let _ = stream.set_nodelay(true);
+                let tls = tls.as_ref().map(Handshake::new);
+                Ok(Accepted { stream: Box::new(stream), peer: Peer::Ip(peer), tls })
+            }
+            Self::Unix(listener, _) => {
+                let (stream, _) = listener.accept().await?;
+                // About this one only: somebody whom the kernel does not know.
+                let credentials = stream.peer_cred().map_err(|_| io::ErrorKind::ConnectionAborted)?;
+                let peer = Peer::Unix { user: credentials.uid() };
+                Ok(Accepted { stream: Box::new(stream), peer, tls: None })
+            }
         }
-    }
-}
-
-fn plain(stream: TcpStream) -> Stream {
-    let _ = stream.set_nodelay(true);
-    Box::new(stream)
-}
-
-impl Connected<IncomingStream<'_, Listener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Listener>) -> Self {
-        stream.remote_addr().clone()
     }
 }

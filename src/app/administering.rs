@@ -141,6 +141,7 @@ impl Core {
                 control: Arc::clone(&self.control),
                 started: self.started,
                 readers: admin::events::Readers::default(),
+                connections: Arc::clone(&self.admin_connections),
             });
             let mut tasks = vec![
                 control

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    admin::changes::Control,
+    admin::{changes::Control, connections::Connections},
     app::{administering::Administering, listeners::Listeners, owners::Owners},
     clock::Moment,
     config::Settings,
@@ -26,6 +26,8 @@ pub(super) struct Core {
     pub(super) listeners: Listeners,
     pub(super) log: Option<telemetry::log::Handle>,
     pub(super) admin: Mutex<Option<Administering>>,
+    /// Of all admin listeners, one after the other.
+    pub(super) admin_connections: Arc<Connections>,
     /// Set when there is a file to read again.
     pub(super) control: Arc<OnceLock<Arc<dyn Control>>>,
     pub(super) started: Moment,

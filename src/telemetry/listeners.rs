@@ -1,7 +1,7 @@
 //! What listeners count below HTTP, and what is known of their certificates.
 //!
 //! Each worker counts in a [`ListenerShard`] of its own, as with requests. A listener's [`Certificates`] are
-//! written by the control plane only, once in a while.
+//! written by the control plane only, once in a while, and so is the [`AdminShard`].
 
 use std::sync::{
     Mutex, PoisonError,
@@ -39,6 +39,27 @@ pub struct ListenerShard {
     pub ended_http2: Count,
     /// HTTP/2 streams that were given up because their answers were not taken or did not come.
     pub lost_streams: Count,
+}
+
+/// What the control plane counts for the admin listener.
+#[derive(Debug, Default)]
+pub struct AdminShard {
+    /// Connections beyond as many as it takes.
+    pub refused_limit: Count,
+    /// Handshakes that failed or took too long.
+    pub refused_tls: Count,
+    /// Times that accepting paused because there were too few file descriptors.
+    pub paused_files: Count,
+    /// Times that accepting paused because the system refused, for instance without memory.
+    pub paused_system: Count,
+    /// Connections that were ended because nothing was asked for a while.
+    pub ended_idle: Count,
+    /// Because a head did not get complete.
+    pub ended_slow_head: Count,
+    /// Because a request's body did not.
+    pub ended_slow_body: Count,
+    /// Because an answer was not taken.
+    pub ended_slow_reader: Count,
 }
 
 /// What is known of a listener's certificates.

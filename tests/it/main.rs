@@ -10,6 +10,7 @@
 )]
 
 mod admin_api; // reading and changing a running gateway
+mod admin_crowds; // too many and too slow connections to the admin listener
 mod attacks; // hostile callers and hostile upstreams
 mod attacks2; // the order and the bounds of connections
 mod authority; // certificates, and callers that speak TLS
