@@ -294,6 +294,45 @@ fn every_pitfall_that_others_fell_into_names_a_test_that_is_there() {
     assert!(found > 40, "only {found} tests are named");
 }
 
+/// Letter and number of rows: F1 to F16 and so on.
+const REQUIRED: [(char, usize); 11] = [
+    ('F', 16),
+    ('R', 10),
+    ('H', 10),
+    ('W', 7),
+    ('C', 13),
+    ('B', 6),
+    ('S', 8),
+    ('M', 6),
+    ('L', 8),
+    ('I', 10),
+    ('X', 4),
+];
+/// Rows of what is not built: they have no test, and are named in one line.
+const NOT_BUILT: [&str; 9] = ["C1", "C2", "C4", "C5", "C7", "C8", "C10", "C11", "C13"];
+
+#[test]
+fn every_requirement_has_a_row_with_tests_that_are_there() {
+    let text = text_of(&root().join("docs/requirements.md"));
+    let not_built =
+        text.lines().find_map(|line| line.strip_suffix("no forward mode, and so no interception."));
+    let not_built = not_built.and_then(|line| line.strip_suffix(": not built: ")).unwrap_or_default();
+    assert_eq!(not_built.split(", ").collect::<Vec<_>>(), NOT_BUILT);
+    let rows: Vec<(&str, &str)> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.split_once(" | "))
+        .filter(|(id, _)| !matches!(*id, "id" | "---"))
+        .collect();
+    let ids: Vec<&str> = rows.iter().map(|(id, _)| *id).collect();
+    let numbered = |(letter, count)| (1..=count).map(move |number| format!("{letter}{number}"));
+    let required = REQUIRED.into_iter().flat_map(numbered);
+    let required: Vec<String> = required.filter(|id| !NOT_BUILT.contains(&id.as_str())).collect();
+    assert_eq!(ids, required, "docs/requirements.md has each row once, in order");
+    for (id, row) in rows {
+        assert!(named_tests(row) > 0, "{id} names no test");
+    }
+}
+
 /// How many tests a text names; each must be there. `refusals::name` is a test in `tests/it/refusals.rs`,
 /// `src/route/tests.rs::name` one in that file.
 fn named_tests(text: &str) -> usize {
