@@ -33,6 +33,7 @@ mod callers; // who is connected now
 mod clients; // callers that nobody here wrote: curl, Python, Node, Java
 mod commands; // the binary: check, explain, token, run, exit codes
 mod contract; // the safety contract of docs/security.md, one test each
+mod counters; // what is counted, and under which words
 mod crowds; // too many connections, too few files
 mod dependencies; // versions and sources of what the program is built from
 mod diagnosis; // what is told about a profile that works, or does not

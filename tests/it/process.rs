@@ -2,11 +2,14 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read as _},
     net::SocketAddr,
     path::Path,
-    process::{Child, Command, ExitStatus, Output, Stdio},
-    sync::{Arc, Mutex},
+    process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use serde_json::Value;
@@ -35,6 +38,9 @@ const RUN: [&str; 4] = ["run", "--log-format", "json", "--config"];
 pub(crate) struct Process {
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
+    is_unread: Arc<AtomicBool>,
+    /// The log's pipe, once nobody reads it.
+    unread: Arc<Mutex<Option<BufReader<ChildStderr>>>>,
     address: SocketAddr,
 }
 
@@ -77,14 +83,21 @@ impl Process {
     pub(crate) async fn run(mut command: Command) -> Process {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
-        let (lines, errors) = (Arc::clone(&log), BufReader::new(child.stderr.take().unwrap()));
+        let (is_unread, unread) = (Arc::<AtomicBool>::default(), Arc::new(Mutex::new(None)));
+        let (lines, mut errors) = (Arc::clone(&log), BufReader::new(child.stderr.take().unwrap()));
+        let (stops, kept) = (Arc::clone(&is_unread), Arc::clone(&unread));
         // Ends with the process, which this struct ends.
         std::thread::spawn(move || {
-            for line in errors.lines().map_while(Result::ok) {
+            for line in errors.by_ref().lines().map_while(Result::ok) {
                 lines.lock().unwrap().push(line);
+                if stops.load(Ordering::SeqCst) {
+                    break;
+                }
             }
+            *kept.lock().unwrap() = Some(errors);
         });
-        let mut process = Process { child, log, address: ([127, 0, 0, 1], 0).into() };
+        let address = ([127, 0, 0, 1], 0).into();
+        let mut process = Process { child, log, is_unread, unread, address };
         eventually("the process runs", || process.has_logged("keybearer runs")).await;
         let line = process.lines().into_iter().find(|line| line.contains("\"listening\"")).unwrap();
         let line: Value = serde_json::from_str(&line).unwrap();
@@ -113,6 +126,17 @@ impl Process {
 
     pub(crate) fn has_logged(&self, text: &str) -> bool {
         self.log.lock().unwrap().iter().any(|line| line.contains(text))
+    }
+
+    /// From its next line on nobody reads the log, whose pipe stays open.
+    pub(crate) fn stop_reading(&self) {
+        self.is_unread.store(true, Ordering::SeqCst);
+    }
+
+    /// Closes the pipe that nobody reads any more.
+    pub(crate) fn close_log(&self) {
+        let pipe = self.unread.lock().unwrap().take();
+        drop(pipe.expect("the log is no longer read"));
     }
 
     /// The most memory that the process has had in use.
