@@ -9,6 +9,7 @@
     reason = "a test may stop at once, and say why"
 )]
 
+mod addresses; // names of upstreams with several addresses, or other ones than before
 mod admin_api; // reading and changing a running gateway
 mod admin_crowds; // too many and too slow connections to the admin listener
 mod attacks; // hostile callers and hostile upstreams
