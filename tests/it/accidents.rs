@@ -1,7 +1,12 @@
 //! What happens to secrets in practice: an id in the place of a value, a pipe in the place of a file, a
 //! provider that repeats what it was sent. `check` and the doctor say so, and nobody shows the secret.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use keybearer::{clock, demo::idp::Behaviour};
@@ -11,7 +16,7 @@ use crate::{
     judge::{Judge, ok},
     process::{Process, command, keybearer},
     proofs::Made,
-    stage::{API_URI, CLIENT, SECRET, Stage, eventually},
+    stage::{API_URI, CLIENT, Plan, SECRET, Stage, eventually},
     vaults::{Server, vault},
 };
 
@@ -138,6 +143,43 @@ async fn a_file_that_breaks_is_told_within_seconds_and_not_at_the_next_token() {
     fs::write(stage.secret_file(), SECRET).unwrap();
     eventually("it is well", || process.has_logged("the client_secret can be read again")).await;
     assert_eq!(stage.idp.issued(), 2, "nothing has changed, so nobody was asked");
+}
+
+/// The process may write into its folder, into a home and a place for temporary files; what is there at its end is what
+/// was put there, and the state that it was told to keep.
+#[tokio::test]
+async fn no_token_is_written_to_disk() {
+    let stage = Plan::default().more("state_dir: state").start().await;
+    stage.ready().await;
+    let (path, places) = (stage.folder.path().join("keybearer.yaml"), tempfile::tempdir().unwrap());
+    let place = places.path().to_str().unwrap().to_owned();
+    let variables = ["HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_STATE_HOME"].map(|name| (name, place.clone()));
+    let mut process = Process::start_with_variables(&path, &variables).await;
+    for _ in 0..2 {
+        assert_eq!(stage.http.get(process.url("/v1/orders")).send().await.unwrap().status(), 200);
+        stage.idp.revoke_all();
+    }
+    process.signal("-TERM");
+    assert!(process.end().await.success());
+    let tokens: Vec<String> =
+        stage.api.history().iter().filter_map(|seen| seen.token().map(str::to_owned)).collect();
+    assert!(tokens.len() > 1);
+    let mut files = files_below(stage.folder.path());
+    let names: Vec<_> = files.iter().map(|file| file.file_name().unwrap().to_str().unwrap()).collect();
+    assert_eq!(names, ["keybearer.yaml", "secret", "admin-token"]);
+    files.extend(files_below(places.path()));
+    for file in files {
+        let text = String::from_utf8_lossy(&fs::read(&file).unwrap()).into_owned();
+        let has_token = tokens.iter().any(|token| text.contains(token)) || text.contains("eyJ");
+        assert!(!has_token, "a token is in {}", file.display());
+    }
+}
+
+/// All files of a folder, those of its folders last.
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort_by_key(|path| (path.is_dir(), path.clone()));
+    paths.into_iter().flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
 }
 
 /// A profile for each place and each proof, none of which is known to the provider, and a key for an upstream

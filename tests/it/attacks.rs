@@ -236,6 +236,51 @@ async fn answers_that_are_no_http_become_a_502() {
     }
 }
 
+/// What an upstream says of itself passes as it is, however long; what would be another line or answer does not pass.
+#[tokio::test]
+async fn no_field_of_an_upstream_splits_its_answer() {
+    let long = "v".repeat(10_000);
+    let (cookie, location) =
+        (format!("Set-Cookie: a={long}"), format!("Location: /{long}?next=%0d%0aX-Evil:%201"));
+    let up = Hostile::start(move |_, request| {
+        let split = match request.split(' ').nth(1).unwrap() {
+            "/cr" => "Location: /a\rX-Evil: 1",
+            "/nul" => "Set-Cookie: a=\0b",
+            "/fold" => "Location: /a\r\n X-Evil: 1",
+            "/name" => "Set-Cookie\r: a\r\nX-Evil: 1",
+            _ => "X-Sound: 1",
+        };
+        close(format!(
+            "HTTP/1.1 302 Found\r\n{cookie}\r\n{location}\r\n{split}\r\nContent-Length: 2\r\n\r\nok"
+        ))
+    })
+    .await;
+    let stage = up.stage("").await;
+    for path in ["/cr", "/nul", "/fold", "/name"] {
+        let answer = stage.raw(format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")).await;
+        assert_eq!(statuses(&answer), ["502"], "{path}: {answer}");
+        assert!(!answer.to_lowercase().contains("x-evil"), "{path}: {answer}");
+    }
+    let response = stage.get("/sound").await;
+    assert_eq!(response.status(), 302);
+    assert_eq!(response.headers()["set-cookie"], format!("a={long}"));
+    assert_eq!(response.headers()["location"], format!("/{long}?next=%0d%0aX-Evil:%201"));
+    assert!(!response.headers().contains_key("x-evil"));
+}
+
+/// Nothing is decompressed: neither what is in it nor how large it would become concerns the gateway.
+#[tokio::test]
+async fn a_compressed_answer_passes_as_it_is() {
+    let up = Hostile::saying("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 7\r\n\r\nno gzip")
+        .await;
+    let stage = up.stage("").await;
+    let response = stage.get("/v1").await;
+    assert_eq!(response.headers()["content-encoding"], "gzip");
+    assert_eq!(response.text().await.unwrap(), "no gzip");
+    let seen = up.requests().pop().unwrap().to_lowercase();
+    assert!(!seen.contains("accept-encoding"), "nothing is asked for in a caller's name: {seen}");
+}
+
 #[tokio::test]
 async fn an_answer_that_breaks_off_never_looks_complete() {
     for answer in [

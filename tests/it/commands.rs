@@ -1,13 +1,19 @@
 //! The binary as a person uses it: what each command prints, and its exit code.
 
-use std::{fs, net::TcpListener, path::Path};
+use std::{
+    fs,
+    net::TcpListener,
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use keybearer::demo::idp::TENANT;
 use serde_json::Value;
 
 use crate::{
     process::{Process, command, keybearer},
-    stage::{API_URI, CLIENT, ROLE, SECRET, Stage},
+    stage::{API_URI, CLIENT, ROLE, SECRET, Stage, eventually},
 };
 
 fn text(bytes: &[u8]) -> String {
@@ -219,10 +225,44 @@ async fn an_environment_changes_accounts_and_upstreams_and_nothing_else() {
 #[tokio::test]
 async fn the_process_leaves_no_core_and_is_out_of_reach_for_others() {
     let stage = Stage::start().await;
-    let process = Process::start(&stage, &[]).await;
+    let path = stage.folder.path().join("keybearer.yaml");
+    let Some(mut run) = without_privileges(env!("CARGO_BIN_EXE_keybearer")) else {
+        return println!("setpriv is not installed: whether others may read the memory is not tried");
+    };
+    run.env_remove("KEYBEARER_ENVIRONMENT").env_remove("KEYBEARER_LOG").stdin(Stdio::null());
+    run.args(["run", "--log-format", "json", "--config"]).arg(path);
+    let process = Process::run(run).await;
     let limits = fs::read_to_string(format!("/proc/{}/limits", process.id())).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+    // A process that hides nothing, for comparison. It ends with its input.
+    let mut other = without_privileges("cat").unwrap();
+    let mut other = other.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    eventually("it is what it shall be", || {
+        fs::read_to_string(format!("/proc/{}/comm", other.id())).unwrap() == "cat\n"
+    })
+    .await;
+    let read = |process| {
+        let mut reader = without_privileges("cat").unwrap();
+        reader.env("LC_ALL", "C").arg(format!("/proc/{process}/maps")).output().unwrap()
+    };
+    let (open, closed) = (read(other.id()), read(process.id()));
+    drop(other.stdin.take());
+    other.wait().unwrap();
+    assert!(open.status.success(), "{}", text(&open.stderr));
+    assert!(!closed.status.success() && closed.stdout.is_empty(), "{}", text(&closed.stdout));
+    assert!(text(&closed.stderr).contains("Permission denied"), "{}", text(&closed.stderr));
+}
+
+/// Starts a program as this user, but without what only root may do: root may read everybody's memory.
+fn without_privileges(program: &str) -> Option<Command> {
+    if fs::metadata("/proc/self").unwrap().uid() != 0 {
+        return Some(Command::new(program));
+    }
+    let is_there = Command::new("setpriv").arg("--version").output().is_ok();
+    let mut dropping = Command::new("setpriv");
+    dropping.args(["--bounding-set=-all", program]);
+    is_there.then_some(dropping)
 }
 
 #[test]

@@ -68,6 +68,38 @@ async fn answers_that_hold_no_token_are_a_503_and_are_asked_for_again() {
     }
 }
 
+/// An answer with a token of so many bytes, which is so long as a whole.
+fn answer_of(length: usize, token: usize) -> Behaviour {
+    let (token, json) = ("t".repeat(token), json!({"access_token": "", "expires_in": 3600}).to_string());
+    let text = json.replace(r#""access_token":"""#, &format!(r#""access_token":"{token}""#));
+    // White space behind it belongs to the answer and means nothing.
+    let space = " ".repeat(length.saturating_sub(text.len()));
+    raw(200, &(text + &space))
+}
+
+#[tokio::test]
+async fn an_answer_over_1_mib_and_a_token_over_16_kib_are_refused_with_their_reason() {
+    const MIB: usize = 1024 * 1024;
+    for (behaviour, error, meaning) in [
+        (answer_of(MIB + 1, 20), "larger than", "what answered is no token endpoint"),
+        (answer_of(0, 16 * 1024 + 1), "longer than 16 KiB", "the provider gives something else"),
+    ] {
+        let stage = Plan::default().start_with(|idp| idp.set_behaviour(behaviour)).await;
+        eventually("the exchange has failed", || stage.gateway.profiles()[0].view().failed > 0).await;
+        let (status, code, _) = fault(stage.get("/v1/orders").await).await;
+        assert_eq!((status, code.as_str()), (503, "token_unavailable"));
+        let (_, told) = stage.admin("/api/v1/profiles").await;
+        let told: Value = serde_json::from_str(&told).unwrap();
+        assert!(told[0]["error"].as_str().unwrap().contains(error), "{told}");
+        assert!(told[0]["meaning"].as_str().unwrap().starts_with(meaning), "{told}");
+        assert_eq!(stage.api.requests(), 0);
+    }
+    for behaviour in [answer_of(MIB, 20), answer_of(0, 16 * 1024)] {
+        let stage = Plan::default().start_with(|idp| idp.set_behaviour(behaviour)).await;
+        stage.ready().await;
+    }
+}
+
 #[tokio::test]
 async fn a_slow_provider_makes_the_first_requests_wait_and_no_longer() {
     let stage = Plan::default().start_with(|idp| idp.set_delay(Duration::from_secs(5))).await;

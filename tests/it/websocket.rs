@@ -420,6 +420,24 @@ async fn bytes_behind_a_handshake_over_http_2_that_is_refused_are_never_the_upst
 }
 
 #[tokio::test]
+async fn where_a_route_says_so_there_is_no_websocket() {
+    let routes = "all: {upstream: \"{api}\", profile: account, websocket: false}";
+    let stage = Plan::default().routes(routes).start().await;
+    stage.ready().await;
+    let mut caller = Peer::connect(stage.address()).await;
+    caller.send(HANDSHAKE).await;
+    assert!(caller.head().await.starts_with("HTTP/1.1 200 "));
+    let seen = stage.api.last().unwrap();
+    assert!(seen.values("upgrade").is_empty() && seen.values("connection").is_empty(), "{seen:?}");
+    let (mut reader, mut writer) = connect(stage.address(), &[]).await;
+    assert!(writer.send(&frame(HEADERS, END_HEADERS, 1, &extended_connect())).await);
+    let answer = reader.find(|f| f.kind == DATA && !f.payload.is_empty()).await.unwrap().payload;
+    let problem: serde_json::Value = serde_json::from_slice(&answer).unwrap();
+    assert_eq!((&problem["status"], &problem["code"]), (&405.into(), &"method_refused".into()));
+    assert_eq!(stage.api.requests(), 1);
+}
+
+#[tokio::test]
 async fn either_side_may_stop_sending_over_http_2() {
     let (mut reader, mut writer, mut upstream, _stage) = tunnel_over_http_2("").await;
     assert!(writer.send(&frame(DATA, END_STREAM, 1, b"the last of mine")).await);
