@@ -63,13 +63,14 @@ where
         };
         match frame.into_data().map_err(Frame::into_trailers) {
             Ok(data) => {
-                let data =
-                    if data.len() < SHORT_BYTES { compact(data, &mut body, &mut ahead).await } else { data };
-                let is_last = ahead.as_ref().map_or_else(|| body.is_end_stream(), Option::is_none);
-                if data.is_empty() && !is_last {
+                if data.is_empty() && !body.is_end_stream() {
                     continue;
                 }
                 room(&mut stream, data.len()).await?;
+                // Behind the wait for room: until then it is the other side's turn, not the body's.
+                let is_short = data.len() < SHORT_BYTES;
+                let data = if is_short { compact(data, &mut body, &mut ahead).await } else { data };
+                let is_last = ahead.as_ref().map_or_else(|| body.is_end_stream(), Option::is_none);
                 stream.send_data(data, is_last)?;
                 if is_last {
                     return Ok(());

@@ -111,7 +111,7 @@ impl Target {
             let _ = reading.await;
         };
         self.while_others_are_served(name, sending).await;
-        let (cpu, memory) = (self.cpu() - cpu, self.gateway.peak_kib() - memory);
+        let (cpu, memory) = (self.cpu() - cpu, self.gateway.peak_kib().saturating_sub(memory));
         let ended = ended.load(Ordering::SeqCst);
         println!("{name}: ended {ended}, {cpu:?} of the processor, {memory} KiB");
         assert!(ended || cpu < CPU_MAX, "{name} goes on and has cost {cpu:?}");
@@ -148,7 +148,7 @@ impl Target {
             }
         };
         self.while_others_are_served(name, beating).await;
-        let (cpu, memory) = (self.cpu() - cpu, self.gateway.peak_kib() - memory);
+        let (cpu, memory) = (self.cpu() - cpu, self.gateway.peak_kib().saturating_sub(memory));
         println!("{name}: ended {ended:?}, {cpu:?} of the processor, {memory} KiB");
         assert!(memory < MEMORY_MAX_KIB, "{name} has cost {memory} KiB");
         ended
@@ -329,7 +329,7 @@ async fn answers_that_nobody_reads_are_not_piled_up() {
             }
         };
         target.while_others_are_served(name, sending).await;
-        let grown = target.gateway.peak_kib() - memory;
+        let grown = target.gateway.peak_kib().saturating_sub(memory);
         assert!(grown < MEMORY_MAX_KIB, "{name}: {grown} KiB");
     }
 }
@@ -471,7 +471,7 @@ async fn readers_without_a_window() {
             _ => break,
         }
     }
-    let grown = gateway.peak_kib() - memory;
+    let grown = gateway.peak_kib().saturating_sub(memory);
     println!("readers without a window: {grown} KiB");
     // 100 streams with a window's worth each.
     assert!(grown < 2 * MEMORY_MAX_KIB, "{grown} KiB");
@@ -517,7 +517,7 @@ async fn short_pieces_are_not_piled_up_for_a_reader_that_stops() {
     last.head().await;
     last.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
     assert_eq!(asking.await.unwrap().unwrap().status(), 200);
-    let grown = gateway.peak_kib() - memory;
+    let grown = gateway.peak_kib().saturating_sub(memory);
     println!("short pieces: {grown} KiB");
     assert!(grown < MEMORY_MAX_KIB, "{grown} KiB");
 }
