@@ -161,12 +161,12 @@ async fn answer(
             let pieces = stream.become_tunnel();
             tunnel.counted_by(pieces).run(Duplex::new(sending, receiving), Vec::new()).await;
         }
-        _ if is_whole => side.withdrawals.answered(),
+        _ if is_whole => side.answered(),
         _ => {
             let paced = Paced { answer, stream: Rc::clone(&stream) };
             let sending = body::send(paced, sending, Reason::INTERNAL_ERROR);
             match stream.unless_cancelled(sending).await {
-                Some(Ok(())) => side.withdrawals.answered(),
+                Some(Ok(())) => side.answered(),
                 Some(Err(error)) => {
                     if matches!(error, Unsent::Stream(_)) {
                         side.withdrawn();
@@ -243,6 +243,7 @@ struct Side {
     watched: Rc<Watched>,
     stream: Rc<Stream>,
     withdrawals: Rc<Withdrawals>,
+    is_withdrawn: Cell<bool>,
     reply: RefCell<SendResponse<Bytes>>,
     tunnel: Cell<Option<Tunnel>>,
     interim_bytes: Cell<usize>,
@@ -258,6 +259,7 @@ impl Side {
         Rc::new(Self {
             watched: Rc::clone(watched),
             withdrawals: Rc::clone(withdrawals),
+            is_withdrawn: Cell::default(),
             stream,
             reply: RefCell::new(reply),
             tunnel: Cell::default(),
@@ -283,9 +285,16 @@ impl Side {
         self.reply.borrow_mut().poll_reset(cx).map(|_| self.withdrawn())
     }
 
-    /// The request was taken back before it was answered.
+    /// The request was answered to its end.
+    fn answered(&self) {
+        if !self.is_withdrawn.get() {
+            self.withdrawals.answered();
+        }
+    }
+
+    /// The request was taken back before it was answered, or is as good as taken back.
     fn withdrawn(&self) {
-        if self.withdrawals.withdrawn() {
+        if !self.is_withdrawn.replace(true) && self.withdrawals.withdrawn() {
             self.watched.blame(Ending::Flood);
             self.watched.wake();
         }
@@ -319,6 +328,10 @@ impl Line for Side {
 
     fn hand_over(&self, tunnel: Tunnel) {
         self.tunnel.set(Some(tunnel));
+    }
+
+    fn spoil(&self) {
+        self.withdrawn();
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Each costs the work of a request and often a connection to the upstream, and makes room for the next one
 //! at once: the number of streams bounds nothing then. So a connection may do it so often and no more, in
-//! whatever rhythm. What the caller makes the library reset is bounded by the library.
+//! whatever rhythm. An upload that turns out to be too long has cost the same. What the caller makes the
+//! library reset is bounded by the library.
 
 use std::cell::Cell;
 

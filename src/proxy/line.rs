@@ -19,6 +19,10 @@ pub trait Line {
     /// Takes over what is to carry bytes both ways once the answer's head is out.
     fn hand_over(&self, tunnel: Tunnel);
 
+    /// The request has failed by its caller's doing when it was on its way already: what was begun at the
+    /// upstream is lost, as with a request that is taken back.
+    fn spoil(&self) {}
+
     /// The request is over, its answer included.
     fn end(&self) {}
 }

@@ -254,6 +254,9 @@ impl Record {
     pub fn faulted(&mut self, fault: &Fault) {
         self.fault = Some(fault.code());
         self.status = Some(fault.status());
+        if self.attempts > 0 && fault.status().is_client_error() {
+            self.line().spoil();
+        }
         self.happened(What::Fault, fault.code(), self.status, fault.detail(self.route_name()));
     }
 

@@ -53,6 +53,7 @@ impl Target {
         let upstream = half_hearted().await;
         let routes = format!(
             "orders: {{match: {{path: /v1}}, upstream: \"{{api}}\", profile: account}}\n\
+             short: {{match: {{path: /short}}, upstream: \"http://{upstream}\", profile: account, body_bytes: 10B}}\n\
              rest: {{upstream: \"http://{upstream}\", profile: account}}"
         );
         Self::with(Plan::default().more("workers: 1").routes(&routes)).await
@@ -275,6 +276,18 @@ async fn made_you_reset_in_a_measured_rhythm() {
         let ended = target.rhythm(name, open, (PING, 1), spoil).await;
         assert!(ended.is_some_and(|spoilt| spoilt < 2_000), "{name}: {ended:?}");
     }
+}
+
+/// Each costs a connection to the upstream and is over at once: the gateway answers, and resets the stream.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn uploads_that_turn_out_too_long() {
+    let target = Target::with_half_hearted_upstream().await;
+    let too_long = |stream| {
+        let room_for_the_answer = window_update(0, 1_000);
+        [post(stream, "/short"), frame(DATA, 0, stream, &[b'x'; 20]), room_for_the_answer].concat()
+    };
+    let ended = target.rhythm("uploads that are too long", too_long, (RST_STREAM, 20), |_| Vec::new()).await;
+    assert!(ended.is_some_and(|spoilt| (1_000..2_000).contains(&spoilt)), "{ended:?}");
 }
 
 /// A header block that never ends (CVE-2024-27316 and its kin).
