@@ -163,14 +163,15 @@ impl Scanner {
         self.sent_bytes = bytes % BYTES_PER_FRAME;
     }
 
-    /// Whether a frame header or a header block is incomplete.
+    /// Whether the beginning that an HTTP/2 caller has to make, a frame other than data, or a header block is
+    /// incomplete.
     pub(crate) fn is_partial(&self) -> bool {
-        self.have > 0 || self.in_block || (self.payload_left > 0 && self.is_in_headers())
+        !self.has_settings || self.have > 0 || self.in_block || (self.payload_left > 0 && !self.is_in_data())
     }
 
-    fn is_in_headers(&self) -> bool {
+    fn is_in_data(&self) -> bool {
         let [_, _, _, kind, ..] = self.header;
-        matches!(kind, HEADERS | CONTINUATION)
+        kind == DATA
     }
 }
 
@@ -198,12 +199,13 @@ impl<T: AsyncRead + Unpin> AsyncRead for Frames<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let from = buf.filled().len();
-        if this.early.is_empty() {
-            ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
-        } else {
+        let is_early = !this.early.is_empty();
+        if is_early {
             let rest = this.early.split_off(this.early.len().min(buf.remaining()));
             buf.put_slice(&this.early);
             this.early = rest;
+        } else {
+            ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
         }
         let pieces = this.streams().map_or(0, Streams::take_passed);
         this.scanner.passed(pieces);
@@ -216,8 +218,9 @@ impl<T: AsyncRead + Unpin> AsyncRead for Frames<T> {
         }
         if let Some(streams) = this.streams() {
             let since = streams.partial_since.get();
-            let is_partial = this.scanner.is_partial();
-            streams.partial_since.set(is_partial.then(|| since.unwrap_or_else(Instant::now)));
+            // What was read to see the protocol has been coming since then.
+            let begun = || if is_early { this.watched.since.get() } else { Instant::now() };
+            streams.partial_since.set(this.scanner.is_partial().then(|| since.unwrap_or_else(begun)));
         }
         Poll::Ready(Ok(()))
     }
@@ -340,6 +343,17 @@ mod tests {
                 scanner.read(&frame(kind, 0, payload)).unwrap();
             }
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_beginning_is_partial_until_the_first_frame_is_whole() {
+        let mut scanner = Scanner::new();
+        let beginning = [PREFACE, &frame(SETTINGS, 0, 6)].concat();
+        for (at, byte) in beginning.iter().enumerate() {
+            assert!(scanner.is_partial(), "{at}");
+            scanner.read(&[*byte]).unwrap();
+        }
+        assert!(!scanner.is_partial());
     }
 
     #[tokio::test(start_paused = true)]

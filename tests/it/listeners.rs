@@ -217,6 +217,37 @@ async fn old_versions_and_plain_http_are_refused() {
     assert!(other.is_err(), "a protocol that nobody speaks is agreed on");
 }
 
+/// Whoever has agreed on HTTP/2 has to begin it as soon as any other head.
+#[tokio::test]
+async fn a_preface_that_dribbles_over_tls_ends() {
+    let secured = secured_with("", "timeouts: {header_read: 500ms, idle: 30s}", |_, _| {}).await;
+    let caller = secured.authority.caller().alpn(&["h2"]);
+    let begun = tokio::time::Instant::now();
+    // The preface that stops, the one that goes on byte by byte, and one behind which nothing comes.
+    let beginnings = [vec![&PREFACE[..10]], PREFACE.chunks(1).collect(), vec![PREFACE]];
+    for pieces in beginnings {
+        let stream = caller.connect(secured.stage.address(), "gateway.example").await.unwrap();
+        let (mut reading, mut writing) = tokio::io::split(stream);
+        let sending = async {
+            let mut ticks = tokio::time::interval(Duration::from_millis(200));
+            for piece in pieces {
+                ticks.tick().await;
+                if writing.write_all(piece).await.is_err() || writing.flush().await.is_err() {
+                    break;
+                }
+            }
+            std::future::pending::<()>().await;
+        };
+        let mut answer = Vec::new();
+        // What is dropped has nothing left to do.
+        tokio::select! {
+            ended = tokio::time::timeout(PATIENCE, reading.read_to_end(&mut answer)) => drop(ended.expect("it ends")),
+            () = sending => {}
+        }
+    }
+    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+}
+
 #[tokio::test]
 async fn a_session_is_resumed_where_it_began_and_nowhere_else() {
     let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
