@@ -382,10 +382,16 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Guard<T> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_interim(cx))?;
-        Pin::new(&mut this.io).poll_flush(cx)
+        let flushed = Pin::new(&mut this.io).poll_flush(cx);
+        // TLS holds what the socket does not take. That nothing was held is no movement.
+        if this.watched.is_blocked.replace(flushed.is_pending()) && flushed.is_ready() {
+            this.watched.has_moved.set(true);
+        }
+        flushed
     }
 
+    /// What is below is closed by whoever gets it back: there may be something to read first.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+        self.poll_flush(cx)
     }
 }

@@ -153,7 +153,8 @@ async fn converse(
             watched.rests.set(true);
             Pin::new(&mut connection).graceful_shutdown();
         }
-        connection.poll_without_shutdown(cx).map(Some)
+        // Its shutdown writes what the library holds, and ends with the guard.
+        Pin::new(&mut connection).poll(cx).map(Some)
     })
     .await;
     let Some(Ok(())) = ended else {
@@ -185,7 +186,9 @@ async fn end(guard: Guard<Transport>, read: Bytes, watched: &Watched) {
 /// Closes a connection. One whose caller may still be sending is read for a moment: closing it with
 /// unread bytes would reset it, and the caller might never see the answer.
 async fn close(mut stream: Transport, linger: bool) {
-    if stream.shutdown().await.is_err() || !linger {
+    // The last words of TLS wait for room like all others.
+    let closed = tokio::time::timeout(LINGER_TIME_MAX, stream.shutdown()).await;
+    if !matches!(closed, Ok(Ok(()))) || !linger {
         return;
     }
     let drain = async {

@@ -54,7 +54,8 @@ pub(super) struct Watched {
     pub(super) is_answering: Cell<bool>,
     /// Bytes have gone out since the watch looked last.
     pub(super) has_moved: Cell<bool>,
-    /// The caller does not take what is waiting for it.
+    /// The caller does not take what is waiting for it. Behind an answer this is its end, which the library
+    /// has taken and not written.
     pub(super) is_blocked: Cell<bool>,
     /// Informational responses that have to go out before anything else does.
     pub(super) interim: RefCell<BytesMut>,
@@ -149,8 +150,11 @@ impl Watched {
     fn phase(&self) -> (Phase, Instant) {
         let phase = if self.is_tunnel.get() {
             Phase::Busy
+        } else if self.is_blocked.get() || (self.is_busy() && self.is_answering.get()) {
+            // Also where the next request is being served already, or waits for room to be.
+            Phase::Answering
         } else if self.is_busy() {
-            if self.is_answering.get() { Phase::Answering } else { Phase::Busy }
+            Phase::Busy
         } else if self.has_partial_head.get() {
             Phase::Head
         } else {
@@ -186,8 +190,9 @@ impl Watched {
         if let Some(streams) = self.streams.get() {
             return streams.look(self, now, timeouts, stopping_since.is_some());
         }
-        // Counts an answer's standstill from now if it has moved since the last look.
-        if self.has_moved.take() && self.is_answering.get() {
+        // Counts an answer's standstill from now if it has moved since the last look. A head's time is for all
+        // of it, whatever else goes on.
+        if self.has_moved.take() && (self.is_blocked.get() || !self.has_partial_head.get()) {
             self.since.set(now);
         }
         let (phase, since) = self.phase();
@@ -249,7 +254,7 @@ impl Watched {
 
     /// The watch has ended it in the middle of an answer.
     pub(super) fn is_given_up(&self) -> bool {
-        self.end.get() == End::Silently && self.is_busy()
+        self.end.get() == End::Silently && (self.is_busy() || self.is_blocked.get())
     }
 
     /// Lets the connection's task look at what has changed.

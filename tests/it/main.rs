@@ -76,6 +76,7 @@ mod status_page;
 mod storms; // many requests at once
 mod streams; // answers that arrive bit by bit: events, early hints
 mod switches; // other accounts while the gateway serves
+mod tails; // the end of an answer that the caller takes late
 mod tokens; // what the identity provider does, and what callers see of it
 mod traces;
 mod uploads; // bodies, large and interrupted
