@@ -10,6 +10,11 @@ use crate::{
     listen::{bind::BoundSocket, transport::Transport, unix::SocketFile},
 };
 
+/// What the system may hold of an answer beside what is on its way. It makes room again when half of this is
+/// gone. Without a bound that is a third of several megabytes, and whoever reads them slowly takes nothing, as
+/// far as anybody can see. Throughput needs no more, as what is on its way does not count.
+const UNSENT_MAX: u32 = 128 * 1024;
+
 /// A program of the kernel's packet filter: of a TCP header's flags, SYN without ACK is dropped, all else is
 /// kept. Numbers of `linux/bpf_common.h`: load a byte, and with a constant, jump if equal, return.
 const IGNORE_NEW: [SockFilter; 5] = [
@@ -35,7 +40,11 @@ impl AcceptSocket {
     /// Registers a bound socket with this thread's runtime.
     pub(super) fn register(socket: BoundSocket) -> io::Result<Self> {
         match socket {
-            BoundSocket::Tcp(listener) => Ok(Self::Tcp(TcpListener::from_std(listener)?)),
+            BoundSocket::Tcp(listener) => {
+                // Connections that are accepted have this as well: it costs them no call of their own.
+                let _ = SockRef::from(&listener).set_tcp_notsent_lowat(UNSENT_MAX);
+                Ok(Self::Tcp(TcpListener::from_std(listener)?))
+            }
             BoundSocket::Unix(listener, file) => Ok(Self::Unix(UnixListener::from_std(listener)?, file)),
         }
     }

@@ -63,6 +63,7 @@ mod operating; // commands that speak to a running gateway
 mod outbound; // proxies and certificate authorities towards identity providers
 mod packages; // what deploy/ ships, tried with the tools that read it
 mod proofs; // accounts that prove themselves by certificates and by tokens of others
+mod readers; // callers that read slowly
 mod real_proofs; // every way of client authentication against oidc-provider, and bound tokens
 mod real_server; // the gateway against oidc-provider, curl in front
 mod recovery; // what becomes of an upstream's 401
