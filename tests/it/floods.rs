@@ -535,6 +535,19 @@ async fn short_pieces_are_not_piled_up_for_a_reader_that_stops() {
     assert!(grown < MEMORY_MAX_KIB, "{grown} KiB");
 }
 
+/// Few bytes wait for a caller that makes no room, and no more have come: it is the caller who is waited for.
+#[tokio::test]
+async fn a_reader_without_a_window_ends_its_stream_also_when_little_waits() {
+    let (listener, stage) = played("timeouts: {idle: 300ms}").await;
+    let (mut reader, mut writer) = connect(stage.address(), &setting(4, 0)).await;
+    writer.send(&get(1, "/v1/events")).await;
+    let mut upstream = Peer::accept(&listener).await;
+    upstream.head().await;
+    upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nsome").await;
+    assert!(reader.find(|f| f.kind == HEADERS).await.unwrap().has_status(200));
+    assert!(reader.find(|f| f.kind == RST_STREAM).await.is_some());
+}
+
 /// An upstream whose every answer is 10 MiB.
 async fn downloads() -> std::net::SocketAddr {
     let router = Router::new().fallback(|| async { vec![b'x'; 10 * 1024 * 1024] });
