@@ -22,6 +22,7 @@ mod guard;
 mod http2;
 pub mod inherited;
 mod isolated;
+mod outgoing;
 mod refuse;
 mod serve;
 mod sni;

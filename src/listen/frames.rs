@@ -19,6 +19,7 @@ use tokio::{
 };
 
 use crate::listen::{
+    outgoing::{Outgoing, Step},
     streams::Streams,
     watched::{Ending, Watched},
 };
@@ -40,6 +41,7 @@ const ALLOWANCE_PER_REQUEST: u32 = 4;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const CONTINUATION: u8 = 9;
 const ACK: u8 = 1;
@@ -60,6 +62,8 @@ pub(crate) struct Scanner {
     /// Bytes sent that have not become allowance yet.
     sent_bytes: u32,
     refilled_at: Instant,
+    /// Streams that the caller has given up since somebody asked.
+    resets: Vec<u32>,
 }
 
 /// Why a connection is not listened to any longer.
@@ -85,6 +89,7 @@ impl Scanner {
             allowance: ALLOWANCE_MAX,
             sent_bytes: 0,
             refilled_at: Instant::now(),
+            resets: Vec::new(),
         }
     }
 
@@ -116,7 +121,7 @@ impl Scanner {
     }
 
     fn frame(&mut self) -> Result<(), Bad> {
-        let [a, b, c, kind, flags, ..] = self.header;
+        let [a, b, c, kind, flags, stream @ ..] = self.header;
         self.payload_left = u32::from_be_bytes([0, a, b, c]);
         if !self.has_settings && (kind != SETTINGS || flags & ACK != 0) {
             return Err(Bad::NoSettings);
@@ -130,6 +135,10 @@ impl Scanner {
                 }
                 self.in_block = flags & END_HEADERS == 0;
                 true
+            }
+            RST_STREAM => {
+                self.resets.push(u32::from_be_bytes(stream));
+                false
             }
             _ => false,
         };
@@ -181,13 +190,15 @@ pub(super) struct Frames<T> {
     /// Bytes that were read before.
     early: Vec<u8>,
     scanner: Scanner,
+    outgoing: Outgoing,
     watched: Rc<Watched>,
 }
 
 impl<T> Frames<T> {
     /// Reads `io`, of which `early` has been read already.
     pub(super) fn new(io: T, early: Vec<u8>, watched: &Rc<Watched>) -> Self {
-        Self { io, early, scanner: Scanner::new(), watched: Rc::clone(watched) }
+        let outgoing = Outgoing::default();
+        Self { io, early, scanner: Scanner::new(), outgoing, watched: Rc::clone(watched) }
     }
 
     fn streams(&self) -> Option<&Streams> {
@@ -216,7 +227,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for Frames<T> {
             });
             return Poll::Ready(Err(io::Error::other(bad)));
         }
-        if let Some(streams) = this.streams() {
+        if let Some(streams) = this.watched.streams.get() {
+            this.scanner.resets.drain(..).for_each(|stream| streams.ends(stream));
             let since = streams.partial_since.get();
             // What was read to see the protocol has been coming since then.
             let begun = || if is_early { this.watched.since.get() } else { Instant::now() };
@@ -227,22 +239,31 @@ impl<T: AsyncRead + Unpin> AsyncRead for Frames<T> {
 }
 
 impl<T: AsyncWrite + Unpin> Frames<T> {
-    fn note(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    /// Notes what has been `written` of `pieces`, and whether the caller takes it.
+    fn note(
+        &mut self,
+        written: Poll<io::Result<usize>>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let Some(streams) = self.watched.streams.get() else { return written };
         if let Poll::Ready(Ok(bytes)) = &written {
             self.scanner.sent(*bytes);
+            streams.sent(*bytes);
+            self.outgoing.read(pieces, *bytes, |step| match step {
+                Step::Moves(stream) => streams.moves(stream),
+                Step::Ends(stream) => streams.ends(stream),
+            });
         }
-        if let Some(streams) = self.streams() {
-            streams.blocked(written.is_pending());
-        }
+        streams.blocked(written.is_pending());
         written
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Frames<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Frames<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.io).poll_write(cx, buf);
-        this.note(written)
+        this.note(written, &[io::IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
@@ -252,7 +273,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Frames<T> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
-        this.note(written)
+        this.note(written, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -260,11 +281,34 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Frames<T> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.io).poll_flush(cx);
+        // TLS holds what the socket does not take.
+        if let Some(streams) = this.streams() {
+            streams.blocked(flushed.is_pending());
+        }
+        flushed
     }
 
+    /// The caller may not have read all, and says so as it reads on: a connection that is closed with such
+    /// words unread is reset, and what the system still holds is lost. So they are read until it closes
+    /// as well, or the watch has seen enough of it.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+        let this = self.get_mut();
+        ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
+        // Whoever broke the rules is not listened to.
+        let Some(streams) = this.watched.streams.get().filter(|streams| streams.leaves()) else {
+            return Poll::Ready(Ok(()));
+        };
+        loop {
+            streams.linger();
+            let mut scratch = [0; 2048];
+            let mut buf = ReadBuf::new(&mut scratch);
+            match ready!(Pin::new(&mut this.io).poll_read(cx, &mut buf)) {
+                Ok(()) if !buf.filled().is_empty() => {}
+                _ => return Poll::Ready(Ok(())),
+            }
+        }
     }
 }
 

@@ -95,7 +95,8 @@ pub(super) async fn serve(
         while let Some(accepted) = next().await {
             let (request, reply) = accepted?;
             watched.served.set(watched.served.get() + 1);
-            let side = Side::new(watched, &withdrawals, streams.open(), reply);
+            let stream = streams.open(reply.stream_id().as_u32());
+            let side = Side::new(watched, &withdrawals, stream, reply);
             let refused = judge(&request, limits);
             let answering = answer(Rc::clone(worker), caller, request, refused, side);
             // Ends with the stream, or when the watch gives it up. Dropping it resets the stream.
@@ -160,6 +161,7 @@ async fn answer(
             // A tunnel watches its own time.
             let pieces = stream.become_tunnel();
             tunnel.counted_by(pieces).run(Duplex::new(sending, receiving), Vec::new()).await;
+            stream.finish();
         }
         _ if is_whole => side.answered(),
         _ => {
@@ -285,8 +287,9 @@ impl Side {
         self.reply.borrow_mut().poll_reset(cx).map(|_| self.withdrawn())
     }
 
-    /// The request was answered to its end.
+    /// The library has the answer to its end.
     fn answered(&self) {
+        self.stream.finish();
         if !self.is_withdrawn.get() {
             self.withdrawals.answered();
         }

@@ -9,16 +9,24 @@ use std::{
     pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 
 use crate::{
     listen::watched::{Ending, Watched},
     proxy::{answer::Answer, settings::Timeouts},
 };
+
+/// What one stream may send before it is another one's turn, at most.
+const TURN_BYTES: u64 = 64 * 1024;
+/// A caller that was told to go is listened to for so long, in all and without a byte from it.
+const LINGER_TIME_MAX: Duration = Duration::from_secs(10);
+const LINGER_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Whose move it is on a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,14 +37,23 @@ enum Turn {
     Upstream,
     /// The caller has to make room for the next bytes.
     Caller,
+    /// The same, but they are the last ones: the library has them, and nobody serves the stream any more.
+    Ending,
     /// The stream has become a tunnel, which watches its own time.
     Tunnel,
 }
 
 /// One stream.
 pub(super) struct Stream {
+    id: u32,
     turn: Cell<Turn>,
     since: Cell<Instant>,
+    /// What the connection had sent by then.
+    mark: Cell<u64>,
+    /// The library has its answer to the end.
+    is_finished: Cell<bool>,
+    /// The end has been written, or one side has reset it.
+    is_over: Cell<bool>,
     is_cancelled: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     passed: Rc<Cell<u32>>,
@@ -44,14 +61,26 @@ pub(super) struct Stream {
     blocked_since: Rc<Cell<Option<Instant>>>,
     /// Its answer waits until the caller takes what is written.
     is_held: Cell<bool>,
+    sent: Rc<Cell<u64>>,
 }
 
 impl Stream {
     fn turn_to(&self, turn: Turn) {
         if self.turn.get() != Turn::Tunnel {
             self.turn.set(turn);
-            self.since.set(Instant::now());
+            self.begin();
         }
+    }
+
+    /// Its time counts from now.
+    fn begin(&self) {
+        self.since.set(Instant::now());
+        self.mark.set(self.sent.get());
+    }
+
+    /// The library has been given the answer to its end.
+    pub(super) fn finish(&self) {
+        self.is_finished.set(true);
     }
 
     /// The answer's head is there.
@@ -70,9 +99,10 @@ impl Stream {
         self.passed.set(self.passed.get().saturating_add(1));
     }
 
-    fn cancel(&self) {
-        self.is_cancelled.set(true);
+    /// Whether it had not been given up before.
+    fn cancel(&self) -> bool {
         self.wake();
+        !self.is_cancelled.replace(true)
     }
 
     fn wake(&self) {
@@ -102,25 +132,24 @@ impl Stream {
         Poll::Pending
     }
 
-    /// Whether it was given up now.
-    fn look(&self, now: Instant, timeouts: &Timeouts) -> bool {
+    /// Whether it has waited for too long. `line` is how much the connection has to have sent meanwhile, if it
+    /// is the connection that the caller reads slowly and not the stream.
+    fn is_late(&self, now: Instant, timeouts: &Timeouts, line: u64) -> bool {
         let waited = now - self.since.get();
-        let is_late = match self.turn.get() {
-            Turn::Caller => waited > timeouts.idle,
+        match self.turn.get() {
+            Turn::Caller | Turn::Ending => {
+                waited > timeouts.idle && self.sent.get() - self.mark.get() >= line
+            }
             Turn::Upstream => waited > timeouts.stream,
             Turn::Gateway | Turn::Tunnel => false,
-        };
-        if is_late && !self.is_cancelled.get() {
-            self.cancel();
-            return true;
         }
-        false
     }
 }
 
 /// All streams of one connection, and how it is ending.
 pub(super) struct Streams {
-    open: RefCell<Vec<Rc<Stream>>>,
+    /// Those that are served, and those whose end has not been written.
+    open: RefCell<FxHashMap<u32, Rc<Stream>>>,
     idle_since: Cell<Instant>,
     /// Since when a frame or a header block has been incomplete.
     pub(super) partial_since: Cell<Option<Instant>>,
@@ -129,6 +158,10 @@ pub(super) struct Streams {
     /// No further streams are wanted.
     leaves: Cell<bool>,
     left_at: Cell<Option<Instant>>,
+    /// Since when a closed connection has been listened to, and when something came last.
+    lingering: Cell<Option<(Instant, Instant)>>,
+    /// Bytes that have gone out.
+    sent: Rc<Cell<u64>>,
     /// Pieces of answers that upstreams have sent and nobody has looked at.
     passed: Rc<Cell<u32>>,
 }
@@ -142,30 +175,65 @@ impl Streams {
             blocked_since: Rc::default(),
             leaves: Cell::default(),
             left_at: Cell::default(),
+            lingering: Cell::default(),
+            sent: Rc::default(),
             passed: Rc::default(),
         }
     }
 
     /// A request has come.
-    pub(super) fn open(&self) -> Rc<Stream> {
+    pub(super) fn open(&self, id: u32) -> Rc<Stream> {
         let stream = Rc::new(Stream {
+            id,
             turn: Cell::new(Turn::Gateway),
             since: Cell::new(Instant::now()),
+            mark: Cell::default(),
+            is_finished: Cell::default(),
+            is_over: Cell::default(),
             is_cancelled: Cell::default(),
             waker: RefCell::default(),
             passed: Rc::clone(&self.passed),
             blocked_since: Rc::clone(&self.blocked_since),
             is_held: Cell::default(),
+            sent: Rc::clone(&self.sent),
         });
-        self.open.borrow_mut().push(Rc::clone(&stream));
+        self.open.borrow_mut().insert(id, Rc::clone(&stream));
         stream
     }
 
-    /// A request is over.
-    pub(super) fn close(&self, stream: &Rc<Stream>) {
-        let mut open = self.open.borrow_mut();
-        open.retain(|other| !Rc::ptr_eq(other, stream));
+    /// A request is over. Its stream stays until the end of the answer has been written.
+    pub(super) fn close(&self, stream: &Stream) {
+        if stream.is_finished.get() && !stream.is_over.get() {
+            stream.turn.set(Turn::Ending);
+            return stream.begin();
+        }
+        self.open.borrow_mut().remove(&stream.id);
         self.idle_since.set(Instant::now());
+    }
+
+    /// A part of a stream's answer has been written.
+    pub(super) fn moves(&self, id: u32) {
+        let open = self.open.borrow();
+        let stream = open.get(&id).filter(|s| matches!(s.turn.get(), Turn::Caller | Turn::Ending));
+        if let Some(stream) = stream {
+            stream.begin();
+        }
+    }
+
+    /// The end of a stream has been written, or the caller wants no more of it.
+    pub(super) fn ends(&self, id: u32) {
+        let mut open = self.open.borrow_mut();
+        let Some(stream) = open.get(&id) else { return };
+        stream.is_over.set(true);
+        if stream.turn.get() == Turn::Ending {
+            open.remove(&id);
+            self.idle_since.set(Instant::now());
+        }
+    }
+
+    /// So many bytes have gone out.
+    pub(super) fn sent(&self, bytes: usize) {
+        self.sent.set(self.sent.get() + bytes as u64);
     }
 
     /// Whether the caller is to be told that no further streams are wanted.
@@ -187,12 +255,18 @@ impl Streams {
                 self.blocked_since.set(None);
                 self.open
                     .borrow()
-                    .iter()
+                    .values()
                     .filter(|stream| stream.is_held.take())
                     .for_each(|stream| stream.wake());
             }
             _ => {}
         }
+    }
+
+    /// The connection is closed, and something may still come.
+    pub(super) fn linger(&self) {
+        let now = Instant::now();
+        self.lingering.set(Some((self.lingering.get().map_or(now, |(begun, _)| begun), now)));
     }
 
     pub(super) fn look(&self, watched: &Watched, now: Instant, timeouts: &Timeouts, stopping: bool) {
@@ -203,10 +277,12 @@ impl Streams {
         if exceeds(self.partial_since.get(), timeouts.header_read) {
             return watched.end_because(Ending::SlowHead);
         }
-        let open = self.open.borrow();
-        let lost = open.iter().filter(|stream| stream.look(now, timeouts)).count();
-        watched.lost_streams.set(watched.lost_streams.get() + lost as u64);
-        let is_idle = open.is_empty() && now - self.idle_since.get() > timeouts.idle;
+        let has_left_ends = self.give_up(watched, now, timeouts);
+        let is_empty = self.open.borrow().is_empty() && self.blocked_since.get().is_none();
+        if has_left_ends && is_empty {
+            return watched.end_because(Ending::SlowReader);
+        }
+        let is_idle = is_empty && now - self.idle_since.get() > timeouts.idle;
         if (is_idle || stopping) && !self.leaves.replace(true) {
             self.left_at.set(Some(now));
             if is_idle && !stopping {
@@ -214,10 +290,33 @@ impl Streams {
             }
             watched.wake();
         }
-        // A caller that was told to go and stays.
-        if open.is_empty() && exceeds(self.left_at.get(), timeouts.header_read) {
+        // A caller that was told to go and stays. It may still be reading what it got last.
+        let left_at = self.left_at.get().map(|at| at.max(self.idle_since.get()));
+        let has_lingered = self
+            .lingering
+            .get()
+            .is_some_and(|(begun, last)| now - begun > LINGER_TIME_MAX || now - last > LINGER_PAUSE_MAX);
+        if has_lingered || (is_empty && exceeds(left_at, timeouts.header_read)) {
             watched.end_silently();
         }
+    }
+
+    /// Gives up the streams that have waited for too long. Whether one of them was nobody's any more: it is
+    /// forgotten, as only the end of the connection ends it.
+    fn give_up(&self, watched: &Watched, now: Instant, timeouts: &Timeouts) -> bool {
+        let (mut lost, mut has_left_ends) = (0, false);
+        let mut open = self.open.borrow_mut();
+        let is_blocked = self.blocked_since.get().is_some();
+        let line = if is_blocked { open.len() as u64 * TURN_BYTES } else { 0 };
+        open.retain(|_, stream| {
+            let is_late = stream.is_late(now, timeouts, line);
+            let is_left = is_late && stream.turn.get() == Turn::Ending;
+            has_left_ends |= is_left;
+            lost += u64::from(is_late && !is_left && stream.cancel());
+            !is_left
+        });
+        watched.lost_streams.set(watched.lost_streams.get() + lost);
+        has_left_ends
     }
 }
 

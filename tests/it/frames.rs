@@ -190,7 +190,7 @@ pub(crate) async fn connect_raw(address: SocketAddr) -> (Reader, Writer) {
 }
 
 /// Both ends of a connection.
-fn ends(stream: TcpStream) -> (Reader, Writer) {
+pub(crate) fn ends(stream: TcpStream) -> (Reader, Writer) {
     stream.set_nodelay(true).unwrap();
     let (read, write) = stream.into_split();
     (Reader(read), Writer(write))

@@ -12,6 +12,11 @@ use tokio_rustls::TlsConnector;
 use crate::{
     attacks::gauge,
     authority::Authority,
+    frames::{
+        ACK, DATA, END_STREAM, GOAWAY, PING, RST_STREAM, Reader, WINDOW_UPDATE, Writer, connect, frame, get,
+        setting,
+    },
+    front::{Peer, played},
     hostile::{Hostile, OK, keep},
     process::Process,
     stage::{PATIENCE, Plan, Stage, eventually, pause},
@@ -221,5 +226,92 @@ async fn the_end_of_an_answer_that_nobody_takes_ends_with_its_connection() {
         };
         assert!(tokio::time::timeout(PATIENCE, ended).await.is_ok(), "one is still open");
         drop(callers);
+    }
+}
+
+fn window(stream: u32, by: u32) -> Vec<u8> {
+    frame(WINDOW_UPDATE, 0, stream, &by.to_be_bytes())
+}
+
+/// What a caller over HTTP/2 gets of an answer whose last bytes wait for its window, taken in after `meanwhile`.
+async fn end_over_http_2(
+    stage: &Stage,
+    listener: &tokio::net::TcpListener,
+    is_polite: bool,
+    meanwhile: impl AsyncFnOnce(&mut Reader, &mut Writer),
+) -> usize {
+    const LENGTH: usize = 30_000;
+    let (mut reader, mut writer) = connect(stage.address(), &setting(4, 25_000)).await;
+    assert!(writer.send(&get(1, "/v1")).await);
+    let mut upstream = Peer::accept(listener).await;
+    upstream.head().await;
+    upstream.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n")).await;
+    upstream.send(vec![b'a'; 20_000]).await;
+    let mut got = 0;
+    while got < 20_000 {
+        let data = reader.find(|f| f.kind == DATA).await.unwrap();
+        got += data.payload.len();
+    }
+    // Of the second half the window takes a part; all of it is taken from the upstream.
+    upstream.send(vec![b'a'; 10_000]).await;
+    while got < 25_000 {
+        got += reader.find(|f| f.kind == DATA).await.unwrap().payload.len();
+    }
+    while gauge(stage, "keybearer_in_flight{").await > 0 {
+        pause().await;
+    }
+    meanwhile(&mut reader, &mut writer).await;
+    let mut granted = false;
+    loop {
+        if !std::mem::replace(&mut granted, true) {
+            writer.send(&window(1, 100_000)).await;
+        }
+        let Some(f) = reader.next().await else { return got };
+        match f.kind {
+            PING if f.flags & ACK == 0 && is_polite => {
+                writer.send(&frame(PING, ACK, 0, &f.payload)).await;
+            }
+            RST_STREAM => return got,
+            DATA => {
+                got += f.payload.len();
+                if f.flags & END_STREAM != 0 {
+                    return got;
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The time of a connection that was told to go is none for the end of an answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_waits_for_the_end_of_an_answer_over_http_2() {
+    for is_polite in [false, true] {
+        let (listener, stage) = played("timeouts: {header_read: 300ms}").await;
+        // Without a stream, and without an answer to the ping: it ends when a connection has no more time.
+        let (mut idle, _writer) = connect(stage.address(), &[]).await;
+        let got = end_over_http_2(&stage, &listener, is_polite, async |reader, writer| {
+            stage.gateway.stop();
+            let ping = reader.find(|f| f.kind == PING && f.flags & ACK == 0).await.unwrap();
+            if is_polite {
+                writer.send(&frame(PING, ACK, 0, &ping.payload)).await;
+            }
+            idle.end().await;
+        })
+        .await;
+        assert_eq!(got, 30_000, "an answer to the ping: {is_polite}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_an_answer_that_nobody_takes_ends_with_its_connection_over_http_2() {
+    let (listener, stage) = played("timeouts: {header_read: 300ms, idle: 1s}").await;
+    let got = end_over_http_2(&stage, &listener, true, async |reader, _| {
+        while reader.next().await.is_some_and(|f| f.kind != GOAWAY) {}
+    })
+    .await;
+    assert_eq!(got, 25_000);
+    while gauge(&stage, "keybearer_connections{").await > 0 {
+        pause().await;
     }
 }
