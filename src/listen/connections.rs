@@ -77,7 +77,7 @@ impl Registered {
     /// Registers a connection of `peer`, which also counts as open in its listener until this is dropped.
     pub(super) fn new(connections: &Rc<Connections>, entry: &Entry, shared: &Shared, peer: Peer) -> Self {
         let present = entry.roster.enter(peer);
-        let watched = Watched::new(&shared.is_replaced, present.connection());
+        let watched = Watched::new(&shared.is_replaced, present.connection(), &entry.shard);
         connections.live.borrow_mut().push(Rc::clone(&watched));
         shared.open.fetch_add(1, Ordering::Relaxed);
         shared.room.enter();

@@ -110,10 +110,9 @@ impl Door {
             Some(Ending::Silence) => &shard.ended_silence,
             Some(Ending::Flood) => &shard.ended_flood,
             Some(Ending::Http2) => &shard.ended_http2,
-            None => return shard.lost_streams.add(watched.lost_streams.get()),
+            None => return,
         };
         ended.add(1);
-        shard.lost_streams.add(watched.lost_streams.get());
     }
 
     /// Makes a TLS connection of it on a TLS listener. `None` when that fails.

@@ -41,6 +41,11 @@ use crate::{
 
 /// What the library may hold of one answer while the caller makes no room for it.
 const SEND_BUFFER_MAX: usize = 64 * 1024;
+/// The library refuses a longer header list with a 431 of its own, which has no words and that nobody counts. So it
+/// reads more than a request may have, and what is beyond that is refused here.
+const READ_PER_HEADER_BYTE: u32 = 2;
+/// What a field counts beside its bytes (RFC 9113 §6.5.2).
+const FIELD_OVERHEAD: usize = 32;
 /// Streams that a caller resets before the library hands them over; then the connection ends
 /// (CVE-2023-44487). Those that it has handed over are counted as [`Withdrawals`].
 const PENDING_RESETS_MAX: usize = 20;
@@ -69,7 +74,7 @@ pub(super) async fn serve(
         .max_concurrent_streams(limits.http2_streams)
         .initial_window_size(limits.http2_stream_window)
         .initial_connection_window_size(limits.http2_connection_window)
-        .max_header_list_size(limits.http2_header_bytes)
+        .max_header_list_size(limits.http2_header_bytes.saturating_mul(READ_PER_HEADER_BYTE))
         .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
         .max_local_error_reset_streams(Some(OWN_RESETS_MAX))
         .max_send_buffer_size(SEND_BUFFER_MAX)
@@ -225,7 +230,7 @@ fn complete(headers: &mut HeaderMap, answer: &Answer, is_head: bool) {
 fn judge(request: &Request<RecvStream>, limits: &Limits) -> Option<Fault> {
     let (fields, target) = (request.headers(), request.uri().path_and_query());
     let is_padded = |value: &HeaderValue| value.as_bytes().trim_ascii().len() != value.len();
-    if fields.len() > limits.headers {
+    if fields.len() > limits.headers || list_bytes(request) > limits.http2_header_bytes as usize {
         Some(Fault::HeadersTooLarge)
     } else if target.is_some_and(|target| target.as_str().len() > limits.uri_bytes) {
         Some(Fault::UriTooLong)
@@ -238,6 +243,20 @@ fn judge(request: &Request<RecvStream>, limits: &Limits) -> Option<Fault> {
     } else {
         None
     }
+}
+
+/// The size of a request's header list, pseudo-header fields included (RFC 9113 §6.5.2).
+fn list_bytes(request: &Request<RecvStream>) -> usize {
+    let uri = request.uri();
+    let pseudo = [
+        (":method", request.method().as_str()),
+        (":scheme", uri.scheme_str().unwrap_or_default()),
+        (":authority", uri.authority().map_or("", |authority| authority.as_str())),
+        (":path", uri.path_and_query().map_or("", |target| target.as_str())),
+    ];
+    let pseudo = pseudo.iter().map(|(name, value)| name.len() + value.len());
+    let fields = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
+    pseudo.chain(fields).map(|bytes| bytes + FIELD_OVERHEAD).sum()
 }
 
 /// The caller's side of one request on an HTTP/2 connection.

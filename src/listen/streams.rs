@@ -315,7 +315,7 @@ impl Streams {
             lost += u64::from(is_late && !is_left && stream.cancel());
             !is_left
         });
-        watched.lost_streams.set(watched.lost_streams.get() + lost);
+        watched.shard.lost_streams.add(lost);
         has_left_ends
     }
 }

@@ -18,6 +18,7 @@ use crate::{
     caller::roster,
     listen::{streams::Streams, transport::TlsFacts},
     proxy::{fault::Fault, settings::Timeouts, tunnel::Tunnel},
+    telemetry::listeners::ListenerShard,
 };
 
 /// An idle connection gives its buffers back after this.
@@ -70,8 +71,8 @@ pub(super) struct Watched {
     has_rested: Cell<bool>,
     /// Why the connection was ended, if it was.
     pub(super) ending: Cell<Option<Ending>>,
-    /// Streams that were given up because their answers were not taken or did not come.
-    pub(super) lost_streams: Cell<u64>,
+    /// Where its streams are counted that are given up.
+    pub(super) shard: Arc<ListenerShard>,
     /// What the TLS handshake has settled, if there was one.
     pub(super) tls: OnceCell<TlsFacts>,
     /// There when the connection speaks HTTP/2.
@@ -114,7 +115,11 @@ pub(super) enum End {
 }
 
 impl Watched {
-    pub(super) fn new(is_replaced: &Arc<AtomicBool>, present: &Arc<roster::Connection>) -> Rc<Self> {
+    pub(super) fn new(
+        is_replaced: &Arc<AtomicBool>,
+        present: &Arc<roster::Connection>,
+        shard: &Arc<ListenerShard>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             since: Cell::new(Instant::now()),
             has_partial_head: Cell::new(false),
@@ -131,7 +136,7 @@ impl Watched {
             tunnel: RefCell::default(),
             is_tunnel: Cell::new(false),
             ending: Cell::new(None),
-            lost_streams: Cell::new(0),
+            shard: Arc::clone(shard),
             wants_rest: Cell::new(false),
             rests: Cell::new(false),
             has_rested: Cell::new(false),

@@ -116,9 +116,29 @@ async fn a_stream_that_stands_still_is_counted() {
     writer.send(&frames::get(1, "/v1/orders")).await;
     assert!(reader.find(|f| f.kind == frames::HEADERS).await.unwrap().has_status(200));
     assert!(reader.find(|f| f.kind == frames::RST_STREAM).await.is_some(), "the stream ends");
-    drop((reader, writer));
     let series = "keybearer_streams_ended_total{listener=\"local\",reason=\"stood_still\"}";
     becomes(&stage, series, 1).await;
+}
+
+/// The HTTP library refused it alone: nobody counted it, and it looked like the upstream's answer.
+#[tokio::test]
+async fn a_header_list_of_http_2_that_is_too_large_is_a_fault_like_any_other() {
+    let stage = Stage::start().await;
+    stage.ready().await;
+    let client =
+        reqwest::Client::builder().no_proxy().http2_prior_knowledge().timeout(PATIENCE).build().unwrap();
+    // 16 KiB in all, with 32 bytes for each of the fields that the client adds.
+    for (bytes, is_taken) in [(15 * 1024, true), (16 * 1024, false), (20 * 1024, false)] {
+        let request = client.get(stage.url("/v1/orders")).header("x-large", "a".repeat(bytes));
+        let answer = request.send().await.unwrap();
+        if is_taken {
+            assert_eq!(answer.status(), 200);
+        } else {
+            let (status, code, _) = fault(answer).await;
+            assert_eq!((status, code.as_str()), (431, "too_large"));
+        }
+    }
+    becomes(&stage, &faults("", "", "too_large"), 2).await;
 }
 
 #[tokio::test]
