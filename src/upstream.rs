@@ -39,6 +39,10 @@ mod shelf;
 pub mod stream;
 pub mod tally;
 pub mod tls;
+mod traffic;
+
+pub use traffic::Closing;
+use traffic::Traffic;
 
 /// Where a route's requests go, and how. The request never changes any of it.
 ///
@@ -208,10 +212,7 @@ pub struct Upstream {
     spoken: AtomicU8,
     /// Counts connections, so that addresses are used in turn.
     turn: AtomicUsize,
-    /// Open connections of all workers, idle or not, and those that were upgraded.
-    open: Arc<AtomicUsize>,
-    /// Connections that were made.
-    opened: AtomicU64,
+    traffic: Arc<Traffic>,
 }
 
 const UNKNOWN: u8 = 0;
@@ -242,8 +243,8 @@ impl Upstream {
         let id = IDS.fetch_add(1, Ordering::Relaxed);
         let (spoken, turn) = (AtomicU8::new(spoken), AtomicUsize::new(fastrand::usize(..)));
         let bound = presented.filter(|_| origin.shows_nothing_else()).map(bound::Bound::new);
-        let (open, opened) = (Arc::default(), AtomicU64::new(0));
-        Ok(Arc::new(Self { origin, id, host, authority, tls, bound, spoken, turn, open, opened }))
+        let traffic = Arc::default();
+        Ok(Arc::new(Self { origin, id, host, authority, tls, bound, spoken, turn, traffic }))
     }
 
     /// Whether it shows this profile's certificate, or rightly none.
@@ -274,12 +275,17 @@ impl Upstream {
 
     /// Open connections of all workers, idle or not, and those that were upgraded.
     pub fn open(&self) -> usize {
-        self.open.load(Ordering::Relaxed)
+        self.traffic.open()
     }
 
     /// Connections that were made.
     pub fn opened(&self) -> u64 {
-        self.opened.load(Ordering::Relaxed)
+        self.traffic.opened()
+    }
+
+    /// Connections that the gateway has closed for this reason.
+    pub fn closed(&self, why: Closing) -> u64 {
+        self.traffic.closed(why)
     }
 
     /// The configured origin.

@@ -30,13 +30,13 @@ fn is_partial(frames: &[u8]) -> bool {
             return in_block || !rest.is_empty();
         };
         let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
-        let is_headers = matches!(kind, 1 | 9);
-        if is_headers {
+        if matches!(kind, 1 | 9) {
             in_block = flags & END_HEADERS == 0;
         }
         match after.split_at_checked(length) {
             Some((_, next)) => rest = next,
-            None => return in_block || is_headers,
+            // Data may come slowly.
+            None => return in_block || *kind != 0,
         }
     }
 }

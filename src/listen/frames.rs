@@ -13,12 +13,14 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use h2::Reason;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::Instant,
 };
 
 use crate::listen::{
+    heads::{ACK, CONTINUATION, DATA, END_HEADERS, HEADERS, Head, Heads, RST_STREAM, SETTINGS},
     outgoing::{Outgoing, Step},
     streams::Streams,
     watched::{Ending, Watched},
@@ -39,23 +41,13 @@ const ALLOWANCE_PER_PIECE: u32 = 4;
 /// And so many for each request: its windows, a ping to measure the way, an empty end, a change of mind.
 const ALLOWANCE_PER_REQUEST: u32 = 4;
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const CONTINUATION: u8 = 9;
-const ACK: u8 = 1;
-const END_HEADERS: u8 = 4;
-
 /// Reads frame headers out of a stream of bytes.
 #[derive(Debug)]
 pub(crate) struct Scanner {
     preface_left: usize,
     /// The frame that has to come first has come.
     has_settings: bool,
-    header: [u8; 9],
-    have: usize,
-    payload_left: u32,
+    heads: Heads,
     /// A header block has begun and not ended.
     in_block: bool,
     allowance: u32,
@@ -82,9 +74,7 @@ impl Scanner {
         Self {
             preface_left: PREFACE.len(),
             has_settings: false,
-            header: [0; 9],
-            have: 0,
-            payload_left: 0,
+            heads: Heads::default(),
             in_block: false,
             allowance: ALLOWANCE_MAX,
             sent_bytes: 0,
@@ -98,46 +88,28 @@ impl Scanner {
         let preface = bytes.len().min(self.preface_left);
         self.preface_left -= preface;
         bytes = bytes.get(preface..).unwrap_or_default();
-        while !bytes.is_empty() {
-            if self.payload_left > 0 {
-                let used = bytes.len().min(self.payload_left as usize);
-                self.payload_left -= u32::try_from(used).unwrap_or(u32::MAX);
-                bytes = bytes.get(used..).unwrap_or_default();
-                continue;
-            }
-            let wanted = self.header.len() - self.have;
-            let (now, rest) = bytes.split_at_checked(wanted).unwrap_or((bytes, &[]));
-            for (slot, byte) in self.header.iter_mut().skip(self.have).zip(now) {
-                *slot = *byte;
-            }
-            self.have += now.len();
-            bytes = rest;
-            if self.have == self.header.len() {
-                self.have = 0;
-                self.frame()?;
-            }
+        while let Some(head) = self.heads.next(&mut bytes) {
+            self.frame(&head)?;
         }
         Ok(())
     }
 
-    fn frame(&mut self) -> Result<(), Bad> {
-        let [a, b, c, kind, flags, stream @ ..] = self.header;
-        self.payload_left = u32::from_be_bytes([0, a, b, c]);
-        if !self.has_settings && (kind != SETTINGS || flags & ACK != 0) {
+    fn frame(&mut self, head: &Head) -> Result<(), Bad> {
+        if !self.has_settings && (head.kind != SETTINGS || head.has(ACK)) {
             return Err(Bad::NoSettings);
         }
         self.has_settings = true;
-        let is_bounded_by_library = match kind {
-            DATA => self.payload_left > 0,
+        let is_bounded_by_library = match head.kind {
+            DATA => head.length > 0,
             HEADERS | CONTINUATION => {
-                if kind == HEADERS {
+                if head.kind == HEADERS {
                     self.earn(ALLOWANCE_PER_REQUEST);
                 }
-                self.in_block = flags & END_HEADERS == 0;
+                self.in_block = !head.has(END_HEADERS);
                 true
             }
             RST_STREAM => {
-                self.resets.push(u32::from_be_bytes(stream));
+                self.resets.push(head.stream);
                 false
             }
             _ => false,
@@ -175,12 +147,8 @@ impl Scanner {
     /// Whether the beginning that an HTTP/2 caller has to make, a frame other than data, or a header block is
     /// incomplete.
     pub(crate) fn is_partial(&self) -> bool {
-        !self.has_settings || self.have > 0 || self.in_block || (self.payload_left > 0 && !self.is_in_data())
-    }
-
-    fn is_in_data(&self) -> bool {
-        let [_, _, _, kind, ..] = self.header;
-        kind == DATA
+        let in_payload = self.heads.in_payload_of().is_some_and(|kind| kind != DATA);
+        !self.has_settings || self.heads.is_in_head() || self.in_block || in_payload
     }
 }
 
@@ -228,7 +196,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Frames<T> {
             return Poll::Ready(Err(io::Error::other(bad)));
         }
         if let Some(streams) = this.watched.streams.get() {
-            this.scanner.resets.drain(..).for_each(|stream| streams.ends(stream));
+            this.scanner.resets.drain(..).for_each(|stream| _ = streams.ends(stream));
             let since = streams.partial_since.get();
             // What was read to see the protocol has been coming since then.
             let begun = || if is_early { this.watched.since.get() } else { Instant::now() };
@@ -249,9 +217,20 @@ impl<T: AsyncWrite + Unpin> Frames<T> {
         if let Poll::Ready(Ok(bytes)) = &written {
             self.scanner.sent(*bytes);
             streams.sent(*bytes);
+            let shard = &self.watched.shard;
             self.outgoing.read(pieces, *bytes, |step| match step {
                 Step::Moves(stream) => streams.moves(stream),
-                Step::Ends(stream) => streams.ends(stream),
+                Step::Ends(stream) => _ = streams.ends(stream),
+                // An answer on a stream that was never handed over is the library's own, a 431.
+                Step::EndsWithFields(stream) => shard.refused_lists.add(u64::from(!streams.ends(stream))),
+                Step::Resets(stream, why) => {
+                    streams.ends(stream);
+                    match Reason::from(why) {
+                        Reason::REFUSED_STREAM => shard.refused_streams.add(1),
+                        Reason::FLOW_CONTROL_ERROR => shard.overrun_windows.add(1),
+                        _ => {}
+                    }
+                }
             });
         }
         streams.blocked(written.is_pending());

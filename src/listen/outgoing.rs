@@ -5,10 +5,7 @@
 
 use std::io::IoSlice;
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const END_STREAM: u8 = 1;
+use crate::listen::heads::{DATA, END_STREAM, HEADERS, Head, Heads, RST_STREAM};
 
 /// What the head of a frame says of its stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,58 +14,36 @@ pub(super) enum Step {
     Moves(u32),
     /// Nothing comes behind this frame.
     Ends(u32),
+    /// The same, and it is the head of an answer without content, or trailers.
+    EndsWithFields(u32),
+    /// We give the stream up, for this reason (RFC 9113 §7).
+    Resets(u32, u32),
 }
 
 /// Reads the heads of frames out of what is written.
 #[derive(Debug, Default)]
-pub(super) struct Outgoing {
-    header: [u8; 9],
-    have: usize,
-    payload_left: usize,
-}
+pub(super) struct Outgoing(Heads);
 
 impl Outgoing {
     /// Reads on through the first `count` bytes of `pieces`.
     pub(super) fn read(&mut self, pieces: &[IoSlice<'_>], mut count: usize, mut note: impl FnMut(Step)) {
         for piece in pieces {
-            let bytes = piece.get(..count).unwrap_or(piece);
+            let mut bytes = piece.get(..count).unwrap_or(piece);
             count -= bytes.len();
-            self.read_piece(bytes, &mut note);
-        }
-    }
-
-    fn read_piece(&mut self, mut bytes: &[u8], note: &mut impl FnMut(Step)) {
-        while !bytes.is_empty() {
-            if self.payload_left > 0 {
-                let used = bytes.len().min(self.payload_left);
-                self.payload_left -= used;
-                bytes = bytes.get(used..).unwrap_or_default();
-                continue;
-            }
-            let wanted = self.header.len() - self.have;
-            let (now, rest) = bytes.split_at_checked(wanted).unwrap_or((bytes, &[]));
-            for (slot, byte) in self.header.iter_mut().skip(self.have).zip(now) {
-                *slot = *byte;
-            }
-            self.have += now.len();
-            bytes = rest;
-            if self.have == self.header.len() {
-                self.have = 0;
-                self.frame().into_iter().for_each(&mut *note);
+            while let Some(head) = self.0.next(&mut bytes) {
+                step(&head).into_iter().for_each(&mut note);
             }
         }
     }
+}
 
-    fn frame(&mut self) -> Option<Step> {
-        let [a, b, c, kind, flags, stream @ ..] = self.header;
-        self.payload_left = u32::from_be_bytes([0, a, b, c]) as usize;
-        let stream = u32::from_be_bytes(stream);
-        match kind {
-            DATA | HEADERS if flags & END_STREAM != 0 => Some(Step::Ends(stream)),
-            RST_STREAM => Some(Step::Ends(stream)),
-            DATA if self.payload_left > 0 => Some(Step::Moves(stream)),
-            _ => None,
-        }
+fn step(head: &Head) -> Option<Step> {
+    match head.kind {
+        DATA if head.has(END_STREAM) => Some(Step::Ends(head.stream)),
+        DATA if head.length > 0 => Some(Step::Moves(head.stream)),
+        HEADERS if head.has(END_STREAM) => Some(Step::EndsWithFields(head.stream)),
+        RST_STREAM => head.code.map(|code| Step::Resets(head.stream, code)),
+        _ => None,
     }
 }
 
@@ -98,7 +73,8 @@ mod tests {
             frame(RST_STREAM, 0, 7, 4),
         ];
         let bytes = frames.concat();
-        let expected = [Step::Moves(1), Step::Ends(1), Step::Ends(3), Step::Ends(5), Step::Ends(7)];
+        let expected = [Step::Moves(1), Step::Ends(1), Step::Ends(3)];
+        let expected = [&expected[..], &[Step::EndsWithFields(5), Step::Resets(7, 0x0101_0101)]].concat();
         for step in [1, 2, 8, 9, 10, 100, bytes.len()] {
             let (mut outgoing, mut seen) = (Outgoing::default(), Vec::new());
             for part in bytes.chunks(step) {

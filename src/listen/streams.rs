@@ -220,15 +220,16 @@ impl Streams {
         }
     }
 
-    /// The end of a stream has been written, or the caller wants no more of it.
-    pub(super) fn ends(&self, id: u32) {
+    /// The end of a stream has been written, or the caller wants no more of it. Whether it was open.
+    pub(super) fn ends(&self, id: u32) -> bool {
         let mut open = self.open.borrow_mut();
-        let Some(stream) = open.get(&id) else { return };
+        let Some(stream) = open.get(&id) else { return false };
         stream.is_over.set(true);
         if stream.turn.get() == Turn::Ending {
             open.remove(&id);
             self.idle_since.set(Instant::now());
         }
+        true
     }
 
     /// So many bytes have gone out.

@@ -39,6 +39,12 @@ pub struct ListenerShard {
     pub ended_http2: Count,
     /// HTTP/2 streams that were given up because their answers were not taken or did not come.
     pub lost_streams: Count,
+    /// HTTP/2 streams that were refused because the connection carried as many as it may.
+    pub refused_streams: Count,
+    /// Because their header lists were so long that the HTTP library answered.
+    pub refused_lists: Count,
+    /// HTTP/2 streams that were reset because the caller sent more ahead than it may.
+    pub overrun_windows: Count,
 }
 
 /// What the control plane counts for the admin listener.

@@ -4,7 +4,6 @@ use std::{
     cell::{Cell, RefCell},
     io,
     rc::Rc,
-    sync::atomic::Ordering,
     time::Duration,
 };
 
@@ -84,7 +83,6 @@ impl Dialer {
                 (Transport::Tls(Box::new(stream)), is_http2, era)
             }
         };
-        upstream.opened.fetch_add(1, Ordering::Relaxed);
-        Ok(Connected { stream: Stream::new(transport, era, &upstream.open), is_http2 })
+        Ok(Connected { stream: Stream::new(transport, era, &upstream.traffic), is_http2 })
     }
 }

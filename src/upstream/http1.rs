@@ -8,7 +8,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use crate::upstream::{
-    Sendable,
+    Closing, Sendable,
     connect::ConnectError,
     driven::Driven,
     interims::Interims,
@@ -48,7 +48,13 @@ impl<B: Sendable> Idle<B> {
 
     /// Whether it may carry another request.
     pub(super) fn is_fit(&self, now: Instant) -> bool {
-        now < self.expires && !self.sender.is_closed() && !self.wire.is_unfit()
+        if self.sender.is_closed() || self.wire.is_unfit() {
+            return false;
+        }
+        if now >= self.expires {
+            self.wire.close_because(Closing::MaxAge);
+        }
+        now < self.expires
     }
 }
 

@@ -27,7 +27,7 @@ use tokio::{task::AbortHandle, time::Instant};
 use crate::{
     body::{self, Duplex, Received},
     upstream::{
-        Upstream,
+        Closing, Upstream,
         connect::ConnectError,
         interims::Interims,
         stream::{Stream, Wire},
@@ -76,7 +76,13 @@ pub(super) struct Shared {
 impl Shared {
     /// Whether it may carry further requests, now or later.
     pub(super) fn is_fit(&self, now: Instant) -> bool {
-        now < self.expires && !self.is_closed() && !self.wire.is_unfit()
+        if self.is_closed() || self.wire.is_unfit() {
+            return false;
+        }
+        if now >= self.expires {
+            self.wire.close_because(Closing::MaxAge);
+        }
+        now < self.expires
     }
 
     /// Whether the connection takes no more requests: it is gone, or its peer has said that it goes.

@@ -15,7 +15,7 @@ use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 
 use crate::upstream::{
-    Sendable, Upstream, Want,
+    Closing, Sendable, Upstream, Want,
     connect::{ConnectError, Connected, Dialer},
     connection::Connection,
     departures::Departures,
@@ -24,6 +24,7 @@ use crate::upstream::{
     opening::Opening,
     room::{Place, Room},
     shelf::Shelf,
+    stream::Wire,
     tally::Tally,
 };
 
@@ -94,14 +95,21 @@ impl<B: Sendable> Pool<B> {
         let settings = self.settings.get();
         // What is idle here may be in another worker's way.
         let kept = if self.room.is_crowded() { 0 } else { settings.idle_connections };
-        let is_recent = |since: Instant| now - since < settings.idle;
+        let is_recent = |since: Instant, wire: &Wire| {
+            let is_recent = now - since < settings.idle;
+            if !is_recent {
+                wire.close_because(Closing::Idle);
+            }
+            is_recent
+        };
         self.shelves.borrow_mut().retain(|id, shelf| {
             shelf.idle.retain(|idle| {
                 idle.driven.catch_up();
-                is_recent(idle.since) && idle.is_fit(now)
+                idle.is_fit(now) && is_recent(idle.since, &idle.wire)
             });
             shelf.shared.retain(|shared| {
-                shared.is_fit(now) && (shared.streams.get() > 0 || is_recent(shared.since.get()))
+                shared.is_fit(now)
+                    && (shared.streams.get() > 0 || is_recent(shared.since.get(), &shared.wire))
             });
             shelf.trim(kept, now);
             shelf.count();
@@ -118,17 +126,25 @@ impl<B: Sendable> Pool<B> {
         let mut shelves = self.shelves.borrow_mut();
         let shelf = shelves.entry(id).or_insert_with(|| Shelf::new(&self.tally, id));
         idle.driven.rest();
-        if self.settings.get().idle_connections > 0 && idle.is_fit(idle.since) {
-            shelf.idle.push(idle);
-            shelf.count();
+        if !idle.is_fit(idle.since) {
+            return;
         }
+        if self.settings.get().idle_connections == 0 {
+            return idle.wire.close_because(Closing::Surplus);
+        }
+        shelf.idle.push(idle);
+        shelf.count();
     }
 
     /// A shared connection has no requests now.
     pub(super) fn rest(&self, shared: &Rc<Shared>) {
         let mut shelves = self.shelves.borrow_mut();
         let Some(shelf) = shelves.get_mut(&shared.upstream.id) else { return };
-        if self.settings.get().idle_connections == 0 || !shared.is_fit(Instant::now()) {
+        let is_fit = shared.is_fit(Instant::now());
+        if is_fit && self.settings.get().idle_connections == 0 {
+            shared.wire.close_because(Closing::Surplus);
+        }
+        if !is_fit || self.settings.get().idle_connections == 0 {
             shelf.forget(shared);
         }
         shelf.count();

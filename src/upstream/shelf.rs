@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use crate::{
     telemetry::metrics::Count,
     upstream::{
-        Sendable,
+        Closing, Sendable,
         http1::Idle,
         http2::{self, Shared},
         opening::Opening,
@@ -71,11 +71,14 @@ impl<B: Sendable> Shelf<B> {
         let mut surplus = self.resting().saturating_sub(kept);
         let is_old = |since: Instant| now - since >= SURPLUS_KEPT;
         let old = self.idle.iter().take(surplus).take_while(|idle| is_old(idle.since)).count();
-        self.idle.drain(..old);
+        self.idle.drain(..old).for_each(|idle| idle.wire.close_because(Closing::Surplus));
         surplus -= old;
         self.shared.retain(|shared| {
             let goes = surplus > 0 && shared.streams.get() == 0 && is_old(shared.since.get());
-            surplus -= usize::from(goes);
+            if goes {
+                shared.wire.close_because(Closing::Surplus);
+                surplus -= 1;
+            }
             !goes
         });
     }
@@ -88,6 +91,7 @@ impl<B: Sendable> Shelf<B> {
     pub(super) fn count(&self) {
         self.resting.set(self.resting() as u64);
     }
+
     /// Since when the connection has been idle that has been so for longest.
     pub(super) fn idle_since(&self) -> Option<Instant> {
         let shared = self.shared.iter().filter(|shared| shared.streams.get() == 0);
@@ -96,9 +100,14 @@ impl<B: Sendable> Shelf<B> {
 
     /// Closes the connection that has been idle since `since`.
     pub(super) fn close(&mut self, since: Instant) {
+        let goes = |shared: &Rc<Shared>| shared.streams.get() == 0 && shared.since.get() == since;
         match self.idle.iter().position(|idle| idle.since == since) {
-            Some(at) => drop(self.idle.remove(at)),
-            None => self.shared.retain(|shared| shared.streams.get() > 0 || shared.since.get() != since),
+            Some(at) => self.idle.remove(at).wire.close_because(Closing::Surplus),
+            None => {
+                self.shared
+                    .extract_if(.., |shared| goes(shared))
+                    .for_each(|shared| shared.wire.close_because(Closing::Surplus));
+            }
         }
         self.count();
     }

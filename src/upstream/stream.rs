@@ -5,10 +5,7 @@ use std::{
     io,
     pin::Pin,
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, Waker, ready},
 };
 
@@ -19,7 +16,12 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
-use crate::upstream::{bound::Era, gather, room::Place};
+use crate::upstream::{
+    bound::Era,
+    gather,
+    room::Place,
+    traffic::{Closing, Traffic},
+};
 
 /// A connection to an upstream.
 ///
@@ -60,6 +62,8 @@ pub(super) struct Wire {
     has_tls_failed: Cell<bool>,
     /// Who waits for something to come.
     waiting: Cell<Option<Waker>>,
+    /// We are about to close it, for this reason.
+    closing: Cell<Option<Closing>>,
 }
 
 impl Wire {
@@ -72,6 +76,11 @@ impl Wire {
     /// tokens are no longer bound to.
     pub(super) fn is_unfit(&self) -> bool {
         self.is_deaf() || self.era.as_ref().is_some_and(Era::is_over)
+    }
+
+    /// It will be closed for this reason, and counted when it is. The first one holds.
+    pub(super) fn close_because(&self, why: Closing) {
+        self.closing.set(self.closing.get().or(Some(why)));
     }
 
     /// Bytes that the system has taken so far. Unchanged means that nothing of a request has left.
@@ -107,10 +116,11 @@ impl Wire {
 }
 
 impl Stream {
-    /// Puts a connection together; `open` counts it while it lives.
-    pub(super) fn new(transport: Transport, era: Option<Era>, open: &Arc<AtomicUsize>) -> Self {
-        let wire = Wire { era, ..Wire::default() };
-        Self { transport, wire: Rc::new(wire), _open: Open::count(open), _place: None }
+    /// Puts a connection together, which is counted in `traffic`.
+    pub(super) fn new(transport: Transport, era: Option<Era>, traffic: &Arc<Traffic>) -> Self {
+        let wire = Rc::new(Wire { era, ..Wire::default() });
+        let open = Open::begin(traffic, &wire);
+        Self { transport, wire, _open: open, _place: None }
     }
 
     /// Holds `place` while it lives.
@@ -227,18 +237,18 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// Counts one open connection while it lives.
-struct Open(Arc<AtomicUsize>);
+/// Counts one open connection while it lives, and why we have closed it.
+struct Open(Arc<Traffic>, Rc<Wire>);
 
 impl Open {
-    fn count(open: &Arc<AtomicUsize>) -> Self {
-        open.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(open))
+    fn begin(traffic: &Arc<Traffic>, wire: &Rc<Wire>) -> Self {
+        traffic.begin();
+        Self(Arc::clone(traffic), Rc::clone(wire))
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.end(self.1.closing.get());
     }
 }

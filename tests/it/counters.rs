@@ -24,7 +24,7 @@ async fn counted(stage: &Stage, series: &str) -> u64 {
 }
 
 /// Waits until a series has this number.
-async fn becomes(stage: &Stage, series: &str, number: u64) {
+pub(crate) async fn becomes(stage: &Stage, series: &str, number: u64) {
     let holds = async {
         while counted(stage, series).await != number {
             pause().await;
@@ -116,8 +116,7 @@ async fn a_stream_that_stands_still_is_counted() {
     writer.send(&frames::get(1, "/v1/orders")).await;
     assert!(reader.find(|f| f.kind == frames::HEADERS).await.unwrap().has_status(200));
     assert!(reader.find(|f| f.kind == frames::RST_STREAM).await.is_some(), "the stream ends");
-    let series = "keybearer_streams_ended_total{listener=\"local\",reason=\"stood_still\"}";
-    becomes(&stage, series, 1).await;
+    becomes(&stage, &streams("stood_still"), 1).await;
 }
 
 /// The HTTP library refused it alone: nobody counted it, and it looked like the upstream's answer.
@@ -139,6 +138,46 @@ async fn a_header_list_of_http_2_that_is_too_large_is_a_fault_like_any_other() {
         }
     }
     becomes(&stage, &faults("", "", "too_large"), 2).await;
+}
+
+fn streams(reason: &str) -> String {
+    format!("keybearer_streams_ended_total{{listener=\"local\",reason=\"{reason}\"}}")
+}
+
+#[tokio::test]
+async fn a_stream_beyond_those_of_a_connection_is_counted() {
+    let up = Hostile::start(|_, _| Step::Silence).await;
+    let stage = up.stage("limits: {http2_streams: 2}").await;
+    let (mut reader, mut writer) = frames::connect(stage.address(), &[]).await;
+    let requests: Vec<u8> = (0..5).flat_map(|n| frames::get(frames::nth(n), "/v1/orders")).collect();
+    writer.send(&requests).await;
+    for n in 2..5 {
+        let refused = reader.find(|f| f.kind == frames::RST_STREAM).await.unwrap();
+        assert_eq!((refused.stream, refused.error()), (frames::nth(n), Some(frames::REFUSED_STREAM)));
+    }
+    becomes(&stage, &streams("stream_limit"), 3).await;
+    assert_eq!(counted(&stage, &streams("header_limit")).await, 0);
+}
+
+/// The library reads twice as much as a request may have, and answers what is longer by itself.
+#[tokio::test]
+async fn a_header_list_that_the_library_refuses_is_counted() {
+    let up = Hostile::saying(OK).await;
+    let stage = up.stage("limits: {http2_header_bytes: 1KiB}").await;
+    let (mut reader, mut writer) = frames::connect(stage.address(), &[]).await;
+    let request = |n, bytes: usize| {
+        let fields =
+            [frames::head("GET", "/v1/orders"), frames::field("x-large", &"a".repeat(bytes))].concat();
+        frames::frame(frames::HEADERS, frames::END_HEADERS | frames::END_STREAM, frames::nth(n), &fields)
+    };
+    for (n, bytes, of_the_library) in [(0, 3000, 1), (1, 10, 1), (2, 1500, 1), (3, 3000, 2)] {
+        writer.send(&request(n, bytes)).await;
+        let answer = reader.find(|f| f.kind == frames::HEADERS).await.unwrap();
+        assert_eq!(answer.has_status(200), bytes == 10, "{answer:?}");
+        becomes(&stage, &streams("header_limit"), of_the_library).await;
+    }
+    becomes(&stage, &faults("", "", "too_large"), 1).await;
+    assert_eq!(counted(&stage, &streams("stream_limit")).await, 0);
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
 
 use crate::{
+    counters::becomes,
     frames::{
         ACK, CANCEL, CONTINUATION, DATA, END_HEADERS, END_STREAM, FLOW_CONTROL_ERROR, GOAWAY, HEADERS, PING,
         PREFACE, PRIORITY, REFUSED_STREAM, RST_STREAM, SETTINGS, WINDOW_UPDATE, connect, connect_raw, field,
@@ -460,6 +461,7 @@ async fn callers_may_send_ahead_what_the_windows_say_and_no_more() {
         let end = reader.next().await.unwrap();
         let expected = if is_one_streams { RST_STREAM } else { GOAWAY };
         assert_eq!((end.kind, end.error()), (expected, Some(FLOW_CONTROL_ERROR)), "{streams:?}");
+        becomes(&stage, "keybearer_streams_ended_total{listener=\"local\",reason=\"window\"}", 1).await;
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::{
 
 use crate::{
     attacks::gauge,
+    counters::becomes,
     peer::{Act, Authority, Peer, Scripted, Tls},
     stage::{PATIENCE, Plan, Stage, eventually, fault, pause},
 };
@@ -257,6 +258,7 @@ async fn an_old_connection_is_renewed_and_its_requests_are_finished() {
     peer.release();
     assert_eq!(slow.await.unwrap().unwrap().status(), 200);
     eventually("the old one is closed", || peer.open() == 1).await;
+    becomes(&stage, &closed(&peer.url("http"), "max_age"), 1).await;
 }
 
 #[tokio::test]
@@ -272,6 +274,7 @@ async fn an_old_http1_connection_is_renewed() {
     tokio::time::timeout(Duration::from_secs(10), renewed).await.unwrap();
     assert!(peer.seen().len() > 2, "the first connection was used for a while");
     eventually("the old one is closed", || peer.open() == 1).await;
+    becomes(&stage, &closed(&peer.url("https"), "max_age"), 1).await;
 }
 
 #[tokio::test]
@@ -290,7 +293,14 @@ async fn idle_connections_are_closed_and_are_not_more_than_allowed() {
         assert_eq!(at_once(&stage, 5, "/v1/slow", all_there).await, [200; 5]);
         eventually("few are kept", || peer.open() <= 2).await;
         eventually("none is kept for long", || peer.open() == 0).await;
+        let connections = if http2 == "off" { 5 } else { 1 };
+        becomes(&stage, &closed(&peer.url("https"), "idle"), connections).await;
     }
+}
+
+/// The series of connections that were closed for a reason.
+fn closed(url: &str, reason: &str) -> String {
+    format!("keybearer_upstream_connections_closed_total{{upstream=\"{url}\",reason=\"{reason}\"}}")
 }
 
 #[tokio::test]
@@ -311,6 +321,7 @@ async fn requests_that_begin_together_again_find_the_connections_of_those_that_e
     }
     assert_eq!(peer.accepted(), 5);
     eventually("few are kept", || peer.open() == 2).await;
+    becomes(&stage, &closed(&peer.url("https"), "surplus"), 3).await;
 }
 
 #[tokio::test]

@@ -43,7 +43,7 @@ pub(super) struct ListenerSum {
     refused: [(&'static str, u64); 2],
     paused: [(&'static str, u64); 3],
     ended: [(&'static str, u64); 6],
-    streams: [(&'static str, u64); 1],
+    streams: [(&'static str, u64); 4],
     expiries: Vec<(String, i64)>,
     reloads: [(&'static str, u64); 2],
 }
@@ -74,7 +74,12 @@ impl ListenerSum {
                 ("flood", sum(|shard| &shard.ended_flood)),
                 ("http2", sum(|shard| &shard.ended_http2)),
             ],
-            streams: [("stood_still", sum(|shard| &shard.lost_streams))],
+            streams: [
+                ("stood_still", sum(|shard| &shard.lost_streams)),
+                ("stream_limit", sum(|shard| &shard.refused_streams)),
+                ("header_limit", sum(|shard| &shard.refused_lists)),
+                ("window", sum(|shard| &shard.overrun_windows)),
+            ],
             expiries: listener.certificates.expiries(),
             reloads: [("ok", renewed), ("failed", failed)],
         }

@@ -8,6 +8,7 @@ use prometheus_client::{
 };
 
 use super::{Encoded, Gateway, one};
+use crate::upstream::Closing;
 
 /// One origin's connections, all workers and all profiles together.
 #[derive(Debug, Default)]
@@ -16,6 +17,7 @@ pub(super) struct UpstreamSum {
     open: u64,
     idle: u64,
     opened: u64,
+    closed: [u64; Closing::ALL.len()],
 }
 
 /// Every origin of the routing table that has been connected to.
@@ -34,6 +36,9 @@ pub(super) fn sums(gateway: &Gateway) -> Vec<UpstreamSum> {
         // An idle connection that its upstream has closed is noticed a moment later.
         sum.idle += idle.min(open);
         sum.opened += upstream.opened();
+        for (sum, why) in sum.closed.iter_mut().zip(Closing::ALL) {
+            *sum += upstream.closed(why);
+        }
     }
     by_origin.into_values().collect()
 }
@@ -52,6 +57,15 @@ pub(super) fn encode(upstreams: &[UpstreamSum], encoder: &mut DescriptorEncoder<
         encoder.encode_descriptor("upstream_connections_opened", help, None, MetricType::Counter)?;
     for upstream in upstreams {
         one(&mut family, &vec![("upstream", upstream.origin.as_str())], &ConstCounter::new(upstream.opened))?;
+    }
+    let help = "Connections to upstreams that the gateway closed, by why";
+    let mut family =
+        encoder.encode_descriptor("upstream_connections_closed", help, None, MetricType::Counter)?;
+    for upstream in upstreams {
+        for (why, number) in Closing::ALL.iter().zip(upstream.closed) {
+            let labels = vec![("upstream", upstream.origin.as_str()), ("reason", why.name())];
+            one(&mut family, &labels, &ConstCounter::new(number))?;
+        }
     }
     Ok(())
 }
