@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::{
     Reason, RecvStream,
     server::{self, SendResponse},
@@ -221,6 +221,20 @@ fn complete(headers: &mut HeaderMap, answer: &Answer, is_head: bool) {
         && let Ok(now) = HeaderValue::try_from(httpdate::fmt_http_date(clock::wall()))
     {
         headers.insert(header::DATE, now);
+    }
+    gather(headers);
+}
+
+/// Puts all values into one piece of memory of their own. The library keeps some of them in the connection's
+/// table, where each would hold the whole buffer that the upstream's answer was read into, some 8 KiB.
+fn gather(headers: &mut HeaderMap) {
+    let mut all = BytesMut::with_capacity(headers.values().map(HeaderValue::len).sum());
+    for value in headers.values_mut() {
+        all.extend_from_slice(value.as_bytes());
+        if let Ok(mut own) = HeaderValue::from_maybe_shared(all.split().freeze()) {
+            own.set_sensitive(value.is_sensitive());
+            *value = own;
+        }
     }
 }
 
