@@ -89,9 +89,9 @@ impl Answer {
             record.complete();
         }
         if let Some((carrier, upload)) = self.carrier.take() {
-            // An upload that is still under way keeps its connection busy: it ends with it.
-            if upload.is_none_or(|upload| upload.is_sent()) {
-                carrier.connection.give_back();
+            match upload {
+                Some(upload) => carrier.connection.leave(upload.is_sent()),
+                None => carrier.connection.give_back(),
             }
         }
     }

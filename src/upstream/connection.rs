@@ -19,7 +19,7 @@ use crate::{
         departures::Departures,
         driven::Driven,
         http1::Idle,
-        http2::{Failed, Shared},
+        http2::{Failed, Shared, Upload},
         interims::Interims,
         pool::Pool,
         stream::{Upgraded, Wire},
@@ -77,6 +77,7 @@ struct Whole<B: Sendable> {
 struct Share<B: Sendable> {
     shared: Rc<Shared>,
     interims: Interims,
+    upload: Upload,
     pool: Rc<Pool<B>>,
 }
 
@@ -90,8 +91,8 @@ impl<B: Sendable> Connection<B> {
     pub(super) fn share(pool: &Rc<Pool<B>>, shared: &Rc<Shared>) -> Self {
         shared.streams.set(shared.streams.get() + 1);
         let is_new = !shared.is_used.replace(true);
-        let interims = Interims::default();
-        let share = Share { shared: Rc::clone(shared), interims, pool: Rc::clone(pool) };
+        let (shared, pool) = (Rc::clone(shared), Rc::clone(pool));
+        let share = Share { shared, interims: Interims::default(), upload: Upload::default(), pool };
         Self { lane: Lane::Http2(share), is_new, is_found: false }
     }
 
@@ -153,7 +154,7 @@ impl<B: Sendable> Connection<B> {
     }
 
     /// Gives the connection back once its response has been read to the end. A connection of one's own
-    /// that is dropped instead closes; of a shared one only the request's stream does.
+    /// that is dropped instead closes; of a shared one only the request's stream does, in both cases.
     pub fn give_back(self) {
         let Lane::Http1(Whole { mut idle, id, is_spent, pool }) = self.lane else { return };
         if is_spent {
@@ -162,6 +163,24 @@ impl<B: Sendable> Connection<B> {
         idle.since = Instant::now();
         idle.is_used = true;
         pool.keep(id, idle);
+    }
+
+    /// The same where the request's body may still be on its way, which the upstream gets as long as it takes
+    /// it. A connection of one's own is free only when the body `is_sent`.
+    pub fn leave(self, is_sent: bool) {
+        match &self.lane {
+            Lane::Http1(_) if is_sent => self.give_back(),
+            Lane::Http1(_) => {}
+            Lane::Http2(share) => {
+                let Some(ended) = share.upload.wind_up() else { return };
+                // Ends with the upload, or some seconds after that moved last. Until then the stream is there,
+                // and counts.
+                tokio::task::spawn_local(async move {
+                    ended.await;
+                    drop(self);
+                });
+            }
+        }
     }
 
     /// Nobody may wait for the connection from now on, but it shall move: a response that nobody reads must
@@ -293,7 +312,7 @@ type Outcome = Result<Response<Received>, SendError>;
 
 impl<B: Sendable> Share<B> {
     fn send(&self, request: Request<B>) -> impl Future<Output = Outcome> + use<B> {
-        let interims = self.interims.clone();
+        let (interims, upload) = (self.interims.clone(), self.upload.clone());
         let awaiting = Awaiting {
             shared: Rc::clone(&self.shared),
             pool: Rc::clone(&self.pool),
@@ -302,7 +321,7 @@ impl<B: Sendable> Share<B> {
             is_over: false,
         };
         async move {
-            let outcome = awaiting.shared.send(request, interims).await;
+            let outcome = awaiting.shared.send(request, interims, &upload).await;
             awaiting.finish(outcome)
         }
     }
@@ -357,6 +376,8 @@ fn is_unprocessed(error: &h2::Error) -> bool {
 
 impl<B: Sendable> Drop for Share<B> {
     fn drop(&mut self) {
+        // A response that nobody waits for any more, or reads, needs no request body.
+        self.upload.end();
         let left = self.shared.streams.get().saturating_sub(1);
         self.shared.streams.set(left);
         if left == 0 {

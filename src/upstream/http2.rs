@@ -21,7 +21,7 @@ use http::{
     header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE},
     uri::{Authority, PathAndQuery},
 };
-use http_body::Body;
+use http_body::{Body, Frame, SizeHint};
 use tokio::{task::AbortHandle, time::Instant};
 
 use crate::{
@@ -46,6 +46,8 @@ const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 const PIECES_LACK_MAX: usize = 16 * STREAM_WINDOW as usize;
 /// A response's fields, and its trailers; as much as over HTTP/1.1.
 const HEADER_LIST_MAX: u32 = 64 * 1024;
+/// How long the rest of an upload may stand still when everybody has gone.
+const STALL_LIMIT: Duration = Duration::from_secs(10);
 /// Streams of one connection, whatever the peer allows: one lost packet holds up all of them.
 pub(super) const STREAMS_MAX: usize = 100;
 
@@ -127,7 +129,7 @@ impl Shared {
     }
 
     /// Sends a request, written for HTTP/1.1, and waits for its response's head. Informational responses
-    /// go to `interims`.
+    /// go to `interims`. Its body may still be on its way then, which `upload` tells.
     ///
     /// # Errors
     /// [`Failed`], which says whether anything has left.
@@ -135,6 +137,7 @@ impl Shared {
         &self,
         mut request: Request<B>,
         interims: Interims,
+        upload: &Upload,
     ) -> Result<Response<Received>, Failed>
     where
         B: Body<Data = Bytes> + Unpin + 'static,
@@ -153,11 +156,11 @@ impl Shared {
             Err(error) => Err(error),
         };
         let (mut answering, sending) = sent.map_err(Failed::Unsent)?;
-        // A response that nobody waits for any more needs no request body.
-        let (sending, upload) = if is_connect || is_whole {
-            (Some(sending), None)
+        let sending = if is_connect || is_whole {
+            Some(sending)
         } else {
-            (None, Upload::begin(body, sending).await)
+            upload.begin(body, sending).await;
+            None
         };
         let response = poll_fn(|cx| {
             while let Poll::Ready(Some(interim)) = answering.poll_informational(cx) {
@@ -169,9 +172,6 @@ impl Shared {
             Pin::new(&mut answering).poll(cx)
         });
         let response = response.await.map_err(Failed::Sent)?;
-        if let Some(mut upload) = upload {
-            upload.go_on();
-        }
         Ok(received(response, sending.filter(|_| is_connect)))
     }
 }
@@ -194,19 +194,30 @@ fn received(response: Response<RecvStream>, sending: Option<SendStream<Bytes>>) 
     Response::from_parts(head, body)
 }
 
-/// A request's body on its way. It ends with the wait for the response, but not with the response.
-struct Upload(Option<AbortHandle>);
+/// A request's body on its way, for those who answer for it: the wait for the response, and then who has the
+/// response. Nobody else would notice that the upstream never takes the rest.
+#[derive(Clone, Default)]
+pub(super) struct Upload(Rc<Cell<Option<Going>>>);
+
+/// An upload that has a task of its own.
+struct Going {
+    task: AbortHandle,
+    /// Pieces of the body that have been taken.
+    taken: Rc<Cell<u64>>,
+}
 
 impl Upload {
     /// Sends what is there at once, and the rest on a task of its own.
-    async fn begin<B>(body: B, sending: SendStream<Bytes>) -> Option<Self>
+    async fn begin<B>(&self, body: B, sending: SendStream<Bytes>)
     where
         B: Body<Data = Bytes> + Unpin + 'static,
         B::Error: std::error::Error,
     {
+        let taken = Rc::<Cell<u64>>::default();
+        let body = Tallied { body, taken: Rc::clone(&taken) };
         let mut sending = Box::pin(body::send(body, sending, Reason::CANCEL));
         if poll_fn(|cx| Poll::Ready(sending.as_mut().poll(cx).is_ready())).await {
-            return None;
+            return;
         }
         // Ends with the body, with the stream, or when it is aborted.
         let task = tokio::task::spawn_local(async move {
@@ -214,19 +225,61 @@ impl Upload {
                 tracing::debug!(%error, "a request body was not sent to its end");
             }
         });
-        Some(Self(Some(task.abort_handle())))
+        self.0.set(Some(Going { task: task.abort_handle(), taken }));
     }
 
-    fn go_on(&mut self) {
-        self.0 = None;
+    /// The response has been read, or is not wanted: nobody waits for the rest of the upload, but an upstream
+    /// that takes it gets it. Gives the wait for its end, if it has not ended.
+    pub(super) fn wind_up(&self) -> Option<impl Future<Output = ()> + use<>> {
+        let going = self.0.take().filter(|going| !going.task.is_finished())?;
+        Some(async move {
+            loop {
+                let before = going.taken.get();
+                tokio::time::sleep(STALL_LIMIT).await;
+                if going.task.is_finished() {
+                    return;
+                }
+                if going.taken.get() == before {
+                    return going.task.abort();
+                }
+            }
+        })
+    }
+
+    /// Resets the stream unless all of the body has left.
+    pub(super) fn end(&self) {
+        if let Some(going) = self.0.take() {
+            going.task.abort();
+        }
     }
 }
 
-impl Drop for Upload {
-    fn drop(&mut self) {
-        if let Some(task) = &self.0 {
-            task.abort();
-        }
+/// A body whose pieces are counted.
+struct Tallied<B> {
+    body: B,
+    taken: Rc<Cell<u64>>,
+}
+
+impl<B: Body + Unpin> Body for Tallied<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let this = self.get_mut();
+        let frame = Pin::new(&mut this.body).poll_frame(cx);
+        this.taken.set(this.taken.get() + u64::from(frame.is_ready()));
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -292,5 +345,37 @@ fn authority(headers: &HeaderMap, upstream: &Upstream) -> Authority {
             Authority::try_from(host.as_bytes()).unwrap_or_else(|_| upstream.authority.clone())
         }
         _ => upstream.authority.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An upload of which nothing more leaves until it is aborted, `moves` of its pieces apart, one a second.
+    async fn lasts(moves: u64) -> Duration {
+        let (taken, upload) = (Rc::<Cell<u64>>::default(), Upload::default());
+        let counted = Rc::clone(&taken);
+        let task = tokio::task::spawn_local(async move {
+            for number in 1..=moves {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                counted.set(number);
+            }
+            std::future::pending::<()>().await;
+        });
+        upload.0.set(Some(Going { task: task.abort_handle(), taken }));
+        let begun = Instant::now();
+        upload.wind_up().expect("it is under way").await;
+        assert!(task.await.unwrap_err().is_cancelled());
+        begun.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_that_nobody_waits_for_ends_when_it_stands_still() {
+        let lasting = async {
+            assert_eq!(lasts(0).await, STALL_LIMIT);
+            assert_eq!(lasts(25).await, 4 * STALL_LIMIT);
+        };
+        tokio::task::LocalSet::new().run_until(lasting).await;
     }
 }

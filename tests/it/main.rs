@@ -73,6 +73,7 @@ mod schedules; // both sides in pieces, at odd moments, and not always to the en
 mod schemathesis; // the API against its own document
 mod service; // what systemd is told, and restarts that no caller notices
 mod sources; // where secrets are kept, and what becomes of new, broken and second ones
+mod stalled;
 mod status_page;
 mod storms; // many requests at once
 mod streams; // answers that arrive bit by bit: events, early hints
