@@ -19,6 +19,7 @@ mod door;
 pub(crate) mod frames;
 pub(crate) mod framing;
 mod guard;
+mod heads;
 mod http2;
 pub mod inherited;
 mod isolated;

@@ -14,7 +14,6 @@ use crate::{
     proxy::{
         answer::Answer,
         attempt::{Exchange, Sent},
-        credentials::Credentials,
         fault::{BadRequest, Fault},
         headers::Outgoing,
         record::Record,
@@ -27,9 +26,9 @@ use crate::{
         self,
         path::{self, Flaw},
     },
-    token::Unavailable,
 };
 
+mod acquire;
 pub mod answer;
 pub mod attempt;
 pub mod challenge;
@@ -124,8 +123,8 @@ fn plan(
 /// Phases 4, 6 and 7: from a token to an upstream's response.
 async fn forward(exchange: &mut Exchange, record: &mut Record) -> Result<Sent, Fault> {
     let route = Rc::clone(exchange.route());
-    let credentials = credentials(&route, exchange, record).await?;
-    let first = exchange.send(credentials.as_ref(), record).await?;
+    let mut credentials = acquire::credentials(&route, exchange.may_be_refused(), record).await?;
+    let first = exchange.send(credentials.as_mut(), record).await?;
     match (route.profile(), credentials) {
         // Boxed, as everything that is rare: a request's future is moved, and small ones move fast.
         (Some(_), Some(credentials)) if exchange.is_refused(&first) => {
@@ -138,42 +137,6 @@ async fn forward(exchange: &mut Exchange, record: &mut Record) -> Result<Sent, F
             Ok(first)
         }
     }
-}
-
-/// Phase 4: the current token of the route's profile, and those that go with it; `None` where none goes on
-/// the request.
-async fn credentials(
-    route: &RouteState,
-    exchange: &Exchange,
-    record: &mut Record,
-) -> Result<Option<Credentials>, Fault> {
-    if route.profile().is_none() {
-        return Ok(None);
-    }
-    match route.current_credentials() {
-        Some(current) if exchange.may_be_refused() => Ok(Some(current)),
-        // A body that can be sent once only is not risked on a token that is being replaced.
-        _ => Ok(Some(Box::pin(acquire(route, record)).await?)),
-    }
-}
-
-/// Waits for the tokens of all of a route's profiles.
-async fn acquire(route: &RouteState, record: &mut Record) -> Result<Credentials, Fault> {
-    let mut tokens = Vec::with_capacity(1);
-    for profile in route.profile().into_iter().chain(route.also()) {
-        match profile.acquire_unrejected(profile.patience()).await {
-            Ok(token) => {
-                record.got(&token);
-                tokens.push(token);
-            }
-            Err(why) => {
-                record.got_none(&why);
-                return Err(unavailable(profile.name(), why));
-            }
-        }
-    }
-    let (own, others) = tokens.split_first().ok_or(Fault::Internal)?;
-    Credentials::of(own, others).ok_or(Fault::Internal)
 }
 
 /// Phase 5, all but the credential: the header for the upstream.
@@ -218,13 +181,6 @@ fn prepare(
         slots: route.slots(),
     };
     headers::prepare(&mut head.headers, &outgoing)
-}
-
-fn unavailable(profile: &str, unavailable: Unavailable) -> Fault {
-    match unavailable.reason {
-        crate::token::Reason::TooManyWaiters => Fault::Overloaded,
-        _ => Fault::TokenUnavailable(profile.to_owned(), unavailable),
-    }
 }
 
 /// The one route that a request matches.

@@ -10,7 +10,6 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use arc_swap::Guard;
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -29,6 +28,7 @@ use crate::{
     },
 };
 
+mod current;
 mod fetch;
 pub mod notes;
 mod owner;
@@ -36,6 +36,8 @@ pub mod schedule;
 mod state;
 pub mod view;
 mod waiting;
+
+pub use current::Current;
 
 /// Requests that may wait for one profile's token at a time, unless the settings say otherwise.
 pub const WAITERS_MAX: usize = 10_000;
@@ -167,6 +169,12 @@ impl Token {
         self.expires.since(now)
     }
 
+    /// When it must not leave any more. `None` for one that serves only those who waited for it: its
+    /// provider has not said when that is.
+    pub fn expires(&self) -> Option<Moment> {
+        (!self.for_one_use).then_some(self.expires)
+    }
+
     /// How long it has been here.
     pub fn age(&self) -> Duration {
         clock::now().since(self.obtained)
@@ -191,6 +199,13 @@ pub struct Unavailable {
     pub reason: Reason,
     /// The span of the exchange that failed, if spans are kept. Boxed, so that a failure stays small.
     pub fetch: Option<Box<Link>>,
+}
+
+impl Unavailable {
+    /// It did not come in time; it may at any moment.
+    pub fn timed_out() -> Self {
+        Self { retry_after: Duration::from_secs(1), reason: Reason::TimedOut, fetch: None }
+    }
 }
 
 /// See [`Unavailable`].
@@ -374,24 +389,7 @@ impl Handle {
         let _waiting = Waiting::enter(&shared.waiters, shared.settings.waiters_max)?;
         let mut wait = shared.demand(generation);
         // Dropping the wait leaves the exchange running: it belongs to the owner.
-        tokio::time::timeout(patience, wait.outcome()).await.unwrap_or_else(|_| {
-            Err(Unavailable { retry_after: Duration::from_secs(1), reason: Reason::TimedOut, fetch: None })
-        })
-    }
-}
-
-/// A lock-free hold on the current token, for the length of a few statements.
-pub struct Current(Guard<Option<Arc<Token>>>);
-
-impl Current {
-    /// The token.
-    pub fn token(&self) -> &Token {
-        self.0.as_ref().expect("`Handle::current` gives no empty guard")
-    }
-
-    /// A hold that may be kept across an await.
-    pub fn arc(&self) -> Arc<Token> {
-        Arc::clone(self.0.as_ref().expect("`Handle::current` gives no empty guard"))
+        tokio::time::timeout(patience, wait.outcome()).await.unwrap_or_else(|_| Err(Unavailable::timed_out()))
     }
 }
 

@@ -19,6 +19,7 @@ use http_body::Body;
 use crate::{
     body::Received,
     proxy::{
+        acquire,
         credentials::Credentials,
         fault::{BadRequest, Fault},
         headers,
@@ -179,7 +180,8 @@ impl Exchange {
                 && response.headers().get("grpc-status").is_some_and(|status| status == "16"))
     }
 
-    /// Sends the request with `credentials` and waits for the response's head.
+    /// Sends the request with `credentials`, or those that have come in their place if they have expired, and
+    /// waits for the response's head.
     ///
     /// A connection that the upstream closed while it was idle is replaced by a new one when nothing
     /// of the request was sent, or when the method allows sending it again (RFC 9110 §9.2.2). So is
@@ -189,7 +191,7 @@ impl Exchange {
     /// [`Fault`], when there is no response that could be passed on.
     pub async fn send(
         &mut self,
-        credentials: Option<&Credentials>,
+        mut credentials: Option<&mut Credentials>,
         record: &mut Record,
     ) -> Result<Sent, Fault> {
         if let Some(place) = record.attempted(self.route.upstream().origin()) {
@@ -207,6 +209,11 @@ impl Exchange {
             if self.handshake.is_some() && !connection.takes_handshakes() {
                 return Err(Fault::UpstreamProtocol);
             }
+            // A connection may have been long in coming. What has expired meanwhile must not leave.
+            if let Some(credentials) = credentials.as_deref_mut().filter(|taken| taken.have_expired()) {
+                *credentials = Box::pin(acquire::successors(&route, record)).await?;
+            }
+            let credentials = credentials.as_deref();
             let (request, asking) = self.prepared(credentials, connection.version(), asks)?;
             let mut trip = Trip { interims: connection.interims(), asking };
             let (was_reused, sent_bytes) = (connection.is_reused(), connection.sent_bytes());

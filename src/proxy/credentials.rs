@@ -8,6 +8,7 @@ use std::{rc::Rc, sync::Arc};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header::AUTHORIZATION, request};
 
 use crate::{
+    clock::{self, Moment},
     profile::{
         credential::{Ready, Slot},
         dpop::{Bound, DPOP, Subject},
@@ -26,6 +27,8 @@ pub struct Credentials {
     /// The one field of nearly every request.
     authorization: Option<HeaderValue>,
     rest: Option<Rc<Rest>>,
+    /// When the first of its tokens expires, if one does.
+    expires: Option<Moment>,
 }
 
 #[derive(Default)]
@@ -45,10 +48,12 @@ impl Credentials {
     /// than the copy. `None` when a value is no header's, which cannot be.
     pub fn of(token: &Token, also: &[Arc<Token>]) -> Option<Self> {
         let others = also.iter().map(|token| (token.generation(), token.ready()));
-        Self::made((token.generation(), token.ready()), others)
+        let expiries = also.iter().filter_map(|token| token.expires());
+        let expires = token.expires().into_iter().chain(expiries).min();
+        Some(Self { expires, ..Self::made((token.generation(), token.ready()), others)? })
     }
 
-    /// The same from generations and what goes on.
+    /// The same from generations and what goes on, which never expires.
     pub fn made<'a>(
         own: (u64, &'a Ready),
         others: impl ExactSizeIterator<Item = (u64, &'a Ready)>,
@@ -57,7 +62,7 @@ impl Credentials {
         if let (Ready::Header(AUTHORIZATION, value), 0) = (ready, others.len())
             && value.as_bytes().starts_with(b"Bearer ")
         {
-            return Some(Self { generation, authorization: Some(copy(value)?), rest: None });
+            return Some(Self { generation, authorization: Some(copy(value)?), rest: None, expires: None });
         }
         let mut rest = Rest::default();
         rest.add(ready)?;
@@ -65,7 +70,12 @@ impl Credentials {
             rest.generations.push(generation);
             rest.add(ready)?;
         }
-        Some(Self { generation, authorization: None, rest: Some(Rc::new(rest)) })
+        Some(Self { generation, authorization: None, rest: Some(Rc::new(rest)), expires: None })
+    }
+
+    /// Whether one of its tokens must not leave any more.
+    pub fn have_expired(&self) -> bool {
+        self.expires.is_some_and(|expires| expires <= clock::now())
     }
 
     /// The generation of the profile's own token.

@@ -108,12 +108,12 @@ impl Outcome {
 pub async fn recover(
     exchange: &mut Exchange,
     route: &RouteState,
-    refused: Credentials,
+    mut refused: Credentials,
     first: Sent,
     record: &mut Record,
 ) -> Sent {
     let first = match challenge::demand(first.response.headers(), refused.is_bound()) {
-        Demand::Nonce => match with_nonce(exchange, &refused, first, record).await {
+        Demand::Nonce => match with_nonce(exchange, &mut refused, first, record).await {
             Ok(answered) => return answered,
             Err(refused_again) => refused_again,
         },
@@ -136,7 +136,7 @@ pub async fn recover(
     match replace(route, &refused, claims, record).await {
         // Sending the same once more would get the same answer, and look like an attack.
         Ok(fresh) if fresh.is_same(&refused) => first.stands(Outcome::SameCredential, record),
-        Ok(fresh) => second(exchange, &fresh, first, record).await,
+        Ok(fresh) => second(exchange, fresh, first, record).await,
         Err(why) => first.stands(of_token(&why), record),
     }
 }
@@ -145,7 +145,7 @@ pub async fn recover(
 /// answer that refuses it is an error, and is treated like the first.
 async fn with_nonce(
     exchange: &mut Exchange,
-    credentials: &Credentials,
+    credentials: &mut Credentials,
     first: Sent,
     record: &mut Record,
 ) -> Result<Sent, Sent> {
@@ -270,8 +270,8 @@ impl First {
     }
 }
 
-async fn second(exchange: &mut Exchange, fresh: &Credentials, first: First, record: &mut Record) -> Sent {
-    match exchange.send(Some(fresh), record).await {
+async fn second(exchange: &mut Exchange, mut fresh: Credentials, first: First, record: &mut Record) -> Sent {
+    match exchange.send(Some(&mut fresh), record).await {
         Ok(second) => {
             if let Some(body) = exchange.body() {
                 body.settle();

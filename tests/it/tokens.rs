@@ -2,10 +2,18 @@
 
 use std::time::Duration;
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use keybearer::demo::idp::Behaviour;
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
 
-use crate::stage::{Plan, Stage, eventually, fault};
+use crate::{
+    peer::{Authority, Tls},
+    stage::{PATIENCE, Plan, Stage, eventually, fault},
+};
 
 fn raw(status: u16, body: &str) -> Behaviour {
     let headers = vec![("content-type".into(), "text/html".into())];
@@ -253,4 +261,54 @@ async fn an_issuer_is_asked_where_its_token_endpoint_is() {
     let basic = request.basic.unwrap();
     assert_eq!(basic, (crate::stage::CLIENT.to_owned(), crate::stage::SECRET.to_owned()));
     assert_eq!(request.form.iter().filter(|(name, _)| name.starts_with("client")).count(), 0);
+}
+
+/// When a token of the demo's provider expires, in milliseconds since 1970.
+fn expiry(token: &str) -> u128 {
+    let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();
+    let claims: Value = serde_json::from_slice(&claims).unwrap();
+    claims["demo_exp_ms"].as_u64().unwrap().into()
+}
+
+fn unix_ms() -> u128 {
+    std::time::UNIX_EPOCH.elapsed().unwrap().as_millis()
+}
+
+/// It was taken before the connection was made, and sent however long that took.
+#[tokio::test]
+async fn a_token_that_expires_while_its_request_waits_for_a_connection_does_not_leave() {
+    let authority = Authority::new();
+    let acceptor = Tls { alpn: &["http/1.1"], ..Tls::new(&authority) }.acceptor();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+    let route = format!(
+        "r: {{upstream: {{url: \"{url}\", ca: {{file: {:?}}}}}, profile: account}}",
+        authority.file()
+    );
+    let plan = Plan::default().lifetime(Duration::from_secs(2)).routes(&route);
+    let stage = plan.more("workers: 1\ntimeouts: {connect: 30s}").start().await;
+    stage.ready().await;
+    let asking = stage.get("/v1");
+    let serving = async {
+        let (arrived, _) = listener.accept().await.unwrap();
+        // The handshake waits until the token that there was is no good any more.
+        let (over, issued) = (unix_ms() + 2000, stage.idp.issued());
+        eventually("others took its place", || unix_ms() > over && stage.idp.issued() > issued).await;
+        let mut stream = acceptor.accept(arrived).await.unwrap();
+        let (mut seen, mut some) = (Vec::new(), [0; 4096]);
+        while !seen.ends_with(b"\r\n\r\n") {
+            let n = stream.read(&mut some).await.unwrap();
+            assert!(n > 0, "no request");
+            seen.extend_from_slice(&some[..n]);
+        }
+        let now = unix_ms();
+        let head = String::from_utf8(seen).unwrap();
+        let token = head.split("Bearer ").nth(1).unwrap().lines().next().unwrap();
+        assert!(expiry(token) > now, "it has been over for {} ms", now - expiry(token));
+        stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+        stream
+    };
+    let both = async { tokio::join!(asking, serving).0 };
+    let answered = tokio::time::timeout(PATIENCE, both).await.unwrap();
+    assert_eq!(answered.status(), 204);
 }
