@@ -31,6 +31,24 @@ pub(super) const KIND: &str = "$kind";
 /// Characters of a found value that a message repeats.
 const FOUND_CHARS_MAX: usize = 40;
 
+/// Keys that lead to secrets, though their names do not say so. As whole names only: many others hold them.
+const SECRET_PARTS: [&str; 11] = [
+    "extra",
+    "key",
+    "token",
+    "bearer",
+    "basic",
+    "header",
+    "query",
+    "value",
+    "exec",
+    "vault",
+    "azure_key_vault",
+];
+
+/// Structs that say where a secret is: what is no key of theirs may be the secret itself.
+const SECRET_STRUCTS: [&str; 2] = ["SecretPlace", "TokenFile"];
+
 /// A failure on its way to the nearest [`Field`].
 #[derive(Debug)]
 pub(super) struct Failed {
@@ -91,8 +109,15 @@ impl<'a> Reader<'a> {
 
     /// Whether a wrong value may hold a secret, because the right one would be near one.
     fn may_be_secret(&self) -> bool {
-        let is_near = |step: &String| is_near_secret(step) || step == "extra" || step == "key";
-        self.place.steps().iter().any(is_near)
+        let steps = self.place.steps();
+        let steps: Vec<&str> = steps.iter().map(String::as_str).collect();
+        let keys = match steps.as_slice() {
+            // A name is no key, unless it stands where a key was meant.
+            ["profiles" | "routes" | "listeners", _, keys @ ..] if !keys.is_empty() => keys,
+            ["telemetry", "otlp", "headers", ..] => return true,
+            keys => keys,
+        };
+        keys.iter().any(|key| is_near_secret(key) || SECRET_PARTS.contains(key))
     }
 
     fn found(&self) -> String {
@@ -129,6 +154,12 @@ impl<'a> Reader<'a> {
         let word = key.text().unwrap_or_default();
         if let Some(hint) = planned(name, word) {
             self.findings.add(key.at, format!("{}{word} is not built yet ({hint})", self.place));
+            return;
+        }
+        if SECRET_STRUCTS.contains(&name) && closest(word, allowed).is_none() {
+            self.findings.hide(key.at, 0);
+            let allowed = allowed.join(", ");
+            self.findings.add(key.at, format!("{}unknown key (allowed: {allowed})", self.place));
             return;
         }
         // Nobody knows what an unknown key holds: it may be a secret.

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::{
     field::{Field, Named},
     file_listeners::{Listener, Socket, Tls},
-    file_profiles::Profile,
+    file_profiles::{Hidden, Profile},
     file_telemetry::Otlp,
     file_upstreams::Upstream,
 };
@@ -63,9 +63,33 @@ pub(super) struct Admin {
     pub(super) tls: Option<Field<Tls>>,
     /// The token that changes need. Default a file `admin-token` in `state_dir`, made at the first start;
     /// without `state_dir` nothing can be changed here.
-    pub(super) token: Option<Field<TokenFile>>,
+    pub(super) token: Option<Field<Token>>,
     /// Host names by which it is called, besides addresses and `localhost`. Default none.
     pub(super) hosts: Option<Field<Vec<Field<String>>>>,
+}
+
+/// Where the admin listener's token is kept, or by mistake the token itself.
+#[derive(Debug, Deserialize)]
+#[serde(rename = "$shape")]
+pub(super) enum Token {
+    /// A secret in the file: refused, never kept.
+    #[serde(rename = "text")]
+    Inline(Hidden),
+    /// Several, refused as well.
+    #[serde(rename = "list")]
+    Listed(Hidden),
+    #[serde(rename = "map")]
+    Kept(TokenFile),
+}
+
+impl JsonSchema for Token {
+    fn schema_name() -> Cow<'static, str> {
+        TokenFile::schema_name()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        TokenFile::json_schema(generator)
+    }
 }
 
 /// The file that holds the admin listener's token, relative to the configuration file.

@@ -73,7 +73,7 @@ pub(super) fn admin(
     let (_, admin) = given(&file.admin)?;
     let trip = Trip { cx, place: "admin".into() };
     let tls = given(&admin.tls).map(|(_, tls)| trip.tls(tls, HANDSHAKE));
-    let token = given(&admin.token).and_then(|(_, token)| trip.token(token));
+    let token = given(&admin.token).and_then(|(at, token)| trip.token(at, token));
     let (at, address) = trip.address(&admin.address, &admin.socket, &admin.tls)?;
     if let Some(other) = listeners.iter().find(|other| other.address.collides_with(&address)) {
         trip.problem(at, format!("address {address} is taken by listener {:?}", other.name));
@@ -113,7 +113,12 @@ impl Trip<'_> {
         self.cx.missing(at, format!("{}: {message}", self.place));
     }
 
-    fn token(&self, token: &file::TokenFile) -> Option<Source> {
+    fn token(&self, at: Position, token: &file::Token) -> Option<Source> {
+        let file::Token::Kept(token) = token else {
+            self.cx.findings.hide(at, 0);
+            self.problem(at, "token: a secret does not belong into this file (write {file: PATH})");
+            return None;
+        };
         let (at, path) = token.file.get()?;
         if path.is_empty() {
             self.problem(at, "token.file: the path is empty");

@@ -19,6 +19,9 @@ const LINE_CHARS_MAX: usize = 160;
 const SECRET_WORDS: [&str; 8] =
     ["secret", "password", "passwd", "api-key", "api_key", "apikey", "authorization", "private_key"];
 
+/// Keys after which no text is shown. As whole keys only: `token_url` is no secret.
+const SECRET_KEYS: [&str; 8] = ["token", "bearer", "basic", "header", "query", "value", "exec", "vault"];
+
 /// One thing that is wrong with a configuration file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -145,6 +148,13 @@ impl<'a> Findings<'a> {
         *mask = shown.min(*mask);
     }
 
+    /// Shows nothing of the line from the first `mark` on.
+    pub(super) fn hide_behind(&self, line: u32, mark: char) {
+        let text = self.lines.get(line.saturating_sub(1) as usize).copied().unwrap_or_default();
+        let before = text.chars().take_while(|c| *c != mark).count();
+        self.hide(Position { line, column: 1 }, before);
+    }
+
     /// How many problems there are so far.
     pub(super) fn count(&self) -> usize {
         self.problems.borrow().len()
@@ -219,11 +229,26 @@ fn mask(line: &str) -> String {
 /// Where the value of the first key that sounds like a secret begins, from `from` on.
 fn after_secret_key(lower: &str, from: usize) -> Option<usize> {
     let rest = lower.get(from..)?;
-    let word = SECRET_WORDS.iter().filter_map(|word| Some(rest.find(word)? + word.len())).min()?;
+    let inside = SECRET_WORDS.iter().filter_map(|word| Some(rest.find(word)? + word.len())).min();
+    let whole = SECRET_KEYS.iter().filter_map(|key| end_of_key(rest, key)).min();
+    let word = inside.into_iter().chain(whole).min()?;
     let colon = word + rest.get(word..)?.find(':')? + 1;
     let tail = rest.get(colon..)?;
     let value = colon + (tail.len() - tail.trim_start().len());
     Some(from + value)
+}
+
+/// Where the first `key` of `text` ends that has text behind it, not a map.
+fn end_of_key(text: &str, key: &str) -> Option<usize> {
+    let is_found = |(at, _): &(usize, &str)| {
+        let before = text.get(..*at).unwrap_or_default();
+        let after = text.get(at + key.len()..).unwrap_or_default().trim_start_matches(['"', '\'']);
+        let value = after.trim_start().strip_prefix(':').map(str::trim_start);
+        let begins = before.trim_end_matches(['"', '\'']);
+        (begins.is_empty() || begins.ends_with([' ', '{', ',']))
+            && value.is_some_and(|value| !value.starts_with('{'))
+    };
+    text.match_indices(key).find(is_found).map(|(at, _)| at + key.len())
 }
 
 /// The length of a value that is safe to show: none, a flag, or where a secret is kept.
@@ -304,6 +329,15 @@ mod tests {
         check("{client_secret: {file: /a}, password: b}", "{client_secret: {file: /a}, password: …");
         check("  upstream: https://joe:hunter2@a.example/x", "  upstream: https://…@a.example/x");
         check("  client_secret:", "  client_secret:");
+        check("  admin: {token: hunter2, a: b}", "  admin: {token: …");
+        check("  admin: {\"token\": hunter2}", "  admin: {\"token\": …");
+        check("  admin: {token: {file: a}, b: c}", "  admin: {token: {file: a}, b: c}");
+        check("  token_url: https://a.example/token", "  token_url: https://a.example/token");
+        check("  a: {kind: static, bearer: hunter2}", "  a: {kind: static, bearer: …");
+        check("  header: {name: X-Key, value: @hunter2}", "  header: {name: X-Key, value: …");
+        check("  bearer: {exec: [pass, hunter2]}", "  bearer: {exec: …");
+        check("  token: {kind: static, a: b}", "  token: {kind: static, a: b}");
+        check("  no-token: hunter", "  no-token: hunter");
         check("  a: {pass_authorization: true, b: c}", "  a: {pass_authorization: true, b: c}");
         check("  path: /secrets/a", "  path: /secrets/a");
     }

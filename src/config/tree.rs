@@ -156,8 +156,13 @@ impl<'t, P: Iterator<Item = Result<(Event<'t>, Span), ScanError>>> Builder<'_, '
 
     fn node(&mut self, event: Event<'t>, at: Position) -> Result<Node, Stop> {
         self.count(1, at)?;
-        if let Some(tag) = event.tag() {
-            return Err(stop(at, format!("the tag {:?} means nothing here (remove it)", tag.original())));
+        if event.tag().is_some() {
+            // It may be a secret that begins with the mark of tags.
+            self.findings.hide_behind(at.line, '!');
+            return Err(stop(
+                at,
+                "a tag means nothing here (remove it, or put text that begins with ! in quotes)",
+            ));
         }
         let anchor = event.anchor_id().filter(|id| *id != 0);
         let value = match event {
