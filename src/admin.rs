@@ -155,6 +155,7 @@ fn readyz(shown: &Shown) -> Response<Body> {
         .map(|view| {
             let reason = match (&view.error, view.ready) {
                 (Some(error), false) => Some(error.public_words()),
+                (None, false) if view.generation > 0 => Some("the next token has not arrived yet"),
                 (None, false) => Some("the first token has not arrived yet"),
                 (_, true) => None,
             };

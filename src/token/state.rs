@@ -41,6 +41,8 @@ pub(super) enum Phase {
 #[derive(Clone)]
 pub(super) struct Status {
     pub(super) phase: Phase,
+    /// Why the last exchange failed that has ended, if it did; also while the next is on its way.
+    pub(super) error: Option<Arc<ExchangeError>>,
     /// Exchanges that have ended.
     rounds: u64,
     /// What the last successful exchange gave, also when it may not be kept.
@@ -148,7 +150,7 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(settings: Settings) -> Self {
-        let status = Status { phase: Phase::Fetching, rounds: 0, latest: None };
+        let status = Status { phase: Phase::Fetching, error: None, rounds: 0, latest: None };
         Self {
             settings,
             current: ArcSwapOption::empty(),
@@ -307,6 +309,7 @@ impl Shared {
         self.current.store(keep.then(|| Arc::clone(&token)));
         self.status.send_modify(|status| {
             status.rounds = round;
+            status.error = None;
             status.latest = Some(Arc::clone(&token));
             status.phase = if keep { Phase::Ready } else { Phase::Idle };
         });
@@ -330,9 +333,11 @@ impl Shared {
         }
         self.failed.fetch_add(1, Ordering::Relaxed);
         let retry_at = clock::now().after(pause);
+        let error = Arc::new(error);
         self.status.send_modify(|status| {
             status.rounds += 1;
-            status.phase = Phase::Failed { error: Arc::new(error), retry_at, fetch };
+            status.error = Some(Arc::clone(&error));
+            status.phase = Phase::Failed { error, retry_at, fetch };
         });
         retry_at
     }

@@ -9,7 +9,7 @@ use crate::{
     clock,
     profile::{Grant, expiry::Expiry, refusal::ExchangeError},
     telemetry::metrics::LatencySum,
-    token::{Handle, Token, notes::Notes, state::Phase},
+    token::{Handle, Token, notes::Notes},
 };
 
 /// A profile's state for people and monitors. Never the token.
@@ -35,7 +35,7 @@ pub struct View {
     pub failed: u64,
     /// How long exchanges took.
     pub latency: LatencySum,
-    /// Why the last exchange failed, if it did.
+    /// Why the last exchange that has ended failed, if it did; also while the next is under way.
     pub error: Option<Arc<ExchangeError>>,
     /// What to look at although it works.
     pub notes: Notes,
@@ -49,12 +49,7 @@ impl Handle {
     /// What health checks and metrics show.
     pub fn view(&self) -> View {
         let shared = &self.0.shared;
-        let status = shared.status.borrow();
-        let error = match &status.phase {
-            Phase::Failed { error, .. } => Some(Arc::clone(error)),
-            Phase::Idle | Phase::Fetching | Phase::Ready => None,
-        };
-        drop(status);
+        let error = shared.status.borrow().error.clone();
         let mut latency = LatencySum::default();
         shared.latency.add_to(&mut latency);
         let now = clock::now();

@@ -34,6 +34,22 @@ async fn a_provider_that_is_down_gives_a_503_that_says_so_and_recovers_by_itself
     assert_eq!(stage.admin("/readyz").await.0, 200);
 }
 
+/// While a request was on its way, nothing was told but that the first token had not arrived yet.
+#[tokio::test]
+async fn a_failure_is_told_until_a_token_comes_also_while_the_next_request_is_on_its_way() {
+    let stage = Plan::default().start_with(|idp| idp.set_behaviour(Behaviour::Status(500))).await;
+    eventually("the first request has failed", || stage.gateway.profiles()[0].view().failed == 1).await;
+    stage.idp.set_behaviour(Behaviour::Hang);
+    let is_under_way = || stage.gateway.profiles()[0].view().next_in.is_none() && stage.idp.requests() > 1;
+    eventually("the next one is on its way", is_under_way).await;
+    let (_, told) = stage.admin("/readyz").await;
+    assert!(told.contains("the identity provider is out of order") && !told.contains("first"), "{told}");
+    let (_, told) = stage.admin("/api/v1/profiles").await;
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!((&told[0]["next_request_at"], &told[0]["requests_failed"]), (&Value::Null, &1.into()));
+    assert!(told[0]["error"].as_str().unwrap().contains("500"), "{told}");
+}
+
 #[tokio::test]
 async fn a_fault_for_want_of_a_token_says_when_to_come_back() {
     let stage = Plan::default()

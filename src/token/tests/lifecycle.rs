@@ -26,6 +26,24 @@ async fn ten_thousand_cold_requests_share_one_error_and_nobody_asks_again_for_hi
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_error_is_shown_until_a_token_comes_also_while_the_next_exchange_is_on_its_way() {
+    let provider = Provider::new(Answer::No(Class::Transient));
+    let handle = provider.start();
+    assert!(handle.view().error.is_none(), "nothing has failed yet");
+    let error = handle.acquire(s(20)).await.unwrap_err();
+    provider.answers(Answer::Life(HOUR));
+    provider.delays(s(5));
+    while provider.calls() == 1 {
+        sleep(ms(100)).await;
+    }
+    let view = handle.view();
+    assert!(view.next_in.is_none(), "an exchange is on its way");
+    assert!(Arc::ptr_eq(&view.error.unwrap(), failed(&error)));
+    handle.acquire(s(20)).await.unwrap();
+    assert!(handle.view().error.is_none());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_warm_token_is_refreshed_in_the_background_while_requests_read_the_old_one() {
     let provider = Provider::new(Answer::Life(HOUR));
     let (handle, _) = provider.started().await;
