@@ -66,8 +66,10 @@ impl Handle {
     }
 }
 
+/// Our own lines from `level` on, and what libraries warn of. The platform's verifier says less of a refused
+/// certificate than we do, as an error, and with the path of its own source in it.
 fn of_level(level: tracing::Level) -> EnvFilter {
-    EnvFilter::new(format!("warn,keybearer={level},access={level},audit=info"))
+    EnvFilter::new(format!("warn,keybearer={level},access={level},audit=info,rustls_platform_verifier=off"))
 }
 
 impl Log {

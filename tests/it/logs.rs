@@ -8,8 +8,9 @@ use std::{
 use serde_json::Value;
 
 use crate::{
+    peer::{Authority, Peer, Tls},
     process::{Process, command},
-    stage::{CLIENT, Plan, SECRET, Stage, eventually},
+    stage::{CLIENT, Plan, SECRET, Stage, eventually, fault},
 };
 
 fn access_lines(process: &Process) -> Vec<Value> {
@@ -85,6 +86,22 @@ async fn no_token_secret_or_query_gets_into_logs_metrics_or_faults() {
     for leak in ["canary", SECRET, &token, signature, "eyJ"] {
         assert!(!seen.contains(leak), "{leak} in {seen}");
     }
+}
+
+/// The verifier's own line said less than ours, as an error, and named a path of the machine that built it.
+#[tokio::test]
+async fn a_certificate_that_is_not_trusted_is_told_in_our_own_words_only() {
+    let authority = Authority::new();
+    let peer = Peer::start(Some(Tls::new(&authority))).await;
+    let routes =
+        format!("orders: {{match: {{path: /v1}}, upstream: \"{}\", profile: account}}", peer.url("https"));
+    let stage = Plan::default().routes(&routes).start().await;
+    let process = Process::start(&stage, &[]).await;
+    let response = stage.http.get(process.url("/v1/orders")).send().await.unwrap();
+    assert_eq!(fault(response).await.1, "upstream_tls");
+    eventually("the request is logged", || access_lines(&process).len() == 1).await;
+    let lines = process.lines();
+    assert!(!lines.iter().any(|line| line.contains("rustls_platform_verifier")), "{lines:?}");
 }
 
 #[tokio::test]
