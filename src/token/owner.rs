@@ -131,7 +131,8 @@ fn fail(shared: &Shared, error: ExchangeError, failures: u32, fetch: Option<Link
     tracing::warn!(
         profile = shared.settings.profile.name,
         failures,
-        next_attempt_s = pause.as_secs(),
+        // Rounded up: 0 would say that it is made at once.
+        next_attempt_s = pause.as_secs() + u64::from(pause.subsec_nanos() > 0),
         token_left_s = token_left.as_secs(),
         "no token: {}",
         error.explained()

@@ -105,6 +105,17 @@ async fn a_certificate_that_is_not_trusted_is_told_in_our_own_words_only() {
 }
 
 #[tokio::test]
+async fn the_next_token_request_is_never_announced_for_now() {
+    let stage = Plan::default().without_idp().start().await;
+    let process = Process::start(&stage, &[]).await;
+    eventually("a failure is logged", || process.has_logged("no token")).await;
+    let line = process.lines().into_iter().find(|line| line.contains("no token")).unwrap();
+    let line: Value = serde_json::from_str(&line).unwrap();
+    // A second at most, of which a part is left to chance.
+    assert_eq!(line["next_attempt_s"], 1, "{line}");
+}
+
+#[tokio::test]
 async fn access_lines_can_be_turned_off() {
     let stage = Plan::default().more("telemetry: {log: {access: false}}").start().await;
     let mut process = Process::start(&stage, &[]).await;
