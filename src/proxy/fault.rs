@@ -276,7 +276,7 @@ impl Fault {
             Self::MethodRefused => "the gateway does not forward this method on this route".into(),
             Self::Loop => "the request has passed this gateway before: an upstream points back to it".into(),
             Self::LastHop => "the request asks for the gateway itself: OPTIONS with the target * or with Max-Forwards: 0; nothing was forwarded".into(),
-            Self::HeadersTooLarge => "send fewer or shorter header fields, or raise limits.header_bytes".into(),
+            Self::HeadersTooLarge => "send fewer or shorter header fields, or raise the limit: limits.headers is for their number, limits.header_bytes for their bytes over HTTP/1.1, limits.http2_header_bytes over HTTP/2".into(),
             Self::UriTooLong => "send a shorter request target, or raise limits.uri_bytes".into(),
             Self::BodyTooLong => "send a shorter body, or raise limits.body_bytes or the route's body_bytes".into(),
             Self::CallerTimeout => "the request was not complete in time".into(),

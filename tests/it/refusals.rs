@@ -190,7 +190,10 @@ async fn what_is_too_large_is_named() {
         Plan::default().more("limits: {header_bytes: 4KiB, headers: 20, uri_bytes: 1KiB}").start().await;
     stage.ready().await;
     check(&stage, &get(&format!("X-A: {}\r\n", "a".repeat(5000))), 431, "too_large").await;
-    check(&stage, &get(&"X-A: b\r\n".repeat(25)), 431, "too_large").await;
+    let answer = check(&stage, &get(&"X-A: b\r\n".repeat(25)), 431, "too_large").await;
+    for key in ["limits.headers ", "limits.header_bytes ", "limits.http2_header_bytes "] {
+        assert!(answer.contains(key), "which limit it is cannot be seen from outside: {answer}");
+    }
     let uri = "a".repeat(2000);
     check(&stage, &format!("GET /v1/{uri} HTTP/1.1\r\nHost: a\r\n\r\n"), 414, "too_large").await;
     // More than any buffer holds, and without an end.
