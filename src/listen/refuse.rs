@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::{
     listen::transport::Transport,
     proxy::{
-        fault::{About, BadRequest, Fault},
+        fault::{About, BadRequest, Fault, Overload},
         headers,
     },
 };
@@ -33,7 +33,7 @@ impl Refusals {
     /// Refuses a connection of a caller that has too many.
     pub(super) fn refuse(&self, transport: Transport, speaks_tls: bool) {
         if !speaks_tls {
-            self.say(transport, &Fault::Overloaded);
+            self.say(transport, &Fault::Overloaded(Overload::Address));
         }
     }
 
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn the_answer_is_complete_http_and_says_when_to_come_back() {
-        let answer = String::from_utf8(answer(&Fault::Overloaded)).unwrap();
+        let answer = String::from_utf8(answer(&Fault::Overloaded(Overload::Address))).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{head}");
         for line in ["retry-after: 1", "connection: close", "content-type: application/problem+json"] {

@@ -1,7 +1,12 @@
 //! Phase 4: the tokens that go on a request.
 
 use crate::{
-    proxy::{credentials::Credentials, fault::Fault, record::Record, worker::RouteState},
+    proxy::{
+        credentials::Credentials,
+        fault::{Fault, Overload},
+        record::Record,
+        worker::RouteState,
+    },
     token::{Reason, Unavailable},
 };
 
@@ -68,7 +73,7 @@ async fn acquire(route: &RouteState, record: &mut Record) -> Result<Credentials,
 
 fn unavailable(profile: &str, unavailable: Unavailable) -> Fault {
     match unavailable.reason {
-        Reason::TooManyWaiters => Fault::Overloaded,
+        Reason::TooManyWaiters => Fault::Overloaded(Overload::Waiters(profile.to_owned())),
         _ => Fault::TokenUnavailable(profile.to_owned(), unavailable),
     }
 }

@@ -13,8 +13,10 @@ use crate::{
     token,
 };
 
+mod cause;
 mod response;
 
+pub use cause::Overload;
 pub use response::About;
 
 /// Why a request is not served.
@@ -41,7 +43,7 @@ pub enum Fault {
     /// The profile has no token.
     TokenUnavailable(String, token::Unavailable),
     /// More connections or waiters than the limit.
-    Overloaded,
+    Overloaded(Overload),
     /// No connection to the upstream.
     UpstreamUnreachable,
     /// No TLS with the upstream.
@@ -228,7 +230,7 @@ impl Fault {
                 "proxy_internal_error",
                 "There is no token for the request",
             ),
-            Self::Overloaded => facts(
+            Self::Overloaded(_) => facts(
                 S::SERVICE_UNAVAILABLE,
                 "overloaded",
                 "connection_limit_reached",
@@ -290,7 +292,7 @@ impl Fault {
                     "profile \"{profile}\" has no valid token: {why}; nothing was forwarded, try again after Retry-After"
                 )
             }
-            Self::Overloaded => "try again after Retry-After".into(),
+            Self::Overloaded(what) => format!("{what}; try again after Retry-After"),
             Self::UpstreamUnreachable => {
                 format!("no connection to the upstream of route \"{route}\" could be made")
             }
@@ -308,7 +310,7 @@ impl Fault {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::TokenUnavailable(_, unavailable) => Some(unavailable.retry_after),
-            Self::Overloaded => Some(Duration::from_secs(1)),
+            Self::Overloaded(_) => Some(Duration::from_secs(1)),
             _ => None,
         }
     }

@@ -190,8 +190,10 @@ async fn requests_beyond_those_that_may_wait_for_a_token_are_sent_away() {
         futures_util::future::Either::Left(both) | futures_util::future::Either::Right(both) => both,
     };
     assert_eq!(refused.headers()["retry-after"], "1");
-    let (status, code, _) = fault(refused).await;
+    let (status, code, problem) = fault(refused).await;
     assert_eq!((status, code.as_str()), (503, "overloaded"));
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("limits.waiters") && detail.contains("\"account\""), "{detail}");
     becomes(&stage, &faults("orders", "account", "overloaded"), 1).await;
     stage.idp.set_behaviour(Behaviour::Normal);
     assert_eq!(waiting.await.status(), 200, "who has waited is served");

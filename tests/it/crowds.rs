@@ -50,6 +50,8 @@ async fn an_address_with_too_many_connections_is_told_so_at_once() {
         }
         let problem: serde_json::Value = serde_json::from_str(body).unwrap();
         assert_eq!(problem["code"], "overloaded");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains("limits.connections_per_address"), "{detail}");
     }
     let refused = "keybearer_connections_refused_total{listener=\"local\",reason=\"address_limit\"}";
     assert_eq!(metric(&stage, refused).await, 2.0);

@@ -7,7 +7,7 @@ use http::{
 
 use crate::{
     body::ReceiveError,
-    proxy::fault::{BadRequest, Fault},
+    proxy::fault::{BadRequest, Fault, Overload},
     replay::AttemptError,
     upstream::{connect::ConnectError, connection::SendError},
 };
@@ -83,7 +83,7 @@ pub(super) fn connect_fault(error: ConnectError) -> Fault {
         ConnectError::Unreachable(_) => Fault::UpstreamUnreachable,
         ConnectError::TimedOut => Fault::UpstreamTimeout,
         ConnectError::Tls(_) => Fault::UpstreamTls,
-        ConnectError::NoRoom => Fault::Overloaded,
+        ConnectError::NoRoom => Fault::Overloaded(Overload::Upstreams),
         ConnectError::NotHttp2 => Fault::UpstreamProtocol,
     }
 }
