@@ -16,7 +16,7 @@ use crate::{
 mod cause;
 mod response;
 
-pub use cause::Overload;
+pub use cause::{Overdue, Overload};
 pub use response::About;
 
 /// Why a request is not served.
@@ -51,7 +51,7 @@ pub enum Fault {
     /// The upstream's answer is no HTTP, or broke off before its head was complete.
     UpstreamProtocol,
     /// The upstream did not answer in time.
-    UpstreamTimeout,
+    UpstreamTimeout(Overdue),
     /// The gateway's own code has failed.
     Internal,
 }
@@ -251,7 +251,13 @@ impl Fault {
                 "http_protocol_error",
                 "The upstream's answer cannot be used",
             ),
-            Self::UpstreamTimeout => facts(
+            Self::UpstreamTimeout(Overdue::Connection) => facts(
+                S::GATEWAY_TIMEOUT,
+                "upstream_timeout",
+                "connection_timeout",
+                "The upstream could not be connected to in time",
+            ),
+            Self::UpstreamTimeout(Overdue::Response) => facts(
                 S::GATEWAY_TIMEOUT,
                 "upstream_timeout",
                 "http_response_timeout",
@@ -302,7 +308,7 @@ impl Fault {
             Self::UpstreamProtocol => {
                 format!("the upstream of route \"{route}\" broke off or did not answer in HTTP")
             }
-            Self::UpstreamTimeout => format!("the upstream of route \"{route}\" sent no response head in time"),
+            Self::UpstreamTimeout(what) => format!("the upstream of route \"{route}\" {what}"),
             Self::Internal => "a fault of the gateway itself; its log has the place, please report it".into(),
         }
     }

@@ -225,8 +225,13 @@ async fn an_upstream_that_does_not_answer_is_a_504() {
     let stage = Plan::default().more("timeouts: {response: 300ms}").start().await;
     stage.ready().await;
     stage.api.set_delay(Duration::from_secs(20));
-    let (status, code, _) = fault(stage.get("/v1/orders").await).await;
+    let response = stage.get("/v1/orders").await;
+    let proxy_status = response.headers()["proxy-status"].to_str().unwrap().to_owned();
+    let (status, code, problem) = fault(response).await;
     assert_eq!((status, code.as_str()), (504, "upstream_timeout"));
+    assert!(proxy_status.contains("error=http_response_timeout"), "{proxy_status}");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("response head") && detail.contains("response_timeout"), "{detail}");
 }
 
 /// The limit is for TCP and TLS together: the first upstream takes no connection, the second says nothing on it.
@@ -251,8 +256,14 @@ async fn an_upstream_that_cannot_be_connected_to_in_time_is_a_504() {
     stage.ready().await;
     for path in ["/full", "/silent"] {
         let begun = Instant::now();
-        let (status, code, _) = fault(stage.get(path).await).await;
+        let response = stage.get(path).await;
+        let proxy_status = response.headers()["proxy-status"].to_str().unwrap().to_owned();
+        let (status, code, problem) = fault(response).await;
         assert_eq!((status, code.as_str()), (504, "upstream_timeout"), "{path}");
+        // Nothing was sent, so it is not the answer that was late.
+        assert!(proxy_status.contains("error=connection_timeout"), "{path}: {proxy_status}");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains("timeouts.connect") && !detail.contains("response"), "{path}: {detail}");
         // Neither before its time, nor when the system's own patience ends.
         let took = begun.elapsed();
         assert!(took >= Duration::from_millis(500) && took < Duration::from_secs(4), "{path}: {took:?}");

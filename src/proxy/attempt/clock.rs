@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::proxy::{
     attempt::{Exchange, Failure, trip::Trip},
-    fault::Fault,
+    fault::{Fault, Overdue},
 };
 
 /// The time until the response's head. It runs for the answer, not for an upload
@@ -66,6 +66,7 @@ impl<'a> Clock<'a> {
         if self.waited < self.response_limit() {
             return Ok(());
         }
-        Err(Failure::Fault(if awaits_caller { Fault::CallerTimeout } else { Fault::UpstreamTimeout }))
+        let overdue = Fault::UpstreamTimeout(Overdue::Response);
+        Err(Failure::Fault(if awaits_caller { Fault::CallerTimeout } else { overdue }))
     }
 }

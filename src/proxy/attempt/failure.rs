@@ -7,7 +7,7 @@ use http::{
 
 use crate::{
     body::ReceiveError,
-    proxy::fault::{BadRequest, Fault, Overload},
+    proxy::fault::{BadRequest, Fault, Overdue, Overload},
     replay::AttemptError,
     upstream::{connect::ConnectError, connection::SendError},
 };
@@ -81,7 +81,7 @@ pub(super) fn connect_fault(error: ConnectError) -> Fault {
     tracing::debug!(%error, "no upstream connection");
     match error {
         ConnectError::Unreachable(_) => Fault::UpstreamUnreachable,
-        ConnectError::TimedOut => Fault::UpstreamTimeout,
+        ConnectError::TimedOut => Fault::UpstreamTimeout(Overdue::Connection),
         ConnectError::Tls(_) => Fault::UpstreamTls,
         ConnectError::NoRoom => Fault::Overloaded(Overload::Upstreams),
         ConnectError::NotHttp2 => Fault::UpstreamProtocol,

@@ -13,6 +13,24 @@ pub enum Overload {
     Upstreams,
 }
 
+/// What did not come in time from the upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overdue {
+    /// A connection: its name, TCP or TLS. No request was sent over it.
+    Connection,
+    /// The response's head.
+    Response,
+}
+
+impl fmt::Display for Overdue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connection => "gave no connection within timeouts.connect, which is for name, TCP and TLS together",
+            Self::Response => "sent no response head within timeouts.response, or the route's response_timeout",
+        })
+    }
+}
+
 impl fmt::Display for Overload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
