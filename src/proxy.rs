@@ -14,7 +14,7 @@ use crate::{
     proxy::{
         answer::Answer,
         attempt::{Exchange, Sent},
-        fault::{BadRequest, Fault},
+        fault::{BadRequest, Fault, RefusedMethod},
         headers::Outgoing,
         record::Record,
         settings::Underscores,
@@ -199,7 +199,7 @@ impl Found {
             return Err(Fault::BadRequest(BadRequest::Path(flaw)));
         }
         if !target::is_usual(method) && !self.names_method {
-            return Err(Fault::MethodRefused);
+            return Err(Fault::MethodRefused(RefusedMethod::Unlisted(method.clone())));
         }
         Ok(self.route)
     }
@@ -208,7 +208,7 @@ impl Found {
 /// Phase 2: the one route of this request. The canonical path is what is matched and what is sent.
 pub(crate) fn find_route(worker: &Worker, head: &request::Parts, line: &dyn Line) -> Result<Found, Fault> {
     if matches!(head.method, Method::TRACE | Method::CONNECT) {
-        return Err(Fault::MethodRefused);
+        return Err(Fault::MethodRefused(RefusedMethod::Never(head.method.clone())));
     }
     let host = headers::host(head, line.is_tls()).map_err(Fault::BadRequest)?;
     if line.is_misdirected(host) {

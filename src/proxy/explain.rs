@@ -6,7 +6,7 @@ use http::{HeaderMap, Method, Uri};
 
 use crate::{
     proxy::{
-        fault::{BadRequest, Fault},
+        fault::{BadRequest, Fault, RefusedMethod},
         settings::RouteSettings,
         target,
     },
@@ -94,7 +94,8 @@ fn is_never_forwarded(method: &Method) -> bool {
 }
 
 fn never(method: &Method) -> Refused {
-    Refused { route: None, fault: Fault::MethodRefused, why: format!("{method} is never forwarded") }
+    let why = RefusedMethod::Never(method.clone());
+    Refused { route: None, why: why.to_string(), fault: Fault::MethodRefused(why) }
 }
 
 fn forward<T>(
@@ -114,8 +115,8 @@ fn forward<T>(
         return Err(ambiguous(Some(entry.name.clone()), flaw));
     }
     if !target::is_usual(question.method) && !entry.rule.methods.contains(question.method) {
-        let why = format!("{} is not usual, so the route must list it in methods", question.method);
-        return Err(refuse(Fault::MethodRefused, why));
+        let why = RefusedMethod::Unlisted(question.method.clone());
+        return Err(refuse(Fault::MethodRefused(why.clone()), why.to_string()));
     }
     let target = target::upstream_target(settings, entry.rule.path.as_str(), question.uri)
         .map_err(|_| refuse(Fault::BadRequest(BadRequest::Target), BadRequest::Target.to_string()))?;

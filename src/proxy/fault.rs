@@ -16,7 +16,7 @@ use crate::{
 mod cause;
 mod response;
 
-pub use cause::{Overdue, Overload};
+pub use cause::{Overdue, Overload, RefusedMethod};
 pub use response::About;
 
 /// Why a request is not served.
@@ -27,7 +27,7 @@ pub enum Fault {
     /// The request cannot be trusted to mean one thing.
     BadRequest(BadRequest),
     /// TRACE, CONNECT on a reverse listener, or a method nobody asked for.
-    MethodRefused,
+    MethodRefused(RefusedMethod),
     /// The request has been here before.
     Loop,
     /// An OPTIONS request that is to go no further than here.
@@ -188,7 +188,7 @@ impl Fault {
                     _ => closing(all),
                 }
             }
-            Self::MethodRefused => closing(facts(
+            Self::MethodRefused(_) => closing(facts(
                 S::METHOD_NOT_ALLOWED,
                 "method_refused",
                 "http_request_denied",
@@ -281,7 +281,7 @@ impl Fault {
                     .into()
             }
             Self::BadRequest(bad) => bad.to_string(),
-            Self::MethodRefused => "the gateway does not forward this method on this route".into(),
+            Self::MethodRefused(why) => why.to_string(),
             Self::Loop => "the request has passed this gateway before: an upstream points back to it".into(),
             Self::LastHop => "the request asks for the gateway itself: OPTIONS with the target * or with Max-Forwards: 0; nothing was forwarded".into(),
             Self::HeadersTooLarge => "send fewer or shorter header fields, or raise the limit: limits.headers is for their number, limits.header_bytes for their bytes over HTTP/1.1, limits.http2_header_bytes over HTTP/2".into(),

@@ -15,7 +15,7 @@ use http::{
 };
 
 use crate::proxy::{
-    fault::{BadRequest, Fault},
+    fault::{BadRequest, Fault, RefusedMethod},
     notable::Notable,
     settings::Http2Offers,
 };
@@ -68,7 +68,7 @@ fn take_http2(head: &mut request::Parts) -> Result<Option<Handshake>, Fault> {
             let key = HeaderValue::from_str(&key).expect("base64 is legal in a header");
             Ok(Some(Handshake { key, is_http2: true }))
         }
-        _ => Err(Fault::MethodRefused),
+        _ => Err(Fault::MethodRefused(RefusedMethod::Never(Method::CONNECT))),
     }
 }
 
@@ -100,7 +100,7 @@ pub fn decline_http2(headers: &mut HeaderMap, found: Notable, offers: Http2Offer
 pub fn allowed(wish: Option<Handshake>, is_allowed: bool) -> Result<Option<Handshake>, Fault> {
     match wish {
         Some(wish) if is_allowed => Ok(Some(wish)),
-        Some(wish) if wish.is_http2 => Err(Fault::MethodRefused),
+        Some(wish) if wish.is_http2 => Err(Fault::MethodRefused(RefusedMethod::WebSocket)),
         _ => Ok(None),
     }
 }

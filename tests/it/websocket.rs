@@ -434,6 +434,7 @@ async fn where_a_route_says_so_there_is_no_websocket() {
     let answer = reader.find(|f| f.kind == DATA && !f.payload.is_empty()).await.unwrap().payload;
     let problem: serde_json::Value = serde_json::from_slice(&answer).unwrap();
     assert_eq!((&problem["status"], &problem["code"]), (&405.into(), &"method_refused".into()));
+    assert!(problem["detail"].as_str().unwrap().contains("websocket: false"), "{problem}");
     assert_eq!(stage.api.requests(), 1);
 }
 

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use http::Method;
+
 /// What there is too much of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Overload {
@@ -11,6 +13,29 @@ pub enum Overload {
     Address,
     /// Connections to upstreams, of all that the process may have.
     Upstreams,
+}
+
+/// Why a method is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RefusedMethod {
+    /// TRACE and CONNECT, on every route.
+    Never(Method),
+    /// An unusual one that the route does not list.
+    Unlisted(Method),
+    /// CONNECT for a WebSocket over HTTP/2, on a route that has none.
+    WebSocket,
+}
+
+impl fmt::Display for RefusedMethod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Never(method) => write!(f, "{method} is never forwarded"),
+            Self::Unlisted(method) => {
+                write!(f, "{method} is not usual, so the route must list it in methods")
+            }
+            Self::WebSocket => f.write_str("the route takes no WebSocket: it says `websocket: false`"),
+        }
+    }
 }
 
 /// What did not come in time from the upstream.
@@ -25,8 +50,12 @@ pub enum Overdue {
 impl fmt::Display for Overdue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Connection => "gave no connection within timeouts.connect, which is for name, TCP and TLS together",
-            Self::Response => "sent no response head within timeouts.response, or the route's response_timeout",
+            Self::Connection => {
+                "gave no connection within timeouts.connect, which is for name, TCP and TLS together"
+            }
+            Self::Response => {
+                "sent no response head within timeouts.response, or the route's response_timeout"
+            }
         })
     }
 }

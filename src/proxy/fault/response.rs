@@ -55,7 +55,7 @@ impl Fault {
         *response.status_mut() = facts.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if matches!(self, Fault::MethodRefused | Fault::LastHop) {
+        if matches!(self, Fault::MethodRefused(_) | Fault::LastHop) {
             let usual = "GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS";
             headers.insert(header::ALLOW, HeaderValue::from_static(usual));
         }
