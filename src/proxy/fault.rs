@@ -300,13 +300,17 @@ impl Fault {
             }
             Self::Overloaded(what) => format!("{what}; try again after Retry-After"),
             Self::UpstreamUnreachable => {
-                format!("no connection to the upstream of route \"{route}\" could be made")
+                format!("no connection to the upstream of route \"{route}\" could be made; {}", ask_doctor(route))
             }
             Self::UpstreamTls => format!(
-                "the upstream of route \"{route}\" did not complete a TLS handshake; its certificate may not be trusted"
+                "the upstream of route \"{route}\" did not complete a TLS handshake; its certificate may not be trusted; {}",
+                ask_doctor(route)
             ),
-            Self::UpstreamProtocol => {
-                format!("the upstream of route \"{route}\" broke off or did not answer in HTTP")
+            Self::UpstreamProtocol => format!(
+                "the upstream of route \"{route}\" broke off or did not answer in HTTP; `keybearer doctor --route {route} --probe PATH` asks it without the gateway"
+            ),
+            Self::UpstreamTimeout(what @ Overdue::Connection) => {
+                format!("the upstream of route \"{route}\" {what}; {}", ask_doctor(route))
             }
             Self::UpstreamTimeout(what) => format!("the upstream of route \"{route}\" {what}"),
             Self::Internal => "a fault of the gateway itself; its log has the place, please report it".into(),
@@ -320,4 +324,9 @@ impl Fault {
             _ => None,
         }
     }
+}
+
+/// The command that tries an upstream step by step, and names the step that fails.
+fn ask_doctor(route: &str) -> String {
+    format!("`keybearer doctor --route {route}` says why")
 }

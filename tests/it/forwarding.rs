@@ -216,6 +216,8 @@ async fn an_unreachable_upstream_is_a_502_with_words() {
     let (status, code, problem) = fault(stage.get("/v1/orders").await).await;
     assert_eq!((status, code.as_str()), (502, "upstream_unreachable"));
     assert_eq!(problem["route"], "orders");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.ends_with("`keybearer doctor --route orders` says why"), "{detail}");
     stage.api.come_back().await.unwrap();
     assert_eq!(stage.status("/v1/orders").await, 200);
 }
@@ -263,7 +265,12 @@ async fn an_upstream_that_cannot_be_connected_to_in_time_is_a_504() {
         // Nothing was sent, so it is not the answer that was late.
         assert!(proxy_status.contains("error=connection_timeout"), "{path}: {proxy_status}");
         let detail = problem["detail"].as_str().unwrap();
-        assert!(detail.contains("timeouts.connect") && !detail.contains("response"), "{path}: {detail}");
+        assert!(
+            detail.contains("timeouts.connect")
+                && detail.contains("keybearer doctor")
+                && !detail.contains("response"),
+            "{path}: {detail}"
+        );
         // Neither before its time, nor when the system's own patience ends.
         let took = begun.elapsed();
         assert!(took >= Duration::from_millis(500) && took < Duration::from_secs(4), "{path}: {took:?}");
