@@ -32,6 +32,7 @@ mod acquire;
 pub mod answer;
 pub mod attempt;
 pub mod challenge;
+pub mod complaints;
 pub mod credentials;
 pub mod explain;
 pub mod fault;

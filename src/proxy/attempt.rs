@@ -46,7 +46,7 @@ mod trip;
 
 pub use body::RequestBody;
 use clock::Clock;
-use failure::{Failure, connect_fault, failure, is_soundly_framed};
+use failure::{Failure, failure, is_soundly_framed};
 use trip::{Asking, Trip};
 
 /// How often one attempt may be sent again. A second time is for a group of servers of which one stops
@@ -201,7 +201,8 @@ impl Exchange {
         let want = if self.handshake.is_some() { Want::Http1 } else { Want::Any };
         let route = Rc::clone(&self.route);
         let upstream = route.upstream();
-        let mut connection = pool.connection(upstream, want).await.map_err(connect_fault)?;
+        let mut connection =
+            pool.connection(upstream, want).await.map_err(|e| self.unconnected(&e, record))?;
         let mut asks = self.asks_first();
         let mut resends_left = RESENDS_MAX;
         loop {
@@ -228,7 +229,10 @@ impl Exchange {
                 // RFC 9110 §10.1.1: an upstream that knows no expectations is asked without one.
                 Ok(response) if trip.is_unexpected(&response) => {
                     asks = None;
-                    connection = pool.another(upstream, want, &connection).await.map_err(connect_fault)?;
+                    connection = pool
+                        .another(upstream, want, &connection)
+                        .await
+                        .map_err(|e| self.unconnected(&e, record))?;
                     continue;
                 }
                 Ok(response) => {
@@ -253,7 +257,8 @@ impl Exchange {
                 return Err(Fault::UpstreamProtocol);
             }
             resends_left -= 1;
-            connection = pool.another(upstream, want, &connection).await.map_err(connect_fault)?;
+            connection =
+                pool.another(upstream, want, &connection).await.map_err(|e| self.unconnected(&e, record))?;
         }
     }
 

@@ -18,6 +18,7 @@ use http::{HeaderValue, Version};
 use crate::{
     proxy::{
         attempt::RequestBody,
+        complaints::Complaints,
         credentials::Slots,
         fault::CODES,
         recent::Recent,
@@ -107,6 +108,7 @@ pub struct Gateway {
     /// What lies in the workers' pools.
     pools: Vec<Arc<Tally>>,
     recent: Recent,
+    complaints: Complaints,
     traces: Arc<Traces>,
 }
 
@@ -136,6 +138,7 @@ impl Gateway {
             unrouted: (0..workers).map(|_| Arc::default()).collect(),
             pools: (0..workers).map(|_| Arc::default()).collect(),
             recent: Recent::default(),
+            complaints: Complaints::default(),
             traces,
         })
     }
@@ -251,6 +254,11 @@ impl Worker {
     /// What has lately happened to requests, those of other workers included.
     pub fn recent(&self) -> &Recent {
         &self.gateway.recent
+    }
+
+    /// Which upstreams have just been complained of, by other workers too.
+    pub(super) fn complaints(&self) -> &Complaints {
+        &self.gateway.complaints
     }
 
     pub(super) fn budget(&self) -> &Arc<Budget> {

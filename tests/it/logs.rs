@@ -97,11 +97,19 @@ async fn a_certificate_that_is_not_trusted_is_told_in_our_own_words_only() {
         format!("orders: {{match: {{path: /v1}}, upstream: \"{}\", profile: account}}", peer.url("https"));
     let stage = Plan::default().routes(&routes).start().await;
     let process = Process::start(&stage, &[]).await;
-    let response = stage.http.get(process.url("/v1/orders")).send().await.unwrap();
-    assert_eq!(fault(response).await.1, "upstream_tls");
-    eventually("the request is logged", || access_lines(&process).len() == 1).await;
+    for _ in 0..3 {
+        let response = stage.http.get(process.url("/v1/orders")).send().await.unwrap();
+        assert_eq!(fault(response).await.1, "upstream_tls");
+    }
+    eventually("the requests are logged", || access_lines(&process).len() == 3).await;
     let lines = process.lines();
     assert!(!lines.iter().any(|line| line.contains("rustls_platform_verifier")), "{lines:?}");
+    let told: Vec<_> = lines.iter().filter(|line| line.contains("cannot be connected to")).collect();
+    let [told] = told.as_slice() else { panic!("once for all three: {lines:?}") };
+    let told: Value = serde_json::from_str(told).unwrap();
+    assert_eq!((&told["level"], &told["fault"]), (&"WARN".into(), &"upstream_tls".into()));
+    assert_eq!((&told["route"], &told["upstream"]), (&"orders".into(), &peer.url("https").into()));
+    assert!(told["message"].as_str().unwrap().contains("UnknownIssuer"), "{told}");
 }
 
 #[tokio::test]

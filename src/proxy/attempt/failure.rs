@@ -7,7 +7,11 @@ use http::{
 
 use crate::{
     body::ReceiveError,
-    proxy::fault::{BadRequest, Fault, Overdue, Overload},
+    proxy::{
+        attempt::Exchange,
+        fault::{BadRequest, Fault, Overdue, Overload},
+        record::Record,
+    },
     replay::AttemptError,
     upstream::{connect::ConnectError, connection::SendError},
 };
@@ -77,14 +81,32 @@ fn callers(error: &hyper::Error) -> Option<Fault> {
     None
 }
 
-pub(super) fn connect_fault(error: ConnectError) -> Fault {
-    tracing::debug!(%error, "no upstream connection");
-    match error {
-        ConnectError::Unreachable(_) => Fault::UpstreamUnreachable,
-        ConnectError::TimedOut => Fault::UpstreamTimeout(Overdue::Connection),
-        ConnectError::Tls(_) => Fault::UpstreamTls,
-        ConnectError::NoRoom => Fault::Overloaded(Overload::Upstreams),
-        ConnectError::NotHttp2 => Fault::UpstreamProtocol,
+impl Exchange {
+    /// The fault when no connection could be made. The log has the cause, which no caller gets.
+    pub(super) fn unconnected(&self, error: &ConnectError, record: &Record) -> Fault {
+        let fault = match error {
+            ConnectError::Unreachable(_) => Fault::UpstreamUnreachable,
+            ConnectError::TimedOut => Fault::UpstreamTimeout(Overdue::Connection),
+            ConnectError::Tls(_) => Fault::UpstreamTls,
+            ConnectError::NoRoom => Fault::Overloaded(Overload::Upstreams),
+            ConnectError::NotHttp2 => Fault::UpstreamProtocol,
+        };
+        let (route, upstream) = (self.route.name(), self.route.upstream().origin().to_string());
+        let request_id = record.request_id().to_str().unwrap_or_default();
+        tracing::debug!(route, upstream, request_id, "no upstream connection: {error}");
+        // Of a lack of room those tell who know its size.
+        let is_told = !matches!(error, ConnectError::NoRoom);
+        if is_told && self.worker.complaints().is_news(&upstream) {
+            let status = fault.status().as_u16();
+            tracing::warn!(
+                route,
+                upstream,
+                fault = fault.code(),
+                "an upstream cannot be connected to, requests get {status}: {error} (keybearer doctor --route {route} \
+                 tries each step)"
+            );
+        }
+        fault
     }
 }
 
