@@ -131,8 +131,8 @@ impl Client {
         match text("code") {
             "" => self.strange(status),
             "token_needed" => anyhow!(
-                "{} does not take the admin token in {}\n  next: has the token been replaced since the gateway started, or \
-                 is this another gateway's? say --admin, --config or --token-file",
+                "{} does not take the admin token in {}: {detail}\n  next: has the token been replaced since the gateway \
+                 started, or is this another gateway's? say --admin, --config or --token-file",
                 self.place.door,
                 self.place.token_place()
             )

@@ -228,7 +228,10 @@ async fn who_does_not_have_the_token_is_told_where_it_is() {
     let right = fs::read_to_string(&token).unwrap();
     fs::write(stage.folder.path().join("guess"), "guess").unwrap();
     let wrong = run(&stage, "reload --token-file guess", 1).await;
-    has(&wrong, &["does not take the admin token in file guess", "--token-file"]);
+    has(
+        &wrong,
+        &["does not take the admin token in file guess: changes need the admin token", "--token-file"],
+    );
     let absent = run(&stage, "reload --token-file nothing", 1).await;
     has(&absent, &["nothing cannot be read: no such file", "with sudo"]);
     let unknown = run(&stage, "reload --config nothing.yaml", 2).await;
@@ -243,6 +246,16 @@ async fn who_does_not_have_the_token_is_told_where_it_is() {
     // Something else answers there: the gateway's own listener for callers.
     let other = run(&stage, &format!("status --admin {}", stage.address()), 1).await;
     has(&other, &["not as the admin listener of keybearer"]);
+}
+
+/// No token is the right one there, so the gateway's own words are the ones that help.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_has_no_admin_token_says_so_itself() {
+    let stage = Stage::start().await;
+    fs::write(stage.folder.path().join("guess"), "guess").unwrap();
+    let admin = stage.gateway.admin().unwrap();
+    let refused = run(&stage, &format!("reload --admin {admin} --token-file guess"), 1).await;
+    has(&refused, &["does not take the admin token in file guess", "set state_dir or admin.token"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
