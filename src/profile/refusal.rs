@@ -152,13 +152,8 @@ impl ExchangeError {
             Self::ManagedIdentity(failure) => failure.class,
             // Envoy never asked again after an empty 200: any nonsense may be a proxy's bad minute.
             Self::Unusable { .. } | Self::TooLarge { .. } => Class::Transient,
-            Self::Discovery { permanent, .. } => {
-                if *permanent {
-                    Class::Permanent
-                } else {
-                    Class::Transient
-                }
-            }
+            Self::Discovery { permanent: true, .. } => Class::Permanent,
+            Self::Discovery { .. } => Class::Transient,
         }
     }
 
@@ -356,8 +351,11 @@ impl fmt::Display for Rejection {
         if let Some(error) = &self.error {
             write!(f, " {error}")?;
         }
-        if let Some(code) = self.code() {
-            write!(f, " {}{code}", self.family().prefix())?;
+        // Entra's descriptions begin with it.
+        let prefix = self.family().prefix();
+        let told = self.description.as_deref().and_then(|words| number_after(words, prefix));
+        if let Some(code) = self.code().filter(|code| told != Some(*code)) {
+            write!(f, " {prefix}{code}")?;
         }
         if let Some(description) = &self.description {
             write!(f, ": {description}")?;
@@ -437,12 +435,24 @@ mod tests {
         );
         assert_eq!(
             error.explained().to_string(),
-            "refused with HTTP 401 invalid_client AADSTS7000215: AADSTS7000215: Invalid client secret. \
+            "refused with HTTP 401 invalid_client: AADSTS7000215: Invalid client secret. \
              trace_id=t-1 correlation_id=c-1 (the secret is wrong: often the secret's id was pasted instead of \
              its value, or it was cut; next: put the secret's value into its source; it is shown only once, so \
              make a new one if it is lost)"
         );
         assert_eq!(error.public_words(), "the identity provider refuses the service account");
+    }
+
+    #[test]
+    fn the_number_is_told_once_and_never_lost() {
+        let shown = |description: &str| {
+            let body =
+                format!(r#"{{"error":"x","error_codes":[70011],"error_description":"{description}"}}"#);
+            rejected(400, &body).to_string()
+        };
+        assert_eq!(shown("AADSTS70011: y"), "refused with HTTP 400 x: AADSTS70011: y");
+        assert_eq!(shown("AADSTS700112: y"), "refused with HTTP 400 x AADSTS70011: AADSTS700112: y");
+        assert_eq!(shown("y AADSTS70011"), "refused with HTTP 400 x AADSTS70011: y AADSTS70011");
     }
 
     #[test]

@@ -39,7 +39,7 @@ async fn a_policys_own_numbers_are_shown_as_what_they_are() {
     let body = r#"{"error":"invalid_scope","error_description":"AADB2C90085: The service has encountered an error."}"#;
     stage.idp.set_behaviour(Behaviour::Raw { status: 400, headers: Vec::new(), body: body.into() });
     let (_, words) = token(&stage).await;
-    assert!(words.contains("invalid_scope AADB2C90085"), "{words}");
+    assert!(words.contains("invalid_scope: AADB2C90085: The"), "{words}");
 }
 
 fn claims(stage: &Stage) -> Value {
