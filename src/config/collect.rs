@@ -28,6 +28,9 @@ pub(super) const SHAPE: &str = "$shape";
 /// The serde name of an enum whose variant is named by the key `kind` of a map.
 pub(super) const KIND: &str = "$kind";
 
+/// A key of the whole file that is read before the rest, so that no struct has it.
+const READ_BEFORE: &str = "environments";
+
 /// Characters of a found value that a message repeats.
 const FOUND_CHARS_MAX: usize = 40;
 
@@ -162,6 +165,9 @@ impl<'a> Reader<'a> {
             self.findings.add(key.at, format!("{}unknown key (allowed: {allowed})", self.place));
             return;
         }
+        let is_whole_file = matches!(self.place, Place::Root);
+        let allowed: Vec<_> = allowed.iter().copied().chain(is_whole_file.then_some(READ_BEFORE)).collect();
+        let allowed = allowed.as_slice();
         // Nobody knows what an unknown key holds: it may be a secret.
         if closest(word, allowed).is_none_or(is_near_secret) {
             self.findings.hide(key.at, word.chars().count() + ": ".len());
