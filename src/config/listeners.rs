@@ -28,6 +28,8 @@ use crate::{
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A group may connect, strangers may not.
 const SOCKET_MODE: u32 = 0o660;
+/// Without these the socket is nobody's: its own user could not even connect.
+const OWNER_READ_WRITE: u32 = 0o600;
 /// The word for peers on unix sockets in `trusted_proxies`.
 const UNIX: &str = "unix";
 
@@ -193,11 +195,8 @@ impl Trip<'_> {
         let Some(socket) = socket else { return out };
         if let Some((at, text)) = given(&socket.mode) {
             match mode(text) {
-                Some(mode) => out.mode = mode,
-                None => self.problem(
-                    at,
-                    format!("socket.mode: {text:?} is no permission in octal (as in \"0660\" or \"0600\")"),
-                ),
+                Ok(mode) => out.mode = mode,
+                Err(words) => self.problem(at, format!("socket.mode: {text:?} {words}")),
             }
         }
         out.owner = self.account("user", "socket.owner", &socket.owner, unix::user_id);
@@ -322,8 +321,27 @@ impl Trip<'_> {
     }
 }
 
-/// Permission bits for user, group and others.
-fn mode(text: &str) -> Option<u32> {
+/// Permission bits for user, group and others; or what is wrong with them.
+fn mode(text: &str) -> Result<u32, String> {
+    let octal = u32::from_str_radix(text, 8).ok();
     let is_octal = (3..=4).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b'0'..=b'7'));
-    u32::from_str_radix(text, 8).ok().filter(|mode| is_octal && *mode <= 0o777)
+    match octal.filter(|mode| is_octal && *mode <= 0o777) {
+        Some(mode) if mode & OWNER_READ_WRITE == OWNER_READ_WRITE => Ok(mode),
+        // No mode for a socket that was turned into a decimal number passes for one in octal that is any use.
+        found => Err(match (decimal(text), found) {
+            (Some(mode), _) => {
+                format!("is {mode:04o} as a decimal number: write \"{mode:04o}\", with the quotes")
+            }
+            (None, Some(_)) => {
+                "keeps its own user from reading and writing (as in \"0660\" or \"0600\")".into()
+            }
+            (None, None) => "is no permission in octal (as in \"0660\" or \"0600\")".into(),
+        }),
+    }
+}
+
+/// What a tool meant that writes YAML 1.1, where 0660 without quotes is the number 432.
+fn decimal(text: &str) -> Option<u32> {
+    let mode = text.parse().ok().filter(|_| !text.starts_with('0'))?;
+    (OWNER_READ_WRITE..=0o777).contains(&mode).then_some(mode)
 }
