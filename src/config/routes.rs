@@ -102,7 +102,10 @@ impl Trip<'_> {
         }
         if let Some((at, text)) = given(&matching.path) {
             match PathPrefix::parse(text) {
-                Ok(path) => rule.path = path,
+                Ok(path) => {
+                    self.warn_of_pattern(at, text);
+                    rule.path = path;
+                }
                 Err(e) => {
                     self.problem(at, format_args!("match.{e}"));
                     whole = false;
@@ -118,6 +121,19 @@ impl Trip<'_> {
             whole &= rule.headers.len() == headers.0.len();
         }
         whole.then_some(rule)
+    }
+
+    /// Some gateways have patterns here.
+    fn warn_of_pattern(&self, at: Position, path: &str) {
+        let Some((before, _)) = path.split_once(['*', '{']) else { return };
+        let prefix = if before.len() > 1 { before.trim_end_matches('/') } else { "/" };
+        let words =
+            "is no pattern: it stands for these very characters, as a path is a prefix by whole segments";
+        let text = format!(
+            "route {:?}: match.path: {path:?} {words} ({prefix:?} takes all that is below it)",
+            self.name
+        );
+        self.cx.findings.warn(at, text);
     }
 
     fn methods(&self, at: Position, methods: &[Field<String>]) -> Vec<Method> {
