@@ -68,7 +68,8 @@ enum Command {
         method: String,
         /// The request's URL, or only its path
         url: String,
-        /// A header field of the request, for routes that match on headers; may be repeated
+        /// A header field of the request, for routes that match on headers and for the rules that refuse some;
+        /// may be repeated
         #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
         headers: Vec<String>,
         /// Print JSON

@@ -289,6 +289,8 @@ pub(super) struct Explanation {
     pub(super) fault: Option<Problem>,
     /// The other routes, nearest first.
     pub(super) near_misses: Vec<NearMiss>,
+    /// How many more there are, which are farther away.
+    pub(super) more: usize,
 }
 
 /// A route that does not take the request.
@@ -302,7 +304,7 @@ pub(super) struct NearMiss {
 
 impl From<Decision> for Explanation {
     fn from(decision: Decision) -> Self {
-        let near = decision.near.into_iter();
+        let (near, more) = (decision.near.into_iter(), decision.more);
         let near_misses = near.map(|miss| NearMiss { route: miss.route, reasons: miss.reasons }).collect();
         match decision.outcome {
             Ok(forwarded) => Self {
@@ -312,6 +314,7 @@ impl From<Decision> for Explanation {
                 upstream: Some(forwarded.upstream),
                 fault: None,
                 near_misses,
+                more,
             },
             Err(refused) => Self {
                 route: refused.route,
@@ -324,6 +327,7 @@ impl From<Decision> for Explanation {
                     detail: refused.why,
                 }),
                 near_misses,
+                more,
             },
         }
     }

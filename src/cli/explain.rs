@@ -95,6 +95,9 @@ impl Told {
         for miss in &self.decision.near {
             let _ = writeln!(out, "  {}: {}", miss.route, miss.reasons.join("; "));
         }
+        if self.decision.more > 0 {
+            let _ = writeln!(out, "  … {} more, farther away", self.decision.more);
+        }
         out
     }
 
@@ -110,6 +113,7 @@ impl Told {
                 "upstream": f.upstream,
                 "fault": null,
                 "near_misses": near,
+                "more": self.decision.more,
             }),
             Err(r) => json!({
                 "request": self.request,
@@ -118,6 +122,7 @@ impl Told {
                 "upstream": null,
                 "fault": {"status": r.fault.status().as_u16(), "code": r.fault.code(), "detail": r.why},
                 "near_misses": near,
+                "more": self.decision.more,
             }),
         }
     }

@@ -2,13 +2,17 @@
 //!
 //! It knows no credential and shows none; near misses name no header value of the request.
 
-use http::{HeaderMap, Method, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, request};
 
 use crate::{
     proxy::{
+        credentials::Slots,
         fault::{BadRequest, Fault, RefusedMethod},
-        settings::RouteSettings,
-        target,
+        forwarded::Source,
+        headers::{self, Outgoing},
+        notable::Notable,
+        settings::{RouteSettings, Underscores},
+        target, upgrade,
     },
     route::{Entry, Head, Table, explain::NearMiss, path},
 };
@@ -22,7 +26,7 @@ pub struct Question<'a> {
     pub method: &'a Method,
     /// Its URL, or its path alone.
     pub uri: &'a Uri,
-    /// Its header, as far as routes match by it.
+    /// Its header, as far as somebody cares to say it.
     pub headers: &'a HeaderMap,
 }
 
@@ -32,6 +36,8 @@ pub struct Decision {
     pub outcome: Result<Forwarded, Refused>,
     /// The other routes, nearest first.
     pub near: Vec<NearMiss>,
+    /// How many more there are.
+    pub more: usize,
 }
 
 /// Where a request would go.
@@ -65,37 +71,68 @@ pub fn decide<'t, T>(
     also: impl Fn(&str) -> Vec<String>,
 ) -> Decision {
     let reading = path::read(question.uri.path());
+    let asked = asked(question);
+    let host = headers::host(&asked, question.uri.scheme_str() == Some("https"));
     let head = Head {
-        host: question.uri.host().unwrap_or_default(),
+        host: host.as_ref().copied().unwrap_or_default(),
         path: &reading.path,
         method: question.method,
         headers: question.headers,
     };
-    let found = table.find(&head).and_then(|entry| Some((entry, settings(entry)?)));
-    let outcome = match found {
-        Some((entry, settings)) => forward(entry, settings, question, &reading, &also),
-        None => Err(nowhere(question.method, &reading)),
+    let found = table.find(&head);
+    let outcome = match (refused_at_once(question, host.as_ref().err()), found) {
+        (Some(fault), _) => Err(refused(None, fault)),
+        (None, Some(entry)) => match settings(entry) {
+            Some(settings) => forward(entry, settings, question, &reading, &also),
+            None => Err(refused(None, nowhere(&reading))),
+        },
+        (None, None) => Err(refused(None, nowhere(&reading))),
     };
-    Decision { outcome, near: table.explain(&head, NEAR_MISSES_MAX) }
+    let near = table.explain(&head, NEAR_MISSES_MAX);
+    let others = table.entries().len() - usize::from(found.is_some());
+    let more = others.saturating_sub(near.len());
+    Decision { outcome, near, more }
 }
 
-fn nowhere(method: &Method, reading: &path::Reading<'_>) -> Refused {
-    if is_never_forwarded(method) {
-        return never(method);
+/// The question as a request. Of HTTP/1.0, which alone may have no `Host`.
+fn asked(question: &Question<'_>) -> request::Parts {
+    let (mut head, ()) = Request::new(()).into_parts();
+    head.method = question.method.clone();
+    head.uri = question.uri.clone();
+    head.version = Version::HTTP_10;
+    head.headers = question.headers.clone();
+    head
+}
+
+/// What no route is asked about.
+fn refused_at_once(question: &Question<'_>, host: Option<&BadRequest>) -> Option<Fault> {
+    let path = question.uri.path();
+    if matches!(*question.method, Method::TRACE | Method::CONNECT) {
+        return Some(Fault::MethodRefused(RefusedMethod::Never(question.method.clone())));
     }
+    if let Some(bad) = host {
+        return Some(Fault::BadRequest(*bad));
+    }
+    if path == "*" && question.method == Method::OPTIONS {
+        return Some(Fault::LastHop);
+    }
+    (!path.starts_with('/')).then_some(Fault::BadRequest(BadRequest::Target))
+}
+
+fn refused(route: Option<&str>, fault: Fault) -> Refused {
+    let why = match &fault {
+        Fault::MethodRefused(why) => why.to_string(),
+        Fault::NoRoute => "no route matches".into(),
+        fault => fault.detail(route),
+    };
+    Refused { route: route.map(str::to_owned), fault, why }
+}
+
+fn nowhere(reading: &path::Reading<'_>) -> Fault {
     match reading.refused_by(path::Check::Strict) {
-        Some(flaw) => ambiguous(None, flaw),
-        None => Refused { route: None, fault: Fault::NoRoute, why: "no route matches".into() },
+        Some(flaw) => Fault::BadRequest(BadRequest::Path(flaw)),
+        None => Fault::NoRoute,
     }
-}
-
-fn is_never_forwarded(method: &Method) -> bool {
-    matches!(*method, Method::TRACE | Method::CONNECT)
-}
-
-fn never(method: &Method) -> Refused {
-    let why = RefusedMethod::Never(method.clone());
-    Refused { route: None, why: why.to_string(), fault: Fault::MethodRefused(why) }
 }
 
 fn forward<T>(
@@ -105,21 +142,19 @@ fn forward<T>(
     reading: &path::Reading<'_>,
     also: &impl Fn(&str) -> Vec<String>,
 ) -> Result<Forwarded, Refused> {
-    if is_never_forwarded(question.method) {
-        return Err(never(question.method));
-    }
-    let refuse = |fault: Fault, why: String| Refused { route: Some(entry.name.clone()), fault, why };
+    let name = entry.name.as_str();
     if settings.profile.is_some()
         && let Some(flaw) = reading.refused_by(settings.path_check)
     {
-        return Err(ambiguous(Some(entry.name.clone()), flaw));
+        return Err(refused(Some(name), Fault::BadRequest(BadRequest::Path(flaw))));
     }
     if !target::is_usual(question.method) && !entry.rule.methods.contains(question.method) {
         let why = RefusedMethod::Unlisted(question.method.clone());
-        return Err(refuse(Fault::MethodRefused(why.clone()), why.to_string()));
+        return Err(refused(Some(name), Fault::MethodRefused(why)));
     }
     let target = target::upstream_target(settings, entry.rule.path.as_str(), question.uri)
-        .map_err(|_| refuse(Fault::BadRequest(BadRequest::Target), BadRequest::Target.to_string()))?;
+        .and_then(|target| judge(question, settings).map(|()| target))
+        .map_err(|fault| refused(Some(name), fault))?;
     Ok(Forwarded {
         route: entry.name.clone(),
         profile: settings.profile.clone(),
@@ -128,7 +163,30 @@ fn forward<T>(
     })
 }
 
-fn ambiguous(route: Option<String>, flaw: path::Flaw) -> Refused {
-    let bad = BadRequest::Path(flaw);
-    Refused { route, why: bad.to_string(), fault: Fault::BadRequest(bad) }
+/// Whether the header may pass, by the proxy's own rules. Not told: that it names a credential's own field in
+/// `Connection`, and that it has been here before.
+fn judge(question: &Question<'_>, settings: &RouteSettings) -> Result<(), Fault> {
+    let mut fields = question.headers.clone();
+    let found = Notable::of(&fields);
+    upgrade::decline_http2(&mut fields, found, settings.http2_offers)?;
+    if question.method == Method::OPTIONS {
+        headers::count_forwards(&mut fields)?;
+    }
+    let nothing = HeaderValue::from_static("-");
+    let outgoing = Outgoing {
+        found,
+        host: &nothing,
+        preserve_host: settings.preserve_host,
+        pass_authorization: settings.pass_authorization,
+        via: &nothing,
+        // No value of a field can hold it.
+        pseudonym: "\0",
+        request_id: &nothing,
+        version: Version::HTTP_11,
+        underscores: settings.profile.as_ref().map_or(Underscores::Allow, |_| settings.underscores),
+        forwarded: settings.forwarded,
+        source: Source { address: None, is_trusted: false, is_tls: false, host: None },
+        slots: &Slots::default(),
+    };
+    headers::prepare(&mut fields, &outgoing)
 }

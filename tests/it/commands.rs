@@ -109,13 +109,27 @@ async fn explain_and_the_gateway_agree() {
     stage.ready().await;
     let path = stage.folder.path().join("keybearer.yaml");
     fs::write(&path, &stage.yaml).unwrap();
-    for (method, target) in
-        [("GET", "/v1/x?y"), ("GET", "/v2"), ("TRACE", "/v1"), ("GET", "/v1/%2e%2e/x"), ("FOO", "/v1")]
-    {
-        let output = keybearer(&["explain", method, target, "--json", "-c", path.to_str().unwrap()]);
+    for (method, target, field) in [
+        ("GET", "/v1/x?y", "a: b"),
+        ("GET", "/v2", "a: b"),
+        ("TRACE", "/v1", "a: b"),
+        ("GET", "/v1/%2e%2e/x", "a: b"),
+        ("FOO", "/v1", "a: b"),
+        ("GET", "/v1", "x_a: 1"),
+        ("GET", "/v2", "x_a: 1"),
+        ("GET", "/v1", "expect: 200-ok"),
+        ("GET", "/v1", "upgrade: h2c"),
+        ("GET", "/v1", "connection: authorization"),
+        ("OPTIONS", "/v1", "max-forwards: 0"),
+        ("OPTIONS", "/v1", "max-forwards: soon"),
+        ("OPTIONS", "*", "a: b"),
+        ("GET", "*", "a: b"),
+    ] {
+        let output =
+            keybearer(&["explain", method, target, "-H", field, "--json", "-c", path.to_str().unwrap()]);
         let json: Value = serde_json::from_slice(&output.stdout).unwrap();
-        let answer =
-            stage.raw(format!("{method} {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")).await;
+        let head = format!("{method} {target} HTTP/1.1\r\nHost: a\r\n{field}\r\nConnection: close\r\n\r\n");
+        let answer = stage.raw(head).await;
         match json["fault"]["status"].as_u64() {
             Some(status) => {
                 assert!(
@@ -128,6 +142,27 @@ async fn explain_and_the_gateway_agree() {
             None => assert!(answer.starts_with("HTTP/1.1 200 "), "{method} {target}: {json} {answer}"),
         }
     }
+}
+
+#[test]
+fn explain_matches_by_the_host_field_and_says_how_many_routes_it_leaves_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keybearer.yaml");
+    let mut yaml = String::from("listeners: {l: {address: \"127.0.0.1:0\"}}\nroutes:\n");
+    for i in 0..14 {
+        yaml += &format!(
+            "  r{i}: {{match: {{host: h{i}.example}}, upstream: https://a.example, profile: none}}\n"
+        );
+    }
+    fs::write(&path, yaml).unwrap();
+    let ask = |more: &[&str]| {
+        let arguments = ["explain", "GET", "/", "-H", "Host: h3.example", "-c", path.to_str().unwrap()];
+        text(&keybearer(&[&arguments, more].concat()).stdout)
+    };
+    let shown = ask(&[]);
+    assert!(shown.contains("route     r3") && shown.ends_with("  … 3 more, farther away\n"), "{shown}");
+    let json: Value = serde_json::from_str(&ask(&["--json"])).unwrap();
+    assert_eq!((json["near_misses"].as_array().unwrap().len(), &json["more"]), (10, &Value::from(3)));
 }
 
 #[tokio::test]

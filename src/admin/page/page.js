@@ -403,6 +403,7 @@ $("explain").onsubmit = async (event) => {
     if (told.upstream) add("Account", [told.profile || "none (no credential)", ...told.also].join(", also "));
     if (told.upstream) add("Upstream", told.upstream);
     for (const miss of told.near_misses) add(`Not ${miss.route}`, miss.reasons.join("; "));
+    if (told.more) add("And not", `${told.more} more`);
   } catch (error) { add("Not understood", error.message); }
   $("answer").replaceChildren(list);
 };
