@@ -33,8 +33,10 @@ pub(super) fn run(configured: &Configured, args: &LogArgs) -> Result<ExitCode, F
     }
     let environment = configured.loaded.settings.environment.clone();
     let overrides = args.clone();
+    // For people who are elsewhere: those who ask the gateway, and those who read its log.
+    let path = std::path::absolute(&configured.path).unwrap_or_else(|_| configured.path.clone());
     let origin = Origin {
-        path: configured.path.clone(),
+        path: path.clone(),
         environment: environment.clone(),
         overrides: Box::new(move |settings| override_with(&overrides, settings)),
         inherited: Arc::new(inherited),
@@ -53,7 +55,7 @@ pub(super) fn run(configured: &Configured, args: &LogArgs) -> Result<ExitCode, F
         tracing::info!(%address, "admin listening");
     }
     tracing::info!(
-        config = %configured.path.display(),
+        config = %path.display(),
         environment,
         version = env!("CARGO_PKG_VERSION"),
         "keybearer runs"
