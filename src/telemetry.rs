@@ -1,5 +1,6 @@
 //! Logs, metrics and traces. Knows names, numbers and durations; nothing of what it measures.
 
+pub mod colour;
 pub mod listeners;
 pub mod log;
 pub mod metrics;

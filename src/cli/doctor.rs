@@ -1,11 +1,6 @@
 //! `keybearer doctor`: what the doctor found, for people and for programs.
 
-use std::{
-    fmt::Write as _,
-    io::{self, IsTerminal},
-    process::ExitCode,
-    sync::Arc,
-};
+use std::{fmt::Write as _, io, process::ExitCode, sync::Arc};
 
 use serde_json::{Value, json};
 
@@ -15,6 +10,7 @@ use crate::{
         self, Progress, Report, Wish,
         step::{Case, Outcome, Step},
     },
+    telemetry::colour,
 };
 
 pub(super) fn doctor(configured: &Configured, wish: Wish, as_json: bool) -> Result<ExitCode, Failure> {
@@ -33,13 +29,13 @@ pub(super) fn doctor(configured: &Configured, wish: Wish, as_json: bool) -> Resu
     let report = runtime.block_on(doctor::examine(settings, &wish, progress()));
     // A resolver that hangs holds a thread that nobody waits for.
     runtime.shutdown_background();
-    if io::stderr().is_terminal() {
+    if colour::can_redraw(&io::stderr()) {
         say("\r\x1b[K");
     }
     print(&if as_json {
         json_of(&report).to_string() + "\n"
     } else {
-        text(&report, io::stdout().is_terminal())
+        text(&report, colour::is_wanted(&io::stdout()))
     })?;
     Ok(if report.is_well() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
@@ -61,7 +57,7 @@ fn is_defined<'a>(
 
 /// One line on a terminal that says how far it is; nothing elsewhere.
 fn progress() -> Progress {
-    if !io::stderr().is_terminal() {
+    if !colour::can_redraw(&io::stderr()) {
         return Arc::new(|_, _| {});
     }
     Arc::new(|done, total| say(&format!("\r\x1b[Kexamined {done} of {total}")))

@@ -5,6 +5,8 @@ use std::io::{self, IsTerminal};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{EnvFilter, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
+use crate::telemetry::colour;
+
 /// The target of access lines, for filters: `access=off` silences them.
 pub const ACCESS: &str = "access";
 
@@ -34,7 +36,7 @@ pub enum Format {
     /// Human on a terminal, JSON elsewhere.
     #[default]
     Auto,
-    /// Short lines with colour.
+    /// Short lines, with colour where it is wanted.
     Human,
     /// One JSON object a line.
     Json,
@@ -90,7 +92,7 @@ pub fn start(settings: &Settings, filter: Option<&str>) -> Result<Log, StartErro
         None => of_level(settings.level),
     };
     let (filter, reloading) = reload::Layer::new(filter);
-    let is_terminal = io::stderr().is_terminal();
+    let (is_terminal, has_colour) = (io::stderr().is_terminal(), colour::is_wanted(&io::stderr()));
     let json = match settings.format {
         Format::Auto => !is_terminal,
         Format::Human => false,
@@ -106,7 +108,7 @@ pub fn start(settings: &Settings, filter: Option<&str>) -> Result<Log, StartErro
         let layer = fmt::layer().json().flatten_event(true).with_writer(writer);
         registry.with(layer).try_init()
     } else {
-        registry.with(fmt::layer().with_writer(writer).with_ansi(is_terminal)).try_init()
+        registry.with(fmt::layer().with_writer(writer).with_ansi(has_colour)).try_init()
     }
     .map_err(|_| StartError::Twice)?;
     let handle = Handle { dropped, filter: (!is_given).then_some(reloading) };

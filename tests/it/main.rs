@@ -84,3 +84,4 @@ mod traces;
 mod uploads; // bodies, large and interrupted
 mod upstreams; // connections to upstreams: HTTP/2, TLS, sharing, ends
 mod websocket; // upgraded connections, over HTTP/1.1 and HTTP/2
+mod words; // what is said to an operator who has mistyped something

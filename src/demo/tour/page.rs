@@ -2,9 +2,10 @@
 //!
 //! It knows nothing of what is shown. Colour and lines that are rewritten are for terminals only.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 
 use super::answer::Answer;
+use crate::telemetry::colour;
 
 /// Text is broken here; wider is tiring to read.
 const WIDTH: usize = 92;
@@ -29,11 +30,10 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    /// What standard output is, and what the person asked for (<https://no-color.org>).
+    /// What standard output is, and what the person asked for.
     pub(super) fn of_stdout() -> Screen {
-        let live = io::stdout().is_terminal();
-        let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Screen { colour: live && !unwanted, live }
+        let out = io::stdout();
+        Screen { colour: colour::is_wanted(&out), live: colour::can_redraw(&out) }
     }
 }
 

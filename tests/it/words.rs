@@ -1,0 +1,66 @@
+//! What is said to an operator who has mistyped something, or whose machine lacks something.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+use crate::{
+    process::command,
+    terminal::Terminal,
+};
+
+/// The least that is a configuration; it can be added to.
+const LEAST: &str = "listeners: {l: {address: \"127.0.0.1:0\"}}\nroutes: {r: {upstream: \"http://127.0.0.1:9\", profile: none}}\n";
+
+/// The command in a folder where this is `keybearer.yaml`.
+fn of(folder: &Path, yaml: &str, line: &str) -> Command {
+    fs::write(folder.join("keybearer.yaml"), yaml).unwrap();
+    let mut command = command(&line.split(' ').collect::<Vec<_>>());
+    for name in ["KEYBEARER_ADMIN", "NO_COLOR", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
+        command.env_remove(name);
+    }
+    command.env("TERM", "xterm").current_dir(folder);
+    command
+}
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Runs it and expects this exit code.
+#[track_caller]
+fn run(mut command: Command, code: i32) -> String {
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(code), "{}", said(&output));
+    said(&output)
+}
+
+#[track_caller]
+fn has(words: &str, expected: &[&str]) {
+    for part in expected {
+        assert!(words.contains(part), "{part:?} is not in\n{words}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_gets_colour_who_wants_none_and_the_log_names_the_whole_path() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, value) in [("TERM", "dumb"), ("NO_COLOR", "1"), ("NO_COLOR", "")] {
+        let mut run = of(folder.path(), LEAST, "run -c keybearer.yaml");
+        run.env(name, value);
+        let terminal = Terminal::start(run, 40, 200);
+        terminal.until("keybearer runs").await;
+        terminal.interrupt();
+        let (status, shown) = terminal.end().await;
+        assert_eq!(status.code(), Some(0), "{shown}");
+        assert_eq!(shown.contains('\x1b'), value.is_empty(), "{name}={value}: {shown:?}");
+        has(&shown, &[&format!("{}/keybearer.yaml", folder.path().display())]);
+        let mut doctor = of(folder.path(), LEAST, "doctor");
+        doctor.env(name, value);
+        let (_, shown) = Terminal::start(doctor, 40, 200).end().await;
+        assert_eq!(shown.contains("\x1b[3"), value.is_empty(), "{name}={value}: {shown:?}");
+        assert!(shown.contains("examined") && (name != "TERM" || !shown.contains('\x1b')), "{shown:?}");
+    }
+}
