@@ -16,6 +16,7 @@ use crate::{
     telemetry::log,
 };
 
+mod check;
 mod client;
 mod doctor;
 mod explain;
@@ -207,7 +208,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Init(args) => init::init(&args),
         Command::Run { config, log } => run::run(&config.load()?, &log),
-        Command::Check { config } => check(&config),
+        Command::Check { config } => check::check(&config),
         Command::Explain { method, url, headers, json, config } => {
             print(&explain::explain(&config.inspect()?, &method, &url, &headers, json)?)
         }
@@ -296,29 +297,6 @@ fn complaint(path: &Path, problems: &config::problem::Problems) -> String {
         n => format!("{n} problems"),
     };
     format!("{}\n\n{} has {count}\n", problems.to_string().trim_end(), path.display())
-}
-
-fn check(args: &ConfigArgs) -> Result<ExitCode, Failure> {
-    let Configured { path, loaded } = args.load()?;
-    for warning in &loaded.warnings {
-        say(&format!("warning: {}\n", warning.to_string().trim_end()));
-    }
-    let settings = &loaded.settings;
-    let environments = match loaded.environments.as_slice() {
-        [] => String::new(),
-        names => format!(", {} ({})", counted(names.len(), "environment"), names.join(", ")),
-    };
-    print(&format!(
-        "{} is valid: {}, {}, {}{environments}\n",
-        path.display(),
-        counted(settings.listeners.len(), "listener"),
-        counted(settings.profiles.len(), "profile"),
-        counted(settings.routes.len(), "route"),
-    ))
-}
-
-fn counted(n: usize, what: &str) -> String {
-    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 /// Writes a result. A reader who has seen enough, such as `head`, is no failure.

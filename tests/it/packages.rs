@@ -15,7 +15,7 @@ use crate::{authority::Authority, process::command};
 /// What `systemd-analyze security` may say of the unit. 10 is a unit without any hardening.
 const EXPOSURE_MAX: f64 = 2.0;
 /// Where the manifests mount what the configuration reads.
-const MOUNTS: [&str; 2] = ["/run/secrets/keybearer", "/etc/keybearer-admin"];
+const MOUNTS: [&str; 3] = ["/run/secrets/keybearer", "/etc/keybearer-admin", "/var/lib/keybearer"];
 /// Kubernetes versions that the manifests are valid for: the oldest with all that they use, and a new one.
 const VERSIONS: [&str; 2] = ["1.31", "1.37"];
 

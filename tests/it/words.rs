@@ -44,6 +44,35 @@ fn has(words: &str, expected: &[&str]) {
     }
 }
 
+#[test]
+fn check_warns_of_what_would_keep_the_gateway_from_starting_here() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("file.sock"), "mine").unwrap();
+    let yaml = LEAST.replace(
+        "listeners: {",
+        "state_dir: /proc/none/state\nadmin: {address: \"unix:file.sock\"}\nlisteners: {u: {address: \"unix:none/u.sock\"}, ",
+    );
+    let words = run(of(folder.path(), &yaml, "check"), 0);
+    has(
+        &words,
+        &[
+            "keybearer.yaml is valid",
+            "listener \"u\": address: the folder ",
+            "/none is not there (make it",
+            "admin: address: ",
+            "/file.sock is no socket, so none can be made there",
+            "state_dir: /proc/none/state cannot be made: this user can make no folder in /proc: ",
+        ],
+    );
+    // What could be made is made by nobody yet.
+    let fine = format!("state_dir: a/b\n{LEAST}");
+    let words = run(of(folder.path(), &fine, "check"), 0);
+    assert!(!words.contains("warning"), "{words}");
+    let names: Vec<_> =
+        fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 2, "{names:?}");
+}
+
 #[tokio::test]
 async fn nobody_gets_colour_who_wants_none_and_the_log_names_the_whole_path() {
     let folder = tempfile::tempdir().unwrap();
