@@ -9,7 +9,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 use crate::{
     config::{self, Loaded},
@@ -190,7 +190,8 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 /// Parses the command line, does what it says and gives the exit code.
 pub fn main() -> ExitCode {
     // clap answers --help with 0 and bad usage with 2 by itself.
-    let cli = Cli::parse();
+    let mut matches = without_empty_variables(Cli::command()).get_matches();
+    let cli = Cli::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit());
     match dispatch(cli.command) {
         Ok(code) => code,
         Err(Failure::Failed(error)) => {
@@ -202,6 +203,14 @@ pub fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// A variable that is set to nothing says nothing: environment files and compose files have such lines.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty =
+        |arg: &clap::Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+    let command = command.mut_args(|arg| if is_empty(&arg) { arg.env(None::<&str>) } else { arg });
+    command.mut_subcommands(without_empty_variables)
 }
 
 fn dispatch(command: Command) -> Result<ExitCode, Failure> {

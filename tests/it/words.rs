@@ -93,3 +93,18 @@ async fn nobody_gets_colour_who_wants_none_and_the_log_names_the_whole_path() {
         assert!(shown.contains("examined") && (name != "TERM" || !shown.contains('\x1b')), "{shown:?}");
     }
 }
+
+#[test]
+fn a_variable_that_is_set_to_nothing_says_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut check = of(folder.path(), LEAST, "check");
+    for name in ["KEYBEARER_CONFIG", "KEYBEARER_ENVIRONMENT", "KEYBEARER_LOG"] {
+        check.env(name, "");
+    }
+    has(&run(check, 0), &["is valid"]);
+    let mut status = of(folder.path(), LEAST, "status");
+    for name in ["KEYBEARER_ADMIN", "KEYBEARER_ADMIN_CERTIFICATE", "KEYBEARER_ADMIN_KEY"] {
+        status.env(name, "");
+    }
+    has(&run(status, 2), &["the configuration has no admin listener to ask"]);
+}
