@@ -186,6 +186,55 @@ fn for_the_unit_it_says_which_files_its_user_cannot_reach() {
 }
 
 #[test]
+fn what_the_provider_has_no_use_for_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let to = "init --secret-file a --upstream https://a.example";
+    for (line, flag) in [
+        ("--provider static --tenant contoso.onmicrosoft.com", "--tenant"),
+        ("--provider static --scope api://a/.default", "--scope"),
+        ("--provider static --client-id crm", "--client-id"),
+        ("--provider oauth2 --issuer https://id.example --client-id crm --tenant contoso", "--tenant"),
+        (&format!("--provider entra {APP} {SCOPE} --token-url https://id.example/token"), "--token-url"),
+    ] {
+        let output = run(folder.path(), &format!("{to} {line}"));
+        assert_eq!(output.status.code(), Some(2), "{line}: {}", said(&output));
+        let words = format!("{flag} means nothing for --provider ");
+        assert!(said(&output).contains(&words), "{line}: {}", said(&output));
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn certificate_and_key_in_two_files_are_asked_for_in_both() {
+    let folder = tempfile::tempdir().unwrap();
+    let proof = "--certificate-file a.pem --key-file a.key";
+    let line = format!("init --provider entra {APP} {SCOPE} --upstream https://a.example {proof}");
+    let words = said(&run(folder.path(), &line));
+    assert!(words.contains("put the certificate into a.pem and its key into a.key"), "{words}");
+}
+
+#[tokio::test]
+async fn a_token_endpoint_that_is_given_for_an_issuer_is_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let line = "init --provider oauth2 --client-id crm --scope crm.read --secret-file a --upstream https://a.example \
+                --prefix / --listen 127.0.0.1:8080 --force";
+    for (url, key) in [
+        ("https://sso.example/as/token.oauth2", "token_url"),
+        ("https://id.example/oauth2/v2.0/token", "token_url"),
+        ("https://id.example/oauth/access_token/", "token_url"),
+        ("https://id.example/realms/token/main", "issuer"),
+        ("https://token.example", "issuer"),
+    ] {
+        let mut terminal = Terminal::start(of(folder.path(), line), 40, 120);
+        terminal.answer("or its token endpoint, as a URL:", url).await;
+        let (status, shown) = terminal.end().await;
+        assert_eq!(status.code(), Some(0), "{shown}");
+        let yaml = fs::read_to_string(folder.path().join("keybearer.yaml")).unwrap();
+        assert!(yaml.contains(&format!("{key}: {url}\n")), "{url}: {yaml}");
+    }
+}
+
+#[test]
 fn a_path_means_the_same_in_a_file_that_is_elsewhere() {
     let folder = tempfile::tempdir().unwrap();
     provide(folder.path());

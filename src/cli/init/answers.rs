@@ -120,10 +120,33 @@ pub(super) fn gather(args: &InitArgs, mut asker: Asker) -> Result<Answers, Failu
         default: Some("127.0.0.1:8080"),
         check: is_address,
     })?;
+    if let Some(provider) = provider {
+        strays(args, provider).for_each(|flaw| asker.flaw(flaw));
+    }
     asker.finish()?;
     // Without an account a flaw was noted, so the asker has ended this.
     let account = account.ok_or_else(|| anyhow::anyhow!("the account is not known"))?;
     Ok(Answers { account, upstream, prefix, listen })
+}
+
+/// Flags that the provider has no use for.
+fn strays(args: &InitArgs, provider: Provider) -> impl Iterator<Item = String> {
+    let (name, is_entra, is_oauth2) = match provider {
+        Provider::Entra => ("entra", true, false),
+        Provider::ManagedIdentity => ("managed-identity", false, false),
+        Provider::Oauth2 => ("oauth2", false, true),
+        Provider::Static => ("static", false, false),
+    };
+    let is_static = provider == Provider::Static;
+    let flags = [
+        ("--tenant", args.tenant.is_some() && !is_entra),
+        ("--client-id", args.client_id.is_some() && is_static),
+        ("--scope", args.scope.is_some() && is_static),
+        ("--issuer", args.issuer.is_some() && !is_oauth2),
+        ("--token-url", args.token_url.is_some() && !is_oauth2),
+    ];
+    let strays = flags.into_iter().filter(|(_, is_stray)| *is_stray);
+    strays.map(move |(flag, _)| format!("{flag} means nothing for --provider {name}; leave it out"))
 }
 
 fn entra(args: &InitArgs, asker: &mut Asker) -> Result<Account, Failure> {
@@ -204,9 +227,7 @@ fn oauth2(args: &InitArgs, asker: &mut Asker) -> Result<Option<Account>, Failure
                 default: None,
                 check: is_url,
             })?;
-            // Issuers hardly ever have such a path, token endpoints do.
-            let is_endpoint = url.trim_end_matches('/').ends_with("token");
-            if is_endpoint { Server::TokenUrl(url) } else { Server::Issuer(url) }
+            if is_token_endpoint(&url) { Server::TokenUrl(url) } else { Server::Issuer(url) }
         }
     };
     let client_id = word(asker, "--client-id", args.client_id.as_deref(), "The client id", false)?;
@@ -220,6 +241,15 @@ fn oauth2(args: &InitArgs, asker: &mut Asker) -> Result<Option<Account>, Failure
     let secret = secret(args, asker, "the client secret")?;
     let scope = Some(scope).filter(|scope| !scope.is_empty());
     Ok(secret.map(|secret| Account::Oauth2 { server, client_id, scope, secret }))
+}
+
+/// Issuers hardly ever have such a path, token endpoints do: `/token`, `/access_token`, `/as/token.oauth2`.
+fn is_token_endpoint(url: &str) -> bool {
+    let path = Url::parse(url).map(|url| url.path().trim_end_matches('/').to_ascii_lowercase());
+    path.is_ok_and(|path| {
+        let last = path.rsplit('/').next().unwrap_or_default();
+        last.split('.').next().unwrap_or_default().ends_with("token")
+    })
 }
 
 /// Where the secret is kept, of an account that has nothing else.

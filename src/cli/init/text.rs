@@ -230,7 +230,13 @@ fn provide(answers: &Answers, args: &InitArgs) -> Option<String> {
              sudo install -D -m 600 /dev/stdin /etc/keybearer/secrets/{name}\n     \
              {unit}   [Service] LoadCredential={name}:/etc/keybearer/secrets/{name}"
         ),
-        (Account::Entra { proof: Proof::Certificate { file, .. }, .. }, None) => {
+        (Account::Entra { proof: Proof::Certificate { file, key: Some(key) }, .. }, None) => {
+            format!(
+                "put the certificate into {file} and its key into {key}{reach}, and upload the certificate, without the \
+                 key, to the app registration"
+            )
+        }
+        (Account::Entra { proof: Proof::Certificate { file, key: None }, .. }, None) => {
             format!(
                 "put the certificate with its key into {file}{reach}, and upload it, without the key, to the app \
                  registration"
