@@ -272,7 +272,8 @@ impl ConfigArgs {
         }
         CONFIG_PLACES.iter().map(PathBuf::from).find(|path| path.exists()).ok_or_else(|| {
             Failure::Bad(format!(
-                "no configuration: name one with --config FILE or KEYBEARER_CONFIG, or put it at {}\n",
+                "no configuration: name one with --config FILE or KEYBEARER_CONFIG, or put it at {}; keybearer init \
+                 writes a first one\n",
                 CONFIG_PLACES.join(" or ")
             ))
         })

@@ -109,7 +109,16 @@ impl AdminArgs {
     }
 
     fn found(&self) -> Result<Found, Failure> {
-        let path = ConfigArgs { config: self.config.clone(), environment: None }.path()?;
+        let path =
+            ConfigArgs { config: self.config.clone(), environment: None }.path().map_err(|failure| {
+                match failure {
+                    Failure::Bad(words) => Failure::Bad(format!(
+                        "{}; for a gateway elsewhere, say --admin ADDRESS:PORT\n",
+                        words.trim_end()
+                    )),
+                    failed => failed,
+                }
+            })?;
         config::find_admin(&path).map_err(|problems| {
             let words = "the admin listener cannot be made out; say --admin ADDRESS:PORT";
             Failure::Bad(format!("{}keybearer: {words}\n", complaint(&path, &problems)))

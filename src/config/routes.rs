@@ -45,7 +45,8 @@ pub(super) fn forwarded(field: &Option<Field<file::Forwarded>>) -> Option<Forwar
 pub(super) fn lower(file: &file::File, defaults: &Defaults, cx: &Context<'_>) -> Vec<Entry<RouteSettings>> {
     let Some((at, routes)) = file.routes.get() else { return Vec::new() };
     if routes.0.is_empty() {
-        cx.problem(at, "routes: there must be at least one (config/minimal.yaml has an example)");
+        let example = "api: {upstream: https://api.example.com, profile: none}";
+        cx.problem(at, format!("routes: there must be at least one (for example `{example}`)"));
     }
     let profiles: Vec<&str> = given(&file.profiles)
         .map(|(_, all)| all.iter().map(|(_, name, _)| name).collect())

@@ -140,7 +140,7 @@ impl<'t, P: Iterator<Item = Result<(Event<'t>, Span), ScanError>>> Builder<'_, '
         }
         let start = Position { line: 1, column: 1 };
         root.ok_or_else(|| {
-            stop(start, "the file is empty (config/minimal.yaml shows the least that is needed)")
+            stop(start, "the file is empty (keybearer init --force writes a first configuration over it)")
         })
     }
 

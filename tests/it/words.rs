@@ -108,3 +108,15 @@ fn a_variable_that_is_set_to_nothing_says_nothing() {
     }
     has(&run(status, 2), &["the configuration has no admin listener to ask"]);
 }
+
+#[test]
+fn whoever_has_no_configuration_is_told_how_to_get_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let nowhere = |line: &str| {
+        let command = of(folder.path(), "", line);
+        fs::remove_file(folder.path().join("keybearer.yaml")).unwrap();
+        run(command, 2)
+    };
+    has(&nowhere("run"), &["--config FILE", "keybearer init writes a first one"]);
+    has(&nowhere("status"), &["keybearer init", "say --admin ADDRESS:PORT"]);
+}
