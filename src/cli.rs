@@ -151,7 +151,7 @@ struct LogArgs {
     /// The form of log lines; overrides the file
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
-    /// A tracing filter such as info,access=off; overrides both
+    /// What is logged, as a tracing filter such as info,access=off; overrides --log-level and the file's level
     #[arg(long, value_name = "FILTER", env = "KEYBEARER_LOG")]
     log_filter: Option<String>,
 }

@@ -19,14 +19,17 @@ use crate::{
     telemetry::log,
 };
 
+/// The variable that says what `--log-filter` does.
+const FILTER: &str = "KEYBEARER_LOG";
+
 pub(super) fn run(configured: &Configured, args: &LogArgs) -> Result<ExitCode, Failure> {
     harden();
     // Before there are threads: it changes the environment.
     let (inherited, useless) = Inherited::from_environment();
     let mut settings = configured.loaded.settings.clone();
     override_with(args, &mut settings);
-    let log = log::start(&settings.log, args.log_filter.as_deref())
-        .map_err(|error| Failure::Bad(format!("keybearer: {error}\n")))?;
+    let log =
+        log::start(&settings.log, args.log_filter.as_deref()).map_err(|error| not_begun(&error, args))?;
     report_panics();
     for problem in useless {
         tracing::warn!("{problem}");
@@ -69,6 +72,18 @@ pub(super) fn run(configured: &Configured, args: &LogArgs) -> Result<ExitCode, F
     }
     tracing::info!("keybearer has stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+fn not_begun(error: &log::StartError, args: &LogArgs) -> Failure {
+    let variable = std::env::var(FILTER).ok();
+    Failure::Bad(match error {
+        // Said twice alike it does not matter who said it.
+        log::StartError::Filter(_) if variable == args.log_filter => {
+            format!("keybearer: {FILTER} is {error}\n")
+        }
+        log::StartError::Filter(_) => format!("keybearer: --log-filter is {error}\n"),
+        log::StartError::Twice => format!("keybearer: {error}\n"),
+    })
 }
 
 /// What the command line says otherwise.

@@ -81,7 +81,7 @@ impl Log {
     }
 }
 
-/// Starts logging for the whole process. `filter` (`KEYBEARER_LOG`) overrides the level.
+/// Starts logging for the whole process. `filter` overrides the level.
 ///
 /// # Errors
 /// When `filter` is no `tracing` filter, or a log has been started before.
@@ -119,7 +119,7 @@ pub fn start(settings: &Settings, filter: Option<&str>) -> Result<Log, StartErro
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The filter does not parse.
-    #[error("KEYBEARER_LOG is no filter: {0} (write for instance info,access=off)")]
+    #[error("no filter: {0} (write for instance info,access=off)")]
     Filter(String),
     /// There is one already.
     #[error("the log has been started already")]

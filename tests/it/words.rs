@@ -120,3 +120,13 @@ fn whoever_has_no_configuration_is_told_how_to_get_one() {
     has(&nowhere("run"), &["--config FILE", "keybearer init writes a first one"]);
     has(&nowhere("status"), &["keybearer init", "say --admin ADDRESS:PORT"]);
 }
+
+#[test]
+fn a_filter_that_is_none_is_named_by_where_it_was_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let words = run(of(folder.path(), LEAST, "run --log-filter a=b=c"), 2);
+    has(&words, &["keybearer: --log-filter is no filter: "]);
+    let mut by_variable = of(folder.path(), LEAST, "run");
+    by_variable.env("KEYBEARER_LOG", "a=b=c");
+    has(&run(by_variable, 2), &["keybearer: KEYBEARER_LOG is no filter: "]);
+}
