@@ -176,14 +176,26 @@ impl Client {
             (_, Some(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)) => {
                 "does it run (systemctl status keybearer), with this configuration? else say --admin"
             }
+            (Door::Url(url), _) if url.scheme() == "https" && speaks_no_tls(&why) => {
+                "the port does not speak TLS: say ADDRESS:PORT or http:// with --admin, if it is the admin listener's"
+            }
             (Door::Url(url), _) if url.scheme() == "https" => {
                 "trust its authority with --ca FILE, or name its configuration with --config FILE"
+            }
+            // What a listener with TLS says to it is no HTTP.
+            (Door::Url(_), _) if why.contains("invalid HTTP version") => {
+                "the port speaks TLS, or no HTTP at all: say https:// with --admin"
             }
             (Door::Url(_), _) => "if its admin listener has tls, say https:// with --admin",
             (Door::Unix(_), _) => "see that the socket is the admin listener's",
         };
         anyhow!("no gateway answers at {door}: {why}\n  next: {next}").into()
     }
+}
+
+/// Whether the TLS library has met something else.
+fn speaks_no_tls(why: &str) -> bool {
+    why.contains("InvalidContentType") || why.contains("corrupt message")
 }
 
 /// Whether nobody else can read what goes there.

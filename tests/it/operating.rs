@@ -179,7 +179,7 @@ async fn a_gateway_with_tls_is_known_by_the_certificate_of_its_configuration() {
     let renewed = async { while keybearer(&stage, &ca).await.status.code() != Some(0) {} };
     tokio::time::timeout(PATIENCE, renewed).await.expect("the new certificate is used");
     let plain = format!("status --admin http://{address}");
-    has(&run(&stage, &plain, 1).await, &["say https://"]);
+    has(&run(&stage, &plain, 1).await, &["the port speaks TLS", "say https://"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,6 +8,7 @@ use std::{
 
 use crate::{
     process::command,
+    stage::Stage,
     terminal::Terminal,
 };
 
@@ -129,4 +130,15 @@ fn a_filter_that_is_none_is_named_by_where_it_was_said() {
     let mut by_variable = of(folder.path(), LEAST, "run");
     by_variable.env("KEYBEARER_LOG", "a=b=c");
     has(&run(by_variable, 2), &["keybearer: KEYBEARER_LOG is no filter: "]);
+}
+
+#[tokio::test]
+async fn a_port_without_tls_is_told_as_such() {
+    let stage = Stage::start().await;
+    let admin = stage.gateway.admin().unwrap();
+    let line = format!("status --admin https://{admin}");
+    let command = of(stage.folder.path(), LEAST, &line);
+    let words = tokio::task::spawn_blocking(|| run(command, 1)).await.unwrap();
+    has(&words, &["the port does not speak TLS", "http://"]);
+    assert!(!words.contains("--ca"), "{words}");
 }
