@@ -53,6 +53,7 @@ mod reload;
 mod running;
 pub mod service;
 pub mod switches;
+mod undefined;
 mod worker;
 
 use administering::Admin;

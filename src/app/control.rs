@@ -21,6 +21,7 @@ use crate::{
         reading::{Prepared, environment, now, read},
         service,
         switches::{Store, Switches},
+        undefined::undefined,
     },
     config::{self, Loaded, Settings, problem::Problems},
     listen::inherited::Inherited,
@@ -63,6 +64,11 @@ pub enum ChangeError {
         /// What there is.
         defined: String,
     },
+    /// A switch changes accounts; it takes none away.
+    #[error(
+        "a switch gives a route another account and cannot take its account away (set profile: none in the file, and reload)"
+    )]
+    NoAccount,
     /// It is so already.
     #[error("{0}; nothing was changed")]
     Already(String),
@@ -347,7 +353,7 @@ impl Control {
         let Some(route) = &wish.route else {
             let from = environment(&self.origin, &state.switches);
             if let Some(name) = wish.to.as_ref().filter(|name| !state.environments.contains(name)) {
-                return Err(unknown("environment", name, state.environments.iter().map(String::as_str)));
+                return Err(undefined("environment", name, state.environments.iter().map(String::as_str)));
             }
             return match from == wish.to {
                 true => Err(ChangeError::Already("this environment is in force already".into())),
@@ -355,12 +361,15 @@ impl Control {
             };
         };
         let Some(entry) = serving.routes.iter().find(|entry| entry.name == *route) else {
-            return Err(unknown("route", route, serving.routes.iter().map(|entry| entry.name.as_str())));
+            return Err(undefined("route", route, serving.routes.iter().map(|entry| entry.name.as_str())));
         };
         let profiles = || serving.profiles.iter().map(|profile| profile.profile.name.as_str());
         let profile = wish.to.as_deref().unwrap_or("none");
+        if profile == "none" {
+            return Err(ChangeError::NoAccount);
+        }
         if !profiles().any(|name| name == profile) {
-            return Err(unknown("profile", profile, profiles()));
+            return Err(undefined("profile", profile, profiles()));
         }
         let from = entry.target.profile.clone();
         if from.as_deref() == Some(profile) {
@@ -382,12 +391,4 @@ fn no_token(error: ReloadError) -> ChangeError {
         ReloadError::Profile(profile, why) => ChangeError::NoToken(profile, why),
         other => other.into(),
     }
-}
-
-fn unknown<'a>(what: &'static str, name: &str, all: impl Iterator<Item = &'a str>) -> ChangeError {
-    let mut defined: Vec<_> = all.take(20).map(|name| format!("\"{name}\"")).collect();
-    if defined.is_empty() {
-        defined.push("none".into());
-    }
-    ChangeError::Unknown { what, name: name.to_owned(), defined: defined.join(", ") }
 }

@@ -46,7 +46,7 @@ fn refusal(error: &ChangeError) -> Refusal {
     let (status, code) = match error {
         ChangeError::Problems(_) => (StatusCode::UNPROCESSABLE_ENTITY, "configuration_invalid"),
         ChangeError::Reload(_) => (StatusCode::CONFLICT, "cannot_be_put_in_force"),
-        ChangeError::Unknown { .. } => (StatusCode::NOT_FOUND, "not_defined"),
+        ChangeError::Unknown { .. } | ChangeError::NoAccount => (StatusCode::NOT_FOUND, "not_defined"),
         ChangeError::Already(_) => (StatusCode::CONFLICT, "already_so"),
         ChangeError::NoToken(..) => (StatusCode::BAD_GATEWAY, "no_token"),
         ChangeError::NotKept(_) => (StatusCode::INSUFFICIENT_STORAGE, "not_kept"),

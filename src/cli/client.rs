@@ -17,7 +17,7 @@ use crate::{
     cli::{
         Failure, pinned,
         place::{Door, Place},
-        say,
+        print, say,
     },
     outbound,
 };
@@ -37,11 +37,14 @@ pub(super) struct Client {
     runtime: Runtime,
     place: Place,
     base: String,
+    /// Whether a refusal is printed as the API said it, before it is told in words.
+    prints_refusals: bool,
 }
 
 impl Client {
-    /// A client for `place`. Nothing is sent yet.
-    pub(super) fn new(place: Place) -> Result<Self, Failure> {
+    /// A client for `place`. Nothing is sent yet. With `prints_refusals`, for programs, what the API answers to a change
+    /// is printed also when it is no.
+    pub(super) fn new(place: Place, prints_refusals: bool) -> Result<Self, Failure> {
         // A proxy has no business between a person and this gateway.
         let builder = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
         let (builder, base) = match &place.door {
@@ -56,7 +59,7 @@ impl Client {
             }
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(Self { http: builder.build()?, runtime, place, base })
+        Ok(Self { http: builder.build()?, runtime, place, base, prints_refusals })
     }
 
     /// Where commands may wait for time and signals.
@@ -118,7 +121,12 @@ impl Client {
         }
         match serde_json::from_slice::<Value>(&body) {
             Ok(answer) if status.is_success() => Ok(answer),
-            Ok(problem) if !is_fault => Err(self.refused(status, &problem)),
+            Ok(problem) if !is_fault => {
+                if self.prints_refusals && problem.get("code").is_some() {
+                    print(&format!("{problem}\n"))?;
+                }
+                Err(self.refused(status, &problem))
+            }
             _ => Err(self.strange(status)),
         }
     }

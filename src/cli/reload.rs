@@ -28,7 +28,7 @@ pub(super) struct ReloadArgs {
 }
 
 pub(super) fn reload(args: &ReloadArgs) -> Result<ExitCode, Failure> {
-    let client = Client::new(args.admin.place()?)?;
+    let client = Client::new(args.admin.place()?, args.json)?;
     let answer = client.change(Method::POST, "/reload", &json!({}))?;
     if args.json {
         return print(&format!("{answer}\n"));

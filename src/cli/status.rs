@@ -70,7 +70,7 @@ fn interval(text: &str) -> Result<Duration, String> {
 }
 
 pub(super) fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
-    let client = Client::new(args.admin.place()?)?;
+    let client = Client::new(args.admin.place()?, false)?;
     if args.watch {
         return client.runtime().block_on(watch(&client, args));
     }

@@ -7,13 +7,16 @@ use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::cli::{
-    Failure,
-    client::Client,
-    place::AdminArgs,
-    print, report,
-    times::{ahead, clock_time, now},
-    told::{self, Configuration},
+use crate::{
+    admin::changes,
+    cli::{
+        Failure,
+        client::Client,
+        place::AdminArgs,
+        print, report,
+        times::{ahead, clock_time, now},
+        told::{self, Configuration},
+    },
 };
 
 /// The word for no environment.
@@ -49,7 +52,7 @@ pub(super) struct SwitchArgs {
     #[arg(short, long, value_name = "NAME", conflicts_with = "list")]
     environment: Option<String>,
     /// Go back by itself after this long, such as 90s, 30m, 8h, 2d
-    #[arg(long = "for", value_name = "SPAN", conflicts_with_all = ["undo", "list"])]
+    #[arg(long = "for", value_name = "SPAN", value_parser = span, conflicts_with_all = ["undo", "list"])]
     lasts: Option<String>,
     /// Only try whether it could be done; the new account's token is obtained
     #[arg(long, conflicts_with_all = ["undo", "list"])]
@@ -67,6 +70,14 @@ pub(super) struct SwitchArgs {
     admin: AdminArgs,
 }
 
+/// The API would say the same, in the words of its own body.
+fn span(text: &str) -> Result<String, String> {
+    match changes::span(text) {
+        Some(_) => Ok(text.to_owned()),
+        None => Err("not a span (such as 90s, 30m, 8h or 2d)".to_owned()),
+    }
+}
+
 /// What became of it.
 #[derive(Deserialize)]
 struct Outcome {
@@ -78,7 +89,7 @@ struct Outcome {
 }
 
 pub(super) fn switch(args: &SwitchArgs) -> Result<ExitCode, Failure> {
-    let client = Client::new(args.admin.place()?)?;
+    let client = Client::new(args.admin.place()?, args.json)?;
     if args.list {
         return list(&client, args.json);
     }

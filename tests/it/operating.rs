@@ -142,7 +142,10 @@ async fn what_is_asked_badly_is_said_with_what_there_is() {
         &["route \"nowhere\" is not defined (defined: \"orders\")"],
     );
     has(&run(&stage, "switch a/../b%c other", 2).await, &["route \"a/../b%c\" is not defined"]);
-    has(&run(&stage, "switch orders other --for soon", 2).await, &["is a span such as 30s"]);
+    has(
+        &run(&stage, "switch orders other --for soon", 2).await,
+        &["not a span (such as 90s, 30m, 8h or 2d)"],
+    );
     has(&run(&stage, "switch orders account", 1).await, &["already"]);
     for line in
         ["switch", "switch orders", "switch orders other --undo", "switch --list orders", "switch --undo"]

@@ -6,9 +6,11 @@ use std::{
     process::{Command, Output},
 };
 
+use serde_json::Value;
+
 use crate::{
     process::command,
-    stage::Stage,
+    stage::{Plan, Stage},
     terminal::Terminal,
 };
 
@@ -141,4 +143,32 @@ async fn a_port_without_tls_is_told_as_such() {
     let words = tokio::task::spawn_blocking(|| run(command, 1)).await.unwrap();
     has(&words, &["the port does not speak TLS", "http://"]);
     assert!(!words.contains("--ca"), "{words}");
+}
+
+#[tokio::test]
+async fn json_is_printed_of_a_refusal_too_and_the_words_beside_it() {
+    let plan = Plan::default().more("admin: {address: \"unix:admin.sock\"}");
+    let stage = plan.start().await;
+    stage.ready().await;
+    let ask = async |line: &str| {
+        let mut command = command(&line.split(' ').collect::<Vec<_>>());
+        command.current_dir(stage.folder.path()).env("KEYBEARER_ADMIN", "unix:admin.sock");
+        tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+    };
+    let yaml = stage.folder.path().join("keybearer.yaml");
+    fs::write(&yaml, "listeners: {}\n").unwrap();
+    for (line, exit, code, words) in [
+        ("reload --json", 2, "configuration_invalid", "there must be at least one"),
+        ("switch nothing account --json", 2, "not_defined", "\"nothing\" is not defined"),
+        ("switch orders none --json", 2, "not_defined", "cannot take its account away (set profile: none"),
+        ("switch orders account --json", 1, "already_so", "nothing was changed"),
+    ] {
+        let output = ask(line).await;
+        assert_eq!(output.status.code(), Some(exit), "{line}: {}", said(&output));
+        let problem: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(problem["code"], code, "{line}: {problem}");
+        has(&String::from_utf8_lossy(&output.stderr), &[words]);
+    }
+    let quiet = ask("switch orders none").await;
+    assert!(quiet.stdout.is_empty(), "{}", said(&quiet));
 }
