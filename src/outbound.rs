@@ -185,7 +185,7 @@ pub fn reason(error: &(dyn Error + 'static)) -> String {
         innermost = deeper;
         through_proxy |= innermost.to_string().starts_with("tunnel error");
     }
-    let words = printable(&innermost.to_string());
+    let words = printable(&dated(&innermost.to_string()));
     if is_tls(error) {
         format!("the TLS handshake failed: {words}")
     } else if through_proxy {
@@ -193,6 +193,24 @@ pub fn reason(error: &(dyn Error + 'static)) -> String {
     } else {
         words
     }
+}
+
+/// The TLS library's words, with dates where it counts seconds since 1970.
+pub fn dated(words: &str) -> String {
+    let Some((before, rest)) = words.split_once("verification time ") else { return words.to_owned() };
+    let mut numbers = rest.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok());
+    let (Some(now), Some(bound)) = (numbers.next().and_then(date), numbers.next().and_then(date)) else {
+        return words.to_owned();
+    };
+    let bounded = if rest.contains("not valid before") { "it is valid from" } else { "it was valid until" };
+    format!("{before}{bounded} {bound}, and here it is {now}")
+}
+
+/// `2026-11-23 14:30 UTC`.
+fn date(unix: i64) -> Option<String> {
+    let time = x509_parser::time::ASN1Time::from_timestamp(unix).ok()?.to_datetime();
+    let (year, month, day) = (time.year(), u8::from(time.month()), time.day());
+    Some(format!("{year:04}-{month:02}-{day:02} {:02}:{:02} UTC", time.hour(), time.minute()))
 }
 
 /// Whether a cause is of the TLS library; an I/O error hides what it was made of from `source`.
@@ -267,5 +285,23 @@ mod tests {
         let error = io::Error::other(tls);
         assert_eq!(reason(&error), "the TLS handshake failed: invalid peer certificate: UnknownIssuer");
         assert_eq!(reason(&io::Error::other("x\ny")), "x");
+    }
+
+    #[test]
+    fn an_end_of_a_certificate_is_told_as_a_date() {
+        use rustls::{CertificateError::*, pki_types::UnixTime};
+        let at = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        let said = |error| reason(&io::Error::other(rustls::Error::InvalidCertificate(error)));
+        let (early, late) = (1_609_459_200, 1_795_955_829);
+        assert_eq!(
+            said(ExpiredContext { time: at(late), not_after: at(early) }),
+            "the TLS handshake failed: invalid peer certificate: certificate expired: it was valid until 2021-01-01 \
+             00:00 UTC, and here it is 2026-11-29 12:37 UTC"
+        );
+        assert_eq!(
+            said(NotValidYetContext { time: at(early), not_before: at(late) }),
+            "the TLS handshake failed: invalid peer certificate: certificate not valid yet: it is valid from 2026-11-29 \
+             12:37 UTC, and here it is 2021-01-01 00:00 UTC"
+        );
     }
 }

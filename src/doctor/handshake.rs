@@ -20,6 +20,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use crate::{
     clock,
     doctor::network::Tls,
+    outbound,
     upstream::{MinTls, tls},
 };
 
@@ -46,7 +47,7 @@ pub(super) async fn shake(tcp: TcpStream, wish: &Tls) -> (Result<TlsStream<TcpSt
     let outcome = match config(wish, &recorder) {
         Ok((config, name)) => {
             let connecting = TlsConnector::from(Arc::new(config)).connect(name, tcp);
-            connecting.await.map_err(|error| error.to_string())
+            connecting.await.map_err(|error| outbound::dated(&error.to_string()))
         }
         Err(words) => Err(words),
     };
