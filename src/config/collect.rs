@@ -146,9 +146,13 @@ impl<'a> Reader<'a> {
     }
 
     fn map(&self) -> Result<&'a [(Node, Node)], Failed> {
+        self.map_or_nothing().ok_or_else(|| self.expected("a map"))
+    }
+
+    fn map_or_nothing(&self) -> Option<&'a [(Node, Node)]> {
         match self.node.map(|node| &node.value) {
-            Some(Value::Map(entries)) => Ok(entries),
-            _ => Err(self.expected("a map")),
+            Some(Value::Map(entries)) => Some(entries),
+            _ => None,
         }
     }
 
@@ -275,7 +279,12 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Failed> {
-        let entries = self.map()?;
+        let entries = match self.map_or_nothing() {
+            Some(entries) => entries,
+            // Whoever writes a path here means this.
+            None if fields == ["file"] => return Err(self.expected("{file: PATH}")),
+            None => return Err(self.expected("a map")),
+        };
         for (key, _) in entries {
             if !key.text().is_some_and(|word| fields.contains(&word)) {
                 self.stray(name, key, fields);

@@ -224,7 +224,13 @@ impl<'t, P: Iterator<Item = Result<(Event<'t>, Span), ScanError>>> Builder<'_, '
     fn count(&mut self, more: usize, at: Position) -> Result<(), Stop> {
         self.nodes = self.nodes.saturating_add(more);
         if self.nodes > NODES_MAX {
-            return Err(stop(at, format!("more than {NODES_MAX} values, aliases written out")));
+            return Err(stop(
+                at,
+                format!(
+                    "more than {NODES_MAX} values, aliases written out (write out what is needed, without aliases, or split \
+                 it between several gateways)"
+                ),
+            ));
         }
         Ok(())
     }

@@ -68,7 +68,11 @@ fn origin(trip: &Trip<'_>, at: Position, text: &str) -> Option<Origin> {
         Host::Ipv4(ip) => ip.to_string(),
         Host::Ipv6(ip) => ip.to_string(),
     };
-    Some(Origin::new(scheme, host, url.port_or_known_default()?))
+    let port = url.port_or_known_default()?;
+    if port == 0 {
+        trip.problem(at, "upstream: nothing listens on port 0 (write the port, or leave it out)");
+    }
+    Some(Origin::new(scheme, host, port))
 }
 
 /// How to connect, beside the URL.
