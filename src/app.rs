@@ -74,8 +74,13 @@ pub enum StartError {
     #[error(transparent)]
     Listen(#[from] listen::BindError),
     /// The admin listener could not be bound.
-    #[error("the admin listener cannot listen on {0}: {1}")]
-    Admin(Address, io::Error),
+    #[error("the admin listener cannot listen on {address}: {cause}{}", listen::hint(.address, .cause))]
+    Admin {
+        /// Its address.
+        address: Address,
+        /// The system's reason.
+        cause: io::Error,
+    },
     /// The admin listener's certificates cannot be used.
     #[error("admin: {0}")]
     AdminCertificate(CertificateError),

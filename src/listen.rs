@@ -35,6 +35,7 @@ pub mod unix;
 mod watched;
 mod withdrawals;
 
+pub(crate) use bind::hint;
 pub use bind::{Address, BindError, Change, Listener, Share, UnixSocket};
 pub use connections::Connections;
 use door::Door;

@@ -50,7 +50,7 @@ impl Admin {
     /// Binds what `settings` say, if they want an admin listener, and reads or makes its token.
     pub(super) fn bind(settings: &Settings, inherited: &Inherited) -> Result<Option<Self>, StartError> {
         let Some(admin) = &settings.admin else { return Ok(None) };
-        let refused = |error: io::Error| StartError::Admin(admin.address.clone(), error);
+        let refused = |error: io::Error| StartError::Admin { address: admin.address.clone(), cause: error };
         let (tls, follower) = match &admin.tls {
             Some(tls) => {
                 let (config, follower) =

@@ -92,7 +92,7 @@ pub enum BindError {
     Certificate(String, CertificateError),
 }
 
-fn hint(address: &Address, cause: &io::Error) -> &'static str {
+pub(crate) fn hint(address: &Address, cause: &io::Error) -> &'static str {
     match (address, cause.kind()) {
         (_, io::ErrorKind::AddrInUse) => {
             " (another process listens there; stop it or choose another address)"

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::TcpListener,
     path::Path,
     process::{Command, Output},
 };
@@ -132,6 +133,15 @@ fn a_filter_that_is_none_is_named_by_where_it_was_said() {
     let mut by_variable = of(folder.path(), LEAST, "run");
     by_variable.env("KEYBEARER_LOG", "a=b=c");
     has(&run(by_variable, 2), &["keybearer: KEYBEARER_LOG is no filter: "]);
+}
+
+#[test]
+fn an_address_of_the_admin_listener_that_is_taken_is_told_with_the_remedy() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let yaml = format!("admin: {{address: \"{}\"}}\n{LEAST}", taken.local_addr().unwrap());
+    let words = run(of(folder.path(), &yaml, "run"), 1);
+    has(&words, &["the admin listener cannot listen on ", "stop it or choose another address"]);
 }
 
 #[tokio::test]
