@@ -255,7 +255,8 @@ fn manual(command: Option<&str>) -> Result<ExitCode, Failure> {
         },
     };
     let mut page = Vec::new();
-    clap_mangen::Man::new(wanted).render(&mut page)?;
+    let source = concat!("keybearer ", env!("CARGO_PKG_VERSION"));
+    clap_mangen::Man::new(wanted).source(source).render(&mut page)?;
     print(&String::from_utf8_lossy(&page))
 }
 

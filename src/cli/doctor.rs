@@ -18,6 +18,10 @@ pub(super) fn doctor(configured: &Configured, wish: Wish, as_json: bool) -> Resu
     let profiles = settings.profiles.iter().map(|profile| profile.profile.name.as_str());
     is_defined("profile", wish.profile.as_deref(), profiles)?;
     is_defined("route", wish.route.as_deref(), settings.routes.iter().map(|route| route.name.as_str()))?;
+    if let Some(probe) = wish.probe.as_ref().filter(|probe| !probe.starts_with('/')) {
+        let words = format!("keybearer: --probe {probe:?} is no path (it begins with /, as in /v1/orders)\n");
+        return Err(Failure::Bad(words));
+    }
     let routes = wish.routes(settings);
     if let Some(probe) = wish.probe.as_ref().filter(|_| wish.probed(&routes).is_empty()) {
         let paths: Vec<_> = routes.iter().map(|route| format!("\"{}\"", route.rule.path.as_str())).collect();

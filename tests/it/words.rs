@@ -10,7 +10,7 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    process::command,
+    process::{command, keybearer},
     stage::{Plan, Stage},
     terminal::Terminal,
 };
@@ -142,6 +142,22 @@ fn an_address_of_the_admin_listener_that_is_taken_is_told_with_the_remedy() {
     let yaml = format!("admin: {{address: \"{}\"}}\n{LEAST}", taken.local_addr().unwrap());
     let words = run(of(folder.path(), &yaml, "run"), 1);
     has(&words, &["the admin listener cannot listen on ", "stop it or choose another address"]);
+}
+
+#[test]
+fn usage_that_is_wrong_ends_with_2() {
+    let folder = tempfile::tempdir().unwrap();
+    let words = run(of(folder.path(), LEAST, "doctor --probe ok"), 2);
+    has(&words, &["--probe \"ok\" is no path (it begins with /"]);
+    let words = run(of(folder.path(), LEAST, "switch r a --for soon"), 2);
+    has(&words, &["'--for <SPAN>': not a span (such as 90s, 30m, 8h or 2d)"]);
+}
+
+#[test]
+fn the_manual_of_a_command_is_of_the_program() {
+    let page = said(&keybearer(&["man", "init"]));
+    let title = page.lines().find(|line| line.starts_with(".TH")).unwrap();
+    has(title, &[concat!("\"keybearer ", env!("CARGO_PKG_VERSION"), "\"")]);
 }
 
 #[tokio::test]
