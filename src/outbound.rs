@@ -165,6 +165,23 @@ pub fn proxy_for(url: &Url, proxy: &Proxy) -> Option<Url> {
     }
 }
 
+/// What is wrong with the variable that should name the proxy. The library says nothing of one that it cannot read.
+pub fn flaw_of_environment() -> Option<String> {
+    let named =
+        |names: [&'static str; 2]| names.into_iter().find_map(|name| Some((name, std::env::var(name).ok()?)));
+    let set = [["HTTPS_PROXY", "https_proxy"], ["ALL_PROXY", "all_proxy"]].into_iter().filter_map(named);
+    let (name, _) = set.into_iter().find(|(_, value)| !value.is_empty() && !is_proxy(value))?;
+    // The value may hold a password.
+    Some(format!("{name} is not the address of a proxy (write for instance http://proxy.example:3128)"))
+}
+
+fn is_proxy(value: &str) -> bool {
+    let matcher = hyper_util::client::proxy::matcher::Matcher::builder().https(value.to_owned()).build();
+    let proxy = matcher.intercept(&http::Uri::from_static("https://login.example/"));
+    // The matcher takes more for a port than a number.
+    proxy.is_some_and(|proxy| Url::parse(&proxy.uri().to_string()).is_ok())
+}
+
 /// Whether `url` is this machine, or a device beside it such as a cloud's metadata service.
 pub fn is_near(url: &Url) -> bool {
     let near4 = |ip: Ipv4Addr| ip.is_loopback() || ip.is_link_local();
@@ -303,5 +320,16 @@ mod tests {
             "the TLS handshake failed: invalid peer certificate: certificate not valid yet: it is valid from 2026-11-29 \
              12:37 UTC, and here it is 2021-01-01 00:00 UTC"
         );
+    }
+
+    #[test]
+    fn a_proxy_that_cannot_be_read_is_known() {
+        for good in ["http://proxy.example:3128", "proxy.example:3128", "http://joe:secret@proxy.example"] {
+            assert!(is_proxy(good), "{good}");
+        }
+        for bad in ["http://proxy.example:port", "ftp://proxy.example", "http://", "http:/proxy.example:3128"]
+        {
+            assert!(!is_proxy(bad), "{bad}");
+        }
     }
 }

@@ -10,6 +10,7 @@ use crate::{
         self, Progress, Report, Wish,
         step::{Case, Outcome, Step},
     },
+    outbound,
     telemetry::colour,
 };
 
@@ -28,6 +29,9 @@ pub(super) fn doctor(configured: &Configured, wish: Wish, as_json: bool) -> Resu
         let paths = if paths.is_empty() { "none".into() } else { paths.join(", ") };
         let words = format!("keybearer: no route takes the path \"{probe}\" (paths of routes: {paths})\n");
         return Err(Failure::Bad(words));
+    }
+    if let Some(words) = outbound::flaw_of_environment() {
+        say(&format!("warning: {words}\n"));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let report = runtime.block_on(doctor::examine(settings, &wish, progress()));

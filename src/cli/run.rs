@@ -16,6 +16,7 @@ use crate::{
     cli::{Configured, Failure, LogArgs, complaint},
     config::Settings,
     listen::inherited::Inherited,
+    outbound,
     telemetry::log,
 };
 
@@ -31,6 +32,9 @@ pub(super) fn run(configured: &Configured, args: &LogArgs) -> Result<ExitCode, F
     let log =
         log::start(&settings.log, args.log_filter.as_deref()).map_err(|error| not_begun(&error, args))?;
     report_panics();
+    if let Some(words) = outbound::flaw_of_environment() {
+        tracing::warn!("{words}");
+    }
     for problem in useless {
         tracing::warn!("{problem}");
     }

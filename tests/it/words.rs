@@ -154,6 +154,24 @@ fn usage_that_is_wrong_ends_with_2() {
 }
 
 #[test]
+fn a_proxy_that_cannot_be_read_is_told_without_its_password() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut doctor = of(folder.path(), LEAST, "doctor");
+    doctor.env("HTTPS_PROXY", "http://joe:canary@proxy.example:port");
+    let words = said(&doctor.output().unwrap());
+    has(&words, &["warning: HTTPS_PROXY is not the address of a proxy"]);
+    assert!(!words.contains("canary"), "{words}");
+    // Nothing can be bound, so that it ends.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let yaml = LEAST.replace("127.0.0.1:0", &taken.local_addr().unwrap().to_string());
+    let mut gateway = of(folder.path(), &yaml, "run");
+    gateway.env("HTTPS_PROXY", "http://joe:canary@proxy.example:port");
+    let words = run(gateway, 1);
+    has(&words, &["HTTPS_PROXY is not the address of a proxy"]);
+    assert!(!words.contains("canary"), "{words}");
+}
+
+#[test]
 fn the_manual_of_a_command_is_of_the_program() {
     let page = said(&keybearer(&["man", "init"]));
     let title = page.lines().find(|line| line.starts_with(".TH")).unwrap();
