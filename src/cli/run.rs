@@ -5,6 +5,7 @@ use std::{
     pin::pin,
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -20,6 +21,9 @@ use crate::{
     telemetry::log,
 };
 
+/// A signal to a whole group comes twice to who is signalled as well, as from `timeout` or a terminal and a wrapper
+/// within it. No person is as fast.
+const ECHO: Duration = Duration::from_millis(100);
 /// The variable that says what `--log-filter` does.
 const FILTER: &str = "KEYBEARER_LOG";
 
@@ -100,7 +104,7 @@ fn override_with(args: &LogArgs, settings: &mut Settings) {
     }
 }
 
-/// The first signal begins the drain, the second ends the process. SIGHUP reloads.
+/// The first signal begins the drain, a second one that is no echo ends the process. SIGHUP reloads.
 fn wait_for_stop(running: app::Running) -> Result<Drained, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
@@ -126,18 +130,31 @@ fn wait_for_stop(running: app::Running) -> Result<Drained, Failure> {
         tracing::info!("stopping: requests in flight are finished, a second signal ends at once");
         service::stopping();
         running.stop();
+        let second = no_echo(async || {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        });
         let stopped = tokio::task::spawn_blocking(move || running.wait());
         // The wait cannot be dropped half-way: the other branches end the process.
         tokio::select! {
             never = alive => match never {},
             drained = stopped => Ok(drained?),
-            _ = terminate.recv() => Err(anyhow::anyhow!("stopped by a second signal").into()),
-            _ = interrupt.recv() => Err(anyhow::anyhow!("stopped by a second signal").into()),
+            () = second => Err(anyhow::anyhow!("stopped by a second signal").into()),
         }
     });
     // A second signal does not wait for what the first one waits for.
     runtime.shutdown_background();
     outcome
+}
+
+/// Waits for a signal that comes later than an echo of one that has just come.
+async fn no_echo(mut signal: impl AsyncFnMut()) {
+    let first = tokio::time::Instant::now();
+    while first.elapsed() < ECHO {
+        signal().await;
+    }
 }
 
 /// Keeps secrets out of core files and other processes' reach, and lifts the limit on connections.
@@ -171,6 +188,18 @@ mod tests {
     };
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_signal_that_comes_twice_within_moments_counts_once() {
+        let mut waits = [0, 1, 90, 20].into_iter();
+        let second = no_echo(async || {
+            tokio::time::sleep(Duration::from_millis(waits.next().unwrap())).await;
+        });
+        let begun = tokio::time::Instant::now();
+        second.await;
+        assert_eq!(begun.elapsed(), Duration::from_millis(111));
+        assert_eq!(waits.next(), None);
+    }
 
     /// What this test's own thread has logged.
     static LOGGED: Mutex<Vec<u8>> = Mutex::new(Vec::new());
