@@ -1,9 +1,10 @@
 //! Finding an issuer's token endpoint (RFC 8414, OpenID Connect Discovery).
 //!
-//! The metadata is kept for a day and outlives failures to read it again; errors are not kept.
+//! The metadata is kept for a day and outlives failures to read it again; errors are not kept. Reading it
+//! again must not cost an exchange that could do without: it has a short time, and not each time.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -23,6 +24,11 @@ use crate::{
 
 /// How long an endpoint is believed without asking again.
 const KEPT: Duration = Duration::from_secs(86_400);
+/// And for so long after asking again has failed.
+const KEPT_ON: Duration = Duration::from_secs(300);
+/// Asking again takes no longer, and no more than this part of the exchange that waits for it.
+const AGAIN_MAX: Duration = Duration::from_secs(2);
+const AGAIN_SHARE: u32 = 3;
 
 /// More ways of client authentication than are registered.
 const AUTH_METHODS_MAX: usize = 12;
@@ -30,6 +36,7 @@ const AUTH_METHODS_MAX: usize = 12;
 /// What one profile knows of its issuer.
 #[derive(Default)]
 pub(super) struct Discovery {
+    /// With the moment from which on the issuer is asked again.
     found: Mutex<Option<(Endpoints, Moment)>>,
 }
 
@@ -64,31 +71,48 @@ struct Aliases {
 }
 
 impl Discovery {
-    /// The endpoints of `issuer`; one network round when it is not known yet.
+    /// The endpoints of `issuer`; one network round when it is not known yet. The whole exchange has
+    /// `timeout`; while there is an older answer, the network has a small part of that.
     ///
     /// # Errors
     /// [`ExchangeError::Discovery`], unless an older answer can stand in.
-    pub(super) async fn endpoints(&self, issuer: &str, http: &Http) -> Result<Endpoints, ExchangeError> {
-        let known = self.found.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some((endpoints, at)) = &known
-            && clock::now().since(*at) < KEPT
-        {
-            return Ok(endpoints.clone());
+    pub(super) async fn endpoints(
+        &self,
+        issuer: &str,
+        http: &Http,
+        timeout: Duration,
+    ) -> Result<Endpoints, ExchangeError> {
+        let known = self.found().clone();
+        let Some((known, ask_from)) = known else {
+            let endpoints = fetch(issuer, http).await?;
+            return Ok(self.keep(endpoints, KEPT));
+        };
+        if clock::now() < ask_from {
+            return Ok(known);
         }
-        match fetch(issuer, http).await {
-            Ok(endpoints) => {
-                *self.found.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Some((endpoints.clone(), clock::now()));
-                Ok(endpoints)
-            }
-            Err(error) => known.map(|(endpoints, _)| endpoints).ok_or(error),
-        }
+        let limit = AGAIN_MAX.min(timeout / AGAIN_SHARE);
+        let why = match tokio::time::timeout(limit, fetch(issuer, http)).await {
+            Ok(Ok(endpoints)) => return Ok(self.keep(endpoints, KEPT)),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {} ms", limit.as_millis()),
+        };
+        tracing::warn!(issuer, "the endpoints that the issuer has named before stay in use: {why}");
+        Ok(self.keep(known, KEPT_ON))
+    }
+
+    fn keep(&self, endpoints: Endpoints, ask_after: Duration) -> Endpoints {
+        *self.found() = Some((endpoints.clone(), clock::now().after(ask_after)));
+        endpoints
+    }
+
+    fn found(&self) -> MutexGuard<'_, Option<(Endpoints, Moment)>> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the issuer's metadata say against `auth`, as far as they were read. Servers forget to list what
     /// they take, so it is no reason not to ask.
     pub(super) fn objection(&self, auth: &ClientAuth) -> Option<String> {
-        let known = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.found();
         let (endpoints, _) = known.as_ref()?;
         let listed = endpoints.auth_methods.as_ref()?;
         let method = registered_name(auth)?;
@@ -100,8 +124,7 @@ impl Discovery {
 
     /// Whether the issuer says that it binds tokens to certificates.
     pub(super) fn binds(&self) -> bool {
-        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        found.as_ref().is_some_and(|(endpoints, _)| endpoints.binds)
+        self.found().as_ref().is_some_and(|(endpoints, _)| endpoints.binds)
     }
 }
 
@@ -254,5 +277,29 @@ mod tests {
         assert_eq!(objection(listed(), post()), None);
         assert_eq!(objection(listed(), ClientAuth::Absent), None);
         assert_eq!(objection(Value::Null, ClientAuth::None), None);
+    }
+
+    /// The exchange used to be cancelled while it waited for the metadata, before the older answer could
+    /// stand in: no token was asked for ever again.
+    #[tokio::test]
+    async fn known_endpoints_outlive_a_discovery_that_hangs() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let issuer = format!("http://{}", silent.local_addr().unwrap());
+        let known = Endpoints {
+            token: format!("{issuer}/token").parse().unwrap(),
+            token_with_certificate: None,
+            binds: false,
+            auth_methods: None,
+        };
+        let discovery = Discovery::default();
+        discovery.keep(known.clone(), Duration::ZERO);
+        let (http, timeout) = (Http::default(), Duration::from_millis(300));
+        let endpoints = || discovery.endpoints(&issuer, &http, timeout);
+        let asked = tokio::time::timeout(timeout, endpoints()).await;
+        assert_eq!(asked.expect("there is time left for the exchange").unwrap(), known);
+        drop(silent.accept().await.expect("it has been asked"));
+        // The next exchange does not pay for it again.
+        let asked = tokio::time::timeout(Duration::ZERO, endpoints()).await;
+        assert_eq!(asked.expect("nobody is asked").unwrap(), known);
     }
 }

@@ -186,7 +186,7 @@ impl Client {
         match &self.settings.endpoint {
             Endpoint::TokenUrl(url) => Ok(url.clone()),
             Endpoint::Issuer(issuer) => {
-                let found = self.discovery.endpoints(issuer, &self.http).await?;
+                let found = self.discovery.endpoints(issuer, &self.http, self.timeout).await?;
                 let alias = found.token_with_certificate.filter(|_| self.authentication.shows_certificate());
                 Ok(alias.unwrap_or(found.token))
             }
