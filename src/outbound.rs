@@ -74,6 +74,9 @@ pub enum RootsError {
     /// It could not be read.
     #[error("file {} cannot be read: {} (check the path and that the gateway's user may read it)", .0.display(), unread(*.1))]
     Unreadable(PathBuf, io::ErrorKind),
+    /// It hangs.
+    #[error("file {} was not read in time (does its file system hang?)", .0.display())]
+    Slow(PathBuf),
     /// There is none in it.
     #[error("file {} holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)", .0.display())]
     Absent(PathBuf),

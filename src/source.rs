@@ -8,13 +8,14 @@ use std::{
     io::Read,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use zeroize::Zeroizing;
 
 use crate::secret::Secret;
 
+pub mod budget;
 pub mod exec;
 pub mod flaws;
 pub mod key_vault;
@@ -82,6 +83,9 @@ pub enum SourceError {
     /// Key Vault gave nothing.
     #[error("{0} cannot be read: {1}")]
     KeyVault(Source, Box<key_vault::Flaw>),
+    /// It hangs, or is too slow for the token request that waits for it.
+    #[error("{0} was not read within {span} (of the profile's token_timeout; is it reachable?)", span = exec::Span(*.1))]
+    Slow(Source, Duration),
     /// It costs more than reading a file, so it is not looked at here.
     #[error("{0} is read only when a token is asked for")]
     NotNow(Source),
@@ -98,6 +102,7 @@ impl SourceError {
         match self {
             Self::Vault(_, flaw) => flaw.is_transient(),
             Self::KeyVault(_, flaw) => flaw.is_transient(),
+            Self::Slow(..) => true,
             Self::Exec(_, flaw) => matches!(flaw, exec::Flaw::TimedOut(_) | exec::Flaw::System(_)),
             _ => false,
         }

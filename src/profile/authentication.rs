@@ -3,6 +3,10 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use base64::{Engine, prelude::BASE64_STANDARD};
+use reqwest::header::HeaderValue;
+use url::form_urlencoded;
+
 use crate::{
     profile::{
         assertion::{Audience, unverified_claims},
@@ -103,6 +107,21 @@ pub enum BasicEncoding {
     Raw,
 }
 
+impl BasicEncoding {
+    /// The value of `Authorization` for `client_secret_basic` (RFC 6749 §2.3.1).
+    pub(super) fn header(self, client_id: &str, secret: &Secret) -> HeaderValue {
+        let half = |text: &str| match self {
+            BasicEncoding::Form => form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>(),
+            BasicEncoding::Raw => text.to_owned(),
+        };
+        let joined = zeroize::Zeroizing::new(format!("{}:{}", half(client_id), half(secret.expose())));
+        let value = format!("Basic {}", BASE64_STANDARD.encode(joined.as_bytes()));
+        let mut value = HeaderValue::from_str(&value).expect("base64 is legal in a header");
+        value.set_sensitive(true);
+        value
+    }
+}
+
 /// Why a client cannot prove itself, before anybody was asked.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ProofError {
@@ -138,6 +157,13 @@ pub enum ProofError {
     },
 }
 
+impl ProofError {
+    /// Whether it is likely to go away by itself, soon.
+    pub(super) fn is_transient(&self) -> bool {
+        matches!(self, Self::Certificate(CertificateError::Source(error)) if error.is_transient())
+    }
+}
+
 /// Whether a file holds one token, as `keybearer check` tells it.
 ///
 /// # Errors
@@ -160,4 +186,29 @@ pub(super) fn token_in(bytes: &[u8], source: &Source) -> Result<Secret, ProofErr
 pub(super) fn expiry(token: &str) -> Option<SystemTime> {
     let seconds = unverified_claims(token)?.get("exp")?.as_f64()?;
     UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secret() -> Secret {
+        Secret::new("p+s/s=w:o%r&d \"~ 1".into())
+    }
+
+    #[test]
+    fn basic_encodes_each_half_as_a_form_before_joining() {
+        let value = BasicEncoding::Form.header("svc post:1", &secret());
+        let encoded = value.to_str().unwrap().strip_prefix("Basic ").unwrap().to_owned();
+        let plain = String::from_utf8(BASE64_STANDARD.decode(encoded).unwrap()).unwrap();
+        assert_eq!(plain, "svc+post%3A1:p%2Bs%2Fs%3Dw%3Ao%25r%26d+%22%7E+1");
+        assert!(value.is_sensitive());
+    }
+
+    #[test]
+    fn basic_raw_joins_the_halves_as_they_are() {
+        let value = BasicEncoding::Raw.header("id", &secret());
+        let encoded = value.to_str().unwrap().strip_prefix("Basic ").unwrap().to_owned();
+        assert_eq!(BASE64_STANDARD.decode(encoded).unwrap(), b"id:p+s/s=w:o%r&d \"~ 1");
+    }
 }

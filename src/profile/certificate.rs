@@ -24,7 +24,7 @@ use crate::{
     profile::assertion::unverified_claims,
     profile::key::{Algorithm, KeyError, Pem, PrivateKey, WipedKey, pem_section},
     secret::{Fingerprint, Secret},
-    source::{Kept, Source, SourceError},
+    source::{Kept, Source, SourceError, budget::Budget},
 };
 
 /// Where a certificate and its key are kept.
@@ -330,8 +330,9 @@ impl Holder {
     /// [`CertificateError`] when there has been no good one yet.
     pub(super) async fn read(
         &self,
+        budget: &Budget,
     ) -> Result<(Arc<Certificate>, Option<CertificateError>), CertificateError> {
-        let (held, flaw) = self.kept.or_last(self.read_now().await)?;
+        let (held, flaw) = self.kept.or_last(self.read_now(budget).await)?;
         Ok((Arc::clone(&held.certificate), flaw))
     }
 
@@ -346,14 +347,16 @@ impl Holder {
         Some(held.certificate.sha1.iter().map(|byte| format!("{byte:02X}")).collect())
     }
 
-    async fn read_now(&self) -> Result<Arc<Held>, CertificateError> {
-        let document = self.place.certificate.read_document().await?;
-        let key = match &self.place.private_key {
-            Some(source) => Some(source.read_document().await?),
+    async fn read_now(&self, budget: &Budget) -> Result<Arc<Held>, CertificateError> {
+        let Place { certificate, private_key, password } = &self.place;
+        let has_last = self.kept.last().is_some();
+        let document = budget.read(certificate, has_last, certificate.read_document()).await?;
+        let key = match private_key {
+            Some(source) => Some(budget.read(source, has_last, source.read_document()).await?),
             None => None,
         };
-        let password = match &self.place.password {
-            Some(source) => Some(source.read().await?),
+        let password = match password {
+            Some(source) => Some(budget.read(source, has_last, source.read()).await?),
             None => None,
         };
         let key = key.as_ref().map(|key| key.as_slice());

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::{
     profile::diagnosis::Diagnosis,
     secret::{Fingerprint, Secret},
-    source::{Kept, Source, SourceError, flaws::Flaws},
+    source::{Kept, Source, SourceError, budget::Budget, flaws::Flaws},
 };
 
 /// Where the client secret is, or where two are of which one works.
@@ -107,9 +107,11 @@ impl Reader {
         secrets: &Secrets,
         which: Which,
         (profile, flaws): (&str, &Flaws),
+        budget: &Budget,
     ) -> Result<Secret, SourceError> {
         let (kept, source) = self.place(secrets, which);
-        let read = kept.or_last(source.read().await)?;
+        let read = budget.read(source, kept.last().is_some(), source.read()).await;
+        let read = kept.or_last(read)?;
         let what = match secrets.second {
             Some(_) => format!("{} client_secret", which.name()),
             None => "client_secret".to_owned(),
@@ -144,7 +146,7 @@ impl Reader {
             if !source.is_cheap() || (which == Which::Second && secrets.second.is_none()) {
                 continue;
             }
-            match self.read(secrets, which, told).await {
+            match self.read(secrets, which, told, &Budget::endless()).await {
                 Ok(secret) => prints.push(secret.fingerprint()),
                 Err(error) => failed = Some(error),
             }

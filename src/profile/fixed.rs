@@ -16,7 +16,7 @@ use crate::{
         refusal::ExchangeError,
     },
     secret::{Fingerprint, Secret},
-    source::Source,
+    source::{Source, SourceError},
 };
 
 /// A source that is not looked at every few seconds, such as a vault, is read again after this long.
@@ -79,8 +79,9 @@ impl Settings {
     /// # Errors
     /// When it cannot be read or holds what cannot go on a request.
     pub(super) async fn exchange(&self, timeout: Duration) -> Result<Grant, ExchangeError> {
-        let reading = tokio::time::timeout(timeout, self.source().read());
-        let secret = reading.await.map_err(|_| ExchangeError::TimedOut { after: timeout })??;
+        let source = self.source();
+        let reading = tokio::time::timeout(timeout, source.read());
+        let secret = reading.await.unwrap_or_else(|_| Err(SourceError::Slow(source.clone(), timeout)))?;
         let credential = self.credential(secret).map_err(|what| ExchangeError::Unfit { what })?;
         Ok(Grant {
             credential,

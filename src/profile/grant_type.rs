@@ -19,7 +19,7 @@ use crate::{
         refusal::ExchangeError,
     },
     secret::{Fingerprint, Secret},
-    source::{Kept, Source, flaws::Flaws},
+    source::{Kept, Source, budget::Budget, flaws::Flaws},
 };
 
 /// The grant type of RFC 7523 §2.1.
@@ -175,21 +175,26 @@ impl Trade {
     ///
     /// # Errors
     /// When a source cannot be read, or holds nothing that could be traded.
-    pub(super) async fn offer(&self, token_url: &Url, scope: Option<&str>) -> Result<Traded, ExchangeError> {
+    pub(super) async fn offer(
+        &self,
+        token_url: &Url,
+        scope: Option<&str>,
+        budget: &Budget,
+    ) -> Result<Traded, ExchangeError> {
         let name = Secret::new(self.grant.name().to_owned());
         let mut traded = Traded { parameters: vec![("grant_type", name)], secrets: Vec::new() };
         let mut scope = scope;
         match &self.grant {
             GrantType::ClientCredentials => {}
             GrantType::JwtBearer(settings) => {
-                let key = self.signing_key(&settings.key).await?;
+                let key = self.signing_key(&settings.key, budget).await?;
                 let inside = if key.maker == Some(Maker::Google) { scope.take() } else { None };
                 let assertion = statement(&key, settings, token_url, inside, clock::wall());
                 traded.parameters.push(("assertion", assertion.clone()));
                 traded.secrets.push(assertion);
             }
             GrantType::TokenExchange(settings) => {
-                self.exchange_parameters(settings, &mut traded).await?;
+                self.exchange_parameters(settings, &mut traded, budget).await?;
             }
         }
         traded.parameters.extend(scope.map(|scope| ("scope", Secret::new(scope.to_owned()))));
@@ -200,14 +205,15 @@ impl Trade {
         &self,
         settings: &TokenExchange,
         traded: &mut Traded,
+        budget: &Budget,
     ) -> Result<(), ExchangeError> {
         let text = |text: &String| Secret::new(text.clone());
-        let subject = self.foreign(&settings.subject, &self.subject).await?;
+        let subject = self.foreign(&settings.subject, &self.subject, budget).await?;
         traded.parameters.push(("subject_token", subject.clone()));
         traded.parameters.push(("subject_token_type", text(&settings.subject.kind)));
         traded.secrets.push(subject);
         if let Some(actor) = &settings.actor {
-            let token = self.foreign(actor, &self.actor).await?;
+            let token = self.foreign(actor, &self.actor, budget).await?;
             traded.parameters.push(("actor_token", token.clone()));
             traded.parameters.push(("actor_token_type", text(&actor.kind)));
             traded.secrets.push(token);
@@ -223,6 +229,7 @@ impl Trade {
     /// # Errors
     /// When a source cannot be read.
     pub(super) async fn fingerprint(&self) -> Result<Option<Fingerprint>, ExchangeError> {
+        let budget = Budget::endless();
         match &self.grant {
             GrantType::ClientCredentials => Ok(None),
             GrantType::JwtBearer(settings) => {
@@ -230,7 +237,7 @@ impl Trade {
                 if !source.is_cheap() {
                     return Ok(None);
                 }
-                let key = self.signing_key(&settings.key).await?;
+                let key = self.signing_key(&settings.key, &budget).await?;
                 let parts = [key.key.fingerprint(), Fingerprint::of(key.issuer.as_bytes())];
                 Ok(Some(Fingerprint::of_all(parts.iter().map(Fingerprint::as_bytes))))
             }
@@ -239,7 +246,7 @@ impl Trade {
                 let actor = settings.actor.as_ref().map(|actor| (actor, &self.actor));
                 for (token, kept) in [(&settings.subject, &self.subject)].into_iter().chain(actor) {
                     if token.source.is_cheap() {
-                        prints.push(self.foreign(token, kept).await?.fingerprint());
+                        prints.push(self.foreign(token, kept, &budget).await?.fingerprint());
                     }
                 }
                 let parts = prints.iter().map(Fingerprint::as_bytes);
@@ -248,10 +255,11 @@ impl Trade {
         }
     }
 
-    async fn signing_key(&self, key: &AssertionKey) -> Result<SigningKey, ExchangeError> {
+    async fn signing_key(&self, key: &AssertionKey, budget: &Budget) -> Result<SigningKey, ExchangeError> {
         let (AssertionKey::File(source) | AssertionKey::Own { key: source, .. }) = key;
         let read = async {
-            let bytes = source.read_document().await?;
+            let has_last = self.key.last().is_some();
+            let bytes = budget.read(source, has_last, source.read_document()).await?;
             let print = Fingerprint::of(&bytes);
             if let Some(known) = self.key.last().filter(|(of, _)| *of == print) {
                 return Ok(known);
@@ -287,9 +295,15 @@ impl Trade {
         Ok(self.flaws.settle(&self.profile, "key of assertions", (key, flaw)))
     }
 
-    async fn foreign(&self, token: &ForeignToken, kept: &Kept<Secret>) -> Result<Secret, ExchangeError> {
+    async fn foreign(
+        &self,
+        token: &ForeignToken,
+        kept: &Kept<Secret>,
+        budget: &Budget,
+    ) -> Result<Secret, ExchangeError> {
         let source = &token.source;
-        let read = source.read().await.map_err(ExchangeError::from);
+        let has_last = kept.last().is_some();
+        let read = budget.read(source, has_last, source.read()).await.map_err(ExchangeError::from);
         let what = if std::ptr::eq(kept, &self.actor) { "actor_token" } else { "subject_token" };
         let secret = self.flaws.settle(&self.profile, what, kept.or_last(read)?);
         match expiry(secret.expose()).filter(|at| *at <= clock::wall()) {

@@ -12,7 +12,7 @@ use crate::{
     outbound::{self, Proxy, Roots, RootsError, Settings},
     profile::{certificate::Certificate, refusal::ExchangeError},
     secret::Fingerprint,
-    source::{Kept, flaws::Flaws},
+    source::{Kept, budget::Budget, flaws::Flaws},
 };
 
 /// The largest answer that is read from an identity provider.
@@ -62,11 +62,15 @@ impl Http {
     ///
     /// # Errors
     /// [`ExchangeError::Authorities`] while there have been no good ones.
-    pub async fn refresh(&self) -> Result<(), ExchangeError> {
+    pub async fn refresh(&self, budget: &Budget) -> Result<(), ExchangeError> {
         let Some(path) = self.settings.ca.clone() else { return Ok(()) };
-        let fallback = RootsError::Absent(path.clone());
+        let (fallback, slow) = (RootsError::Absent(path.clone()), RootsError::Slow(path.clone()));
         let read = tokio::task::spawn_blocking(move || Roots::read(&path));
-        let read = self.roots.or_last(read.await.unwrap_or(Err(fallback)))?;
+        let read = match budget.within(self.roots.last().is_some(), read).await {
+            Ok(read) => read.unwrap_or(Err(fallback)),
+            Err(_) => Err(slow),
+        };
+        let read = self.roots.or_last(read)?;
         self.flaws.settle(&self.profile, "certificate authorities (ca)", read);
         Ok(())
     }

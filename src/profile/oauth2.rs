@@ -26,7 +26,7 @@ use crate::{
         discovery::Discovery,
         dpop,
         expiry::Expiry,
-        grant_type::{GrantType, Trade, Traded},
+        grant_type::{GrantType, Trade},
         http::{self, Http, Showing},
         oddity::{self, Oddity},
         proof::{Authentication, Proof},
@@ -34,6 +34,7 @@ use crate::{
         skew::Skew,
     },
     secret::{Fingerprint, Secret},
+    source::budget::Budget,
 };
 
 /// AADSTS700024: the assertion is not within its validity.
@@ -146,18 +147,19 @@ impl Client {
     }
 
     async fn ask(&self, claims: Option<&str>) -> Result<Grant, ExchangeError> {
-        self.http.refresh().await?;
+        let budget = Budget::of(self.timeout);
+        self.http.refresh(&budget).await?;
         let url = self.token_url().await?;
-        let proof = self.authentication.prove(&url).await?;
-        let outcome = self.ask_with(&url, &proof, claims).await;
+        let proof = self.authentication.prove(&url, &budget).await?;
+        let outcome = self.ask_with(&url, &proof, claims, &budget).await;
         let is_about_proof = matches!(&outcome, Err(ExchangeError::Rejected(rejection))
             if rejection.is_about_credential() || rejection.code() == Some(ASSERTION_EXPIRED));
         if !is_about_proof {
             return outcome;
         }
         // Never more than two logins: a provider counts the failed ones, and may lock the account.
-        match self.authentication.another(&url, &proof).await {
-            Ok(Some(other)) => self.ask_with(&url, &other, claims).await,
+        match self.authentication.another(&url, &proof, &budget).await {
+            Ok(Some(other)) => self.ask_with(&url, &other, claims, &budget).await,
             // The provider's words say more than those about a source.
             Ok(None) | Err(_) => outcome,
         }
@@ -194,22 +196,26 @@ impl Client {
     }
 
     /// `proof` together with what is traded.
-    async fn trading(&self, url: &Url, mut proof: Proof) -> Result<Proof, ExchangeError> {
-        let Traded { mut parameters, secrets } =
-            self.trade.offer(url, self.settings.scope.as_deref()).await?;
-        parameters.append(&mut proof.parameters);
-        proof.parameters = parameters;
-        proof.secrets.extend(secrets);
+    async fn trading(&self, url: &Url, mut proof: Proof, budget: &Budget) -> Result<Proof, ExchangeError> {
+        let traded = self.trade.offer(url, self.settings.scope.as_deref(), budget).await?;
+        drop(proof.parameters.splice(0..0, traded.parameters));
+        proof.secrets.extend(traded.secrets);
         Ok(proof)
     }
 
-    async fn ask_with(&self, url: &Url, proof: &Proof, claims: Option<&str>) -> Result<Grant, ExchangeError> {
-        let mut sent = self.trading(url, proof.clone()).await?;
-        let mut asked_at = clock::now();
+    async fn ask_with(
+        &self,
+        url: &Url,
+        proof: &Proof,
+        claims: Option<&str>,
+        budget: &Budget,
+    ) -> Result<Grant, ExchangeError> {
+        let (mut sent, mut asked_at) = (self.trading(url, proof.clone(), budget).await?, clock::now());
         let mut reply = self.send(url, &sent, claims).await?;
         if self.key.is_some() && dpop::wants_nonce(&reply) {
             // What proves the client may be good for one request only.
-            sent = self.trading(url, self.authentication.prove_like(url, proof).await?).await?;
+            let again = self.authentication.prove_like(url, proof, budget).await?;
+            sent = self.trading(url, again, budget).await?;
             asked_at = clock::now();
             reply = self.send(url, &sent, claims).await?;
         }
@@ -427,11 +433,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let url = "https://id.example.com/token".parse().unwrap();
         let post = client(ClientAuth::SecretPost(kept(&folder).into()));
-        let form = post.form(&post.authentication.prove(&url).await.unwrap(), None);
+        let form = post.form(&post.authentication.prove(&url, &Budget::endless()).await.unwrap(), None);
         assert!(form.contains("client_id=svc+post%3A1&client_secret=p%2Bs%2Fs%3Dw"), "{form}");
         let basic =
             client(ClientAuth::SecretBasic { secret: kept(&folder).into(), encoding: BasicEncoding::Form });
-        let proof = basic.authentication.prove(&url).await.unwrap();
+        let proof = basic.authentication.prove(&url, &Budget::endless()).await.unwrap();
         assert!(proof.authorization.is_some());
         let form = basic.form(&proof, Some("{\"access_token\":{}}"));
         assert!(!form.contains("client_id") && !form.contains("client_secret"), "{form}");

@@ -6,16 +6,15 @@
 
 use std::sync::Arc;
 
-use base64::{Engine, prelude::BASE64_STANDARD};
 use reqwest::header::HeaderValue;
 use serde_json::Map;
-use url::{Url, form_urlencoded};
+use url::Url;
 
 use crate::{
     clock,
     profile::{
         assertion::{Audience, JWT_BEARER, Signer, Statement},
-        authentication::{BasicEncoding, ClientAuth, ProofError, expiry, token_in},
+        authentication::{ClientAuth, ProofError, expiry, token_in},
         certificate::{self, Certificate, Holder, Presented},
         client_secret::{Reader, Secrets, Which},
         content::Content,
@@ -24,7 +23,7 @@ use crate::{
         refusal::ExchangeError,
     },
     secret::{Fingerprint, Secret},
-    source::{Kept, Source, flaws::Flaws},
+    source::{Kept, Source, budget::Budget, flaws::Flaws},
 };
 
 /// A value, and what is wrong with a newer one that was passed over.
@@ -45,6 +44,14 @@ pub(super) struct Proof {
     which: Which,
     /// What it is made of. Two with the same are refused alike.
     material: Vec<Fingerprint>,
+}
+
+/// What one proof is made for and with.
+#[derive(Clone, Copy)]
+struct Round<'a> {
+    token_url: &'a Url,
+    which: Which,
+    budget: &'a Budget,
 }
 
 /// A client that can prove itself again and again.
@@ -138,15 +145,16 @@ impl Authentication {
         &self,
         token_url: &Url,
         proof: &Proof,
+        budget: &Budget,
     ) -> Result<Option<Proof>, ExchangeError> {
-        let later = self.prove_with(token_url, proof.which).await?;
+        let later = self.prove_with(Round { token_url, which: proof.which, budget }).await?;
         if later.material != proof.material {
             return Ok(Some(later));
         }
         if self.method.secrets().is_none_or(|secrets| secrets.second.is_none()) {
             return Ok(None);
         }
-        let other = self.prove_with(token_url, proof.which.other()).await?;
+        let other = self.prove_with(Round { token_url, which: proof.which.other(), budget }).await?;
         Ok((other.material != proof.material).then_some(other))
     }
 
@@ -169,13 +177,13 @@ impl Authentication {
     ///
     /// # Errors
     /// When a source cannot be read, or holds nothing that proves anything.
-    pub(super) async fn prove(&self, token_url: &Url) -> Result<Proof, ExchangeError> {
+    pub(super) async fn prove(&self, token_url: &Url, budget: &Budget) -> Result<Proof, ExchangeError> {
         let which = self.secrets.favourite();
         let has_other = self.method.secrets().is_some_and(|secrets| secrets.second.is_some());
-        match self.prove_with(token_url, which).await {
+        match self.prove_with(Round { token_url, which, budget }).await {
             // One of two is enough.
             Err(ExchangeError::Source(error)) if has_other => {
-                let other = self.prove_with(token_url, which.other()).await;
+                let other = self.prove_with(Round { token_url, which: which.other(), budget }).await;
                 other.map_err(|_| ExchangeError::Source(error))
             }
             outcome => outcome,
@@ -186,15 +194,20 @@ impl Authentication {
     ///
     /// # Errors
     /// When a source cannot be read.
-    pub(super) async fn prove_like(&self, token_url: &Url, proof: &Proof) -> Result<Proof, ExchangeError> {
-        self.prove_with(token_url, proof.which).await
+    pub(super) async fn prove_like(
+        &self,
+        token_url: &Url,
+        proof: &Proof,
+        budget: &Budget,
+    ) -> Result<Proof, ExchangeError> {
+        self.prove_with(Round { token_url, which: proof.which, budget }).await
     }
 
-    async fn prove_with(&self, token_url: &Url, which: Which) -> Result<Proof, ExchangeError> {
+    async fn prove_with(&self, round: Round<'_>) -> Result<Proof, ExchangeError> {
         let id = || ("client_id", Secret::new(self.client_id.clone()));
         let certificate = match &self.shown {
             Some(holder) => {
-                let read = holder.read().await.map_err(ProofError::from)?;
+                let read = holder.read(round.budget).await.map_err(ProofError::from)?;
                 Some(self.flaws.settle(&self.profile, "certificate", read))
             }
             None => None,
@@ -204,13 +217,13 @@ impl Authentication {
         match &self.method {
             // Some servers refuse a client_id beside Basic: RFC 6749 §2.3 wants one method only.
             ClientAuth::SecretBasic { secret, encoding } => {
-                let secret = self.secret(secret, which).await?;
-                authorization = Some(basic(&self.client_id, &secret, *encoding));
+                let secret = self.secret(secret, round).await?;
+                authorization = Some(encoding.header(&self.client_id, &secret));
                 material.push(secret.fingerprint());
                 secrets.push(secret);
             }
             ClientAuth::SecretPost(secret) => {
-                let secret = self.secret(secret, which).await?;
+                let secret = self.secret(secret, round).await?;
                 parameters = vec![id(), ("client_secret", secret.clone())];
                 material.push(secret.fingerprint());
                 secrets.push(secret);
@@ -224,7 +237,7 @@ impl Authentication {
             | ClientAuth::KeyJwt { .. }
             | ClientAuth::CertificateJwt { .. }
             | ClientAuth::Assertion(_) => {
-                let (assertion, print) = self.assertion(token_url, which).await?;
+                let (assertion, print) = self.assertion(round).await?;
                 let kind = Secret::new(JWT_BEARER.to_owned());
                 parameters =
                     vec![id(), ("client_assertion_type", kind), ("client_assertion", assertion.clone())];
@@ -232,34 +245,35 @@ impl Authentication {
                 secrets.push(assertion);
             }
         }
-        Ok(Proof { parameters, authorization, secrets, certificate, which, material })
+        Ok(Proof { parameters, authorization, secrets, certificate, which: round.which, material })
     }
 
-    async fn secret(&self, secrets: &Secrets, which: Which) -> Result<Secret, ExchangeError> {
-        Ok(self.secrets.read(secrets, which, (&self.profile, &self.flaws)).await?)
+    async fn secret(&self, secrets: &Secrets, round: Round<'_>) -> Result<Secret, ExchangeError> {
+        Ok(self.secrets.read(secrets, round.which, (&self.profile, &self.flaws), round.budget).await?)
     }
 
     /// A fresh assertion, or the one that somebody else has made, and what it is made of.
-    async fn assertion(&self, token_url: &Url, which: Which) -> Result<(Secret, Fingerprint), ExchangeError> {
+    async fn assertion(&self, round: Round<'_>) -> Result<(Secret, Fingerprint), ExchangeError> {
+        let Round { token_url, budget, .. } = round;
         let (assertion, print) = match &self.method {
             ClientAuth::SecretJwt { secret, audience } => {
-                let secret = self.secret(secret, which).await?;
+                let secret = self.secret(secret, round).await?;
                 let signed =
                     self.statement(audience, token_url).sign(&Signer::Secret(&secret), clock::wall());
                 (signed, secret.fingerprint())
             }
             ClientAuth::KeyJwt { key, algorithm, key_id, audience } => {
-                let read = self.private_key(key, *algorithm).await?;
+                let read = self.private_key(key, *algorithm, budget).await?;
                 let private = self.flaws.settle(&self.profile, "private_key", read);
                 let mut statement = self.statement(audience, token_url);
                 statement.key_id = key_id.as_deref();
                 (statement.sign(&Signer::Key(&private, *algorithm), clock::wall()), private.fingerprint())
             }
             ClientAuth::CertificateJwt { place, algorithm } => {
-                return self.certificate_assertion(place, *algorithm, token_url).await;
+                return self.certificate_assertion(place, *algorithm, round).await;
             }
             ClientAuth::Assertion(source) => {
-                let read = self.foreign_token(source).await?;
+                let read = self.foreign_token(source, budget).await?;
                 let token = self.flaws.settle(&self.profile, "token of the workload", read);
                 let print = token.fingerprint();
                 return Ok((token, print));
@@ -289,10 +303,10 @@ impl Authentication {
         &self,
         place: &certificate::Place,
         algorithm: Algorithm,
-        token_url: &Url,
+        Round { token_url, budget, .. }: Round<'_>,
     ) -> Result<(Secret, Fingerprint), ExchangeError> {
         let holder = self.signing.as_ref().expect("`new` made it for this method");
-        let read = holder.read().await.map_err(ProofError::from)?;
+        let read = holder.read(budget).await.map_err(ProofError::from)?;
         let certificate = self.flaws.settle(&self.profile, "certificate", read);
         let now = clock::wall();
         if certificate.expires() <= now {
@@ -311,9 +325,10 @@ impl Authentication {
         Ok((signed.expect("the key was found to fit the algorithm"), certificate.fingerprint()))
     }
 
-    async fn private_key(&self, source: &Source, algorithm: Algorithm) -> Read<PrivateKey> {
+    async fn private_key(&self, source: &Source, algorithm: Algorithm, budget: &Budget) -> Read<PrivateKey> {
         let read = async {
-            let pem = source.read_document().await?;
+            let has_last = self.key.last().is_some();
+            let pem = budget.read(source, has_last, source.read_document()).await?;
             let bytes = Fingerprint::of(&pem);
             if let Some(known) = self.key.last().filter(|(of, _)| *of == bytes) {
                 return Ok(known);
@@ -327,8 +342,9 @@ impl Authentication {
     }
 
     /// A token that is renewed by others, as it is now.
-    async fn foreign_token(&self, source: &Source) -> Read<Secret> {
-        let read = source.read_document().await.map_err(ExchangeError::from);
+    async fn foreign_token(&self, source: &Source, budget: &Budget) -> Read<Secret> {
+        let has_last = self.foreign.last().is_some();
+        let read = budget.read(source, has_last, source.read_document()).await.map_err(ExchangeError::from);
         let read = read.and_then(|bytes| Ok(token_in(&bytes, source)?));
         let (token, flaw) = self.foreign.or_last(read)?;
         match expiry(token.expose()).filter(|at| *at <= clock::wall()) {
@@ -349,7 +365,7 @@ impl Authentication {
     /// # Errors
     /// When a source cannot be read.
     pub(super) async fn fingerprint(&self) -> Result<Option<Fingerprint>, ExchangeError> {
-        let mut prints = Vec::new();
+        let (mut prints, budget) = (Vec::new(), Budget::endless());
         match &self.method {
             ClientAuth::SecretBasic { secret, .. }
             | ClientAuth::SecretPost(secret)
@@ -358,13 +374,13 @@ impl Authentication {
             }
             ClientAuth::KeyJwt { key, algorithm, .. } => {
                 if key.is_cheap() {
-                    let read = self.private_key(key, *algorithm).await?;
+                    let read = self.private_key(key, *algorithm, &budget).await?;
                     prints.push(self.flaws.settle(&self.profile, "private_key", read).fingerprint());
                 }
             }
             ClientAuth::Assertion(source) => {
                 if source.is_cheap() {
-                    let read = self.foreign_token(source).await?;
+                    let read = self.foreign_token(source, &budget).await?;
                     drop(self.flaws.settle(&self.profile, "token of the workload", read));
                 }
             }
@@ -375,48 +391,10 @@ impl Authentication {
             | ClientAuth::Absent => {}
         }
         for holder in [&self.signing, &self.shown].into_iter().flatten().filter(|holder| holder.is_cheap()) {
-            let read = holder.read().await.map_err(ProofError::from)?;
+            let read = holder.read(&budget).await.map_err(ProofError::from)?;
             prints.push(self.flaws.settle(&self.profile, "certificate", read).fingerprint());
         }
         let parts: Vec<&[u8]> = prints.iter().map(Fingerprint::as_bytes).collect();
         Ok((!parts.is_empty()).then(|| Fingerprint::of_all(parts)))
-    }
-}
-
-/// The value of `Authorization` for `client_secret_basic` (RFC 6749 §2.3.1).
-fn basic(client_id: &str, secret: &Secret, encoding: BasicEncoding) -> HeaderValue {
-    let half = |text: &str| match encoding {
-        BasicEncoding::Form => form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>(),
-        BasicEncoding::Raw => text.to_owned(),
-    };
-    let joined = zeroize::Zeroizing::new(format!("{}:{}", half(client_id), half(secret.expose())));
-    let mut value = HeaderValue::from_str(&format!("Basic {}", BASE64_STANDARD.encode(joined.as_bytes())))
-        .expect("base64 is legal in a header");
-    value.set_sensitive(true);
-    value
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn secret() -> Secret {
-        Secret::new("p+s/s=w:o%r&d \"~ 1".into())
-    }
-
-    #[test]
-    fn basic_encodes_each_half_as_a_form_before_joining() {
-        let value = basic("svc post:1", &secret(), BasicEncoding::Form);
-        let encoded = value.to_str().unwrap().strip_prefix("Basic ").unwrap().to_owned();
-        let plain = String::from_utf8(BASE64_STANDARD.decode(encoded).unwrap()).unwrap();
-        assert_eq!(plain, "svc+post%3A1:p%2Bs%2Fs%3Dw%3Ao%25r%26d+%22%7E+1");
-        assert!(value.is_sensitive());
-    }
-
-    #[test]
-    fn basic_raw_joins_the_halves_as_they_are() {
-        let value = basic("id", &secret(), BasicEncoding::Raw);
-        let encoded = value.to_str().unwrap().strip_prefix("Basic ").unwrap().to_owned();
-        assert_eq!(BASE64_STANDARD.decode(encoded).unwrap(), b"id:p+s/s=w:o%r&d \"~ 1");
     }
 }

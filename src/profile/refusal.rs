@@ -145,14 +145,14 @@ impl ExchangeError {
     pub fn class(&self) -> Class {
         match self {
             Self::Source(error) if error.is_transient() => Class::Transient,
+            Self::Proof(error) if error.is_transient() => Class::Transient,
             Self::Source(_) | Self::Proof(_) | Self::Unfit { .. } | Self::Authorities(_) => Class::Credential,
-            Self::SetUp { .. } => Class::Permanent,
+            Self::SetUp { .. } | Self::Discovery { permanent: true, .. } => Class::Permanent,
             Self::Unreachable { .. } | Self::TimedOut { .. } => Class::Transient,
             Self::Rejected(rejection) => rejection.class(),
             Self::ManagedIdentity(failure) => failure.class,
             // Envoy never asked again after an empty 200: any nonsense may be a proxy's bad minute.
             Self::Unusable { .. } | Self::TooLarge { .. } => Class::Transient,
-            Self::Discovery { permanent: true, .. } => Class::Permanent,
             Self::Discovery { .. } => Class::Transient,
         }
     }

@@ -53,7 +53,7 @@ pub enum Flaw {
     Killed(i32),
 }
 
-struct Span(Duration);
+pub(super) struct Span(pub(super) Duration);
 
 impl std::fmt::Display for Span {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -256,6 +256,40 @@ async fn a_broken_file_keeps_the_secret_that_works() {
     eventually("the mended file is used", is_mended).await;
 }
 
+/// A vault that hung used up the time of the whole token request: the last good secret was of no use, and
+/// the provider was said not to have answered.
+#[tokio::test]
+async fn a_source_that_hangs_leaves_the_secret_that_works_enough_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let (secret, stuck) = (file(&folder, "kept", SECRET), folder.path().join("stuck"));
+    let text = format!("[ -e {} ] && exec sleep 60; cat {}", stuck.display(), secret.display());
+    let program = script(&folder, "helper", &text);
+    let credential = format!(
+        "client_secret: {{exec: {{command: [{}], timeout: 60s}}}}\ntoken_timeout: 2s",
+        program.display()
+    );
+    let stage = Plan::default().credential(&credential).lifetime(Duration::from_secs(3)).start().await;
+    stage.ready().await;
+    fs::write(&stuck, "").unwrap();
+    let before = stage.idp.issued();
+    stage.idp.wait_for_issued(before + 2).await;
+    assert_eq!(stage.gateway.profiles()[0].view().failed, 0);
+    assert_eq!(stage.idp.last_request().unwrap().field("client_secret"), Some(SECRET));
+}
+
+#[tokio::test]
+async fn a_source_that_hangs_from_the_start_is_named_instead_of_the_provider() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = script(&folder, "helper", "exec sleep 60");
+    let stage = stage(&format!(
+        "client_secret: {{exec: {{command: [{}], timeout: 60s}}}}\ntoken_timeout: 500ms",
+        program.display()
+    ))
+    .await;
+    let error = failure(&stage).await;
+    assert!(error.contains(&format!("command {} was not read within 450 ms", program.display())), "{error}");
+}
+
 #[tokio::test]
 async fn a_secret_that_was_replaced_while_it_was_being_sent_is_sent_again_at_once() {
     let folder = tempfile::tempdir().unwrap();

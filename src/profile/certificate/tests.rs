@@ -6,6 +6,7 @@ use p12_keystore::{
 use rcgen::{CertificateParams, KeyPair};
 
 use super::*;
+use crate::source::budget::Budget;
 
 fn place() -> Place {
     Place { certificate: Source::File("/c.pem".into()), private_key: None, password: None }
@@ -128,13 +129,13 @@ async fn a_half_replaced_pair_keeps_the_old_one_until_it_is_whole() {
         password: None,
     };
     let holder = Holder::new(place);
-    let (first, flaw) = holder.read().await.unwrap();
+    let (first, flaw) = holder.read(&Budget::endless()).await.unwrap();
     assert_eq!(flaw, None);
     write("c", &made(&new).pem());
-    let (kept, flaw) = holder.read().await.unwrap();
+    let (kept, flaw) = holder.read(&Budget::endless()).await.unwrap();
     assert!(matches!(flaw, Some(CertificateError::Mismatch { .. })), "{flaw:?}");
     assert_eq!(kept.thumbprint_sha256(), first.thumbprint_sha256());
     write("k", &new.serialize_pem());
-    let (next, flaw) = holder.read().await.unwrap();
+    let (next, flaw) = holder.read(&Budget::endless()).await.unwrap();
     assert!(flaw.is_none() && next.thumbprint_sha256() != first.thumbprint_sha256());
 }

@@ -38,6 +38,10 @@ pub fn of_source(error: &SourceError) -> Diagnosis {
             "systemd gives the gateway no credentials",
             "add LoadCredential=NAME:PATH to the unit and restart it",
         ),
+        SourceError::Slow(..) => words(
+            "the place where the secret is kept hangs, or is too slow",
+            "see that it answers; if it only takes its time, give the profile a longer token_timeout",
+        ),
         SourceError::Exec(_, flaw) => of_exec(*flaw),
         SourceError::Vault(_, flaw) => of_vault(flaw),
         SourceError::KeyVault(_, flaw) => of_key_vault(flaw),
@@ -190,6 +194,7 @@ mod tests {
             (SourceError::NoCredentials(at()), "LoadCredential="),
             (SourceError::Exec(at(), exec::Flaw::TimedOut(Duration::ZERO)), "waiting for one"),
             (SourceError::Exec(at(), exec::Flaw::Failed(3)), "by hand"),
+            (SourceError::Slow(at(), Duration::ZERO), "token_timeout"),
             (SourceError::Exec(at(), exec::Flaw::Absent), "PATH"),
             (of_vault(vault::Flaw::Sealed), "unseal it"),
             (of_vault(vault::Flaw::Denied), "policy"),

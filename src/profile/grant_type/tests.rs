@@ -73,7 +73,10 @@ fn header(token: &str) -> Map<String, Value> {
 async fn googles_assertion_holds_the_scope_and_names_nobody_else() {
     let (folder, pem) = (Folder::new(), pem());
     let source = folder.keep("key.json", &google_file(&pem));
-    let traded = trade(bearer(AssertionKey::File(source.clone()))).offer(&url(), Some(SCOPE)).await.unwrap();
+    let traded = trade(bearer(AssertionKey::File(source.clone())))
+        .offer(&url(), Some(SCOPE), &Budget::endless())
+        .await
+        .unwrap();
     assert_eq!(parameter(&traded, "grant_type"), Some("urn:ietf:params:oauth:grant-type:jwt-bearer"));
     assert_eq!(parameter(&traded, "scope"), None, "it stands in the assertion");
     let assertion = parameter(&traded, "assertion").unwrap();
@@ -99,7 +102,7 @@ async fn an_id_token_is_asked_for_by_its_audience_and_a_subject_by_its_name() {
     let mut settings = bearer(AssertionKey::File(folder.keep("key.json", &google_file(&pem()))));
     settings.target_audience = Some("https://run.example".into());
     settings.subject = Some("admin@p.example".into());
-    let said = claims(&trade(settings).offer(&url(), None).await.unwrap());
+    let said = claims(&trade(settings).offer(&url(), None, &Budget::endless()).await.unwrap());
     assert_eq!(said["target_audience"], "https://run.example");
     assert_eq!(said["sub"], "admin@p.example");
     assert!(!said.contains_key("scope"));
@@ -111,12 +114,12 @@ async fn a_key_by_itself_follows_the_standard_and_the_scope_stays_in_the_form() 
     let key = folder.keep("key.pem", &pem());
     let mut settings = bearer(own(key.clone()));
     settings.audience = Some(Audience::Literal("https://login.example".into()));
-    let traded = trade(settings).offer(&url(), Some("openid")).await.unwrap();
+    let traded = trade(settings).offer(&url(), Some("openid"), &Budget::endless()).await.unwrap();
     assert_eq!(parameter(&traded, "scope"), Some("openid"));
     let said = claims(&traded);
     assert_eq!((said["iss"].as_str(), said["sub"].as_str()), (Some("the-client"), Some("the-client")));
     assert_eq!(said["aud"], "https://login.example");
-    let said = claims(&trade(bearer(own(key))).offer(&url(), None).await.unwrap());
+    let said = claims(&trade(bearer(own(key))).offer(&url(), None, &Budget::endless()).await.unwrap());
     assert_eq!(said["aud"], url().as_str(), "the token endpoint, where nothing else is said");
 }
 
@@ -124,8 +127,8 @@ async fn a_key_by_itself_follows_the_standard_and_the_scope_stays_in_the_form() 
 async fn every_request_has_an_assertion_of_its_own() {
     let folder = Folder::new();
     let trade = trade(bearer(own(folder.keep("key.pem", &pem()))));
-    let first = claims(&trade.offer(&url(), None).await.unwrap());
-    let second = claims(&trade.offer(&url(), None).await.unwrap());
+    let first = claims(&trade.offer(&url(), None, &Budget::endless()).await.unwrap());
+    let second = claims(&trade.offer(&url(), None, &Budget::endless()).await.unwrap());
     assert_ne!(first["jti"], second["jti"]);
 }
 
@@ -138,7 +141,7 @@ async fn a_key_file_that_is_half_written_leaves_the_old_key_in_use_until_it_is_w
     assert!(first.is_some());
     folder.keep("key.json", "{\"type\": \"service_acc");
     assert!(trade.fingerprint().await.unwrap() == first);
-    assert!(trade.offer(&url(), None).await.is_ok());
+    assert!(trade.offer(&url(), None, &Budget::endless()).await.is_ok());
     folder.keep("key.json", &google_file(&pem()));
     assert!(trade.fingerprint().await.unwrap() != first);
 }
@@ -155,7 +158,7 @@ fn exchange(folder: &Folder, token: &str) -> Trade {
 async fn an_exchange_sends_the_tokens_that_are_there_now_with_their_types() {
     let folder = Folder::new();
     let trade = exchange(&folder, "first\n");
-    let traded = trade.offer(&url(), Some("a b")).await.unwrap();
+    let traded = trade.offer(&url(), Some("a b"), &Budget::endless()).await.unwrap();
     let kind = "urn:ietf:params:oauth:token-type:jwt";
     for (name, value) in [
         ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange"),
@@ -170,7 +173,10 @@ async fn an_exchange_sends_the_tokens_that_are_there_now_with_their_types() {
     }
     let before = trade.fingerprint().await.unwrap();
     folder.keep("subject", "second\n");
-    assert_eq!(parameter(&trade.offer(&url(), None).await.unwrap(), "subject_token"), Some("second"));
+    assert_eq!(
+        parameter(&trade.offer(&url(), None, &Budget::endless()).await.unwrap(), "subject_token"),
+        Some("second")
+    );
     assert!(trade.fingerprint().await.unwrap() != before, "another subject, another token");
 }
 
@@ -180,7 +186,7 @@ async fn a_subject_token_that_has_expired_is_told_instead_of_sent() {
     let past = clock::wall().duration_since(UNIX_EPOCH).unwrap().as_secs() - 60;
     let payload = BASE64_URL_SAFE_NO_PAD.encode(json!({"exp": past}).to_string());
     let trade = exchange(&folder, &format!("e30.{payload}.c2ln"));
-    let error = trade.offer(&url(), None).await.err().unwrap();
+    let error = trade.offer(&url(), None, &Budget::endless()).await.err().unwrap();
     assert!(error.to_string().contains("has expired at"), "{error}");
     assert!(trade.fingerprint().await.is_err(), "so that the next one is noticed");
 }
