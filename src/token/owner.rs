@@ -78,12 +78,17 @@ pub(super) async fn run(shared: Arc<Shared>, exchange: impl Exchange, turns: Tur
 /// A token that died on its way is none. Taken for one, nobody could use it, and it would be due for
 /// a refresh at once, again and again.
 fn alive(grant: Grant) -> Result<Grant, ExchangeError> {
-    let is_dead = grant.asked_at.after(grant.lifetime) <= clock::now();
+    let is_dead = end(&grant) <= clock::now();
     if grant.lifetime >= LIFE_MIN && is_dead {
         let what = "its token's life was over before it arrived";
         return Err(ExchangeError::Unusable { status: 200, what });
     }
     Ok(grant)
+}
+
+/// When a token is no longer used.
+fn end(grant: &Grant) -> Moment {
+    grant.asked_at.after(grant.lifetime.saturating_sub(schedule::in_transit(grant.lifetime)))
 }
 
 /// When to begin the next exchange.
@@ -104,7 +109,7 @@ fn publish(shared: &Shared, grant: &Grant, fetch: Option<Link>) -> Next {
         generation,
         ready: grant.credential.ready(),
         obtained: now,
-        expires: grant.asked_at.after(grant.lifetime.saturating_sub(schedule::in_transit(grant.lifetime))),
+        expires: end(grant),
         for_one_use,
         round,
         fetch,
