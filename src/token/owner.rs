@@ -69,7 +69,6 @@ pub(super) async fn run(shared: Arc<Shared>, exchange: impl Exchange, turns: Tur
                 fail(&shared, error, failures, fetch)
             }
         };
-        shared.is_due_at(Some(next.due));
         wait(&shared, &mut source, &mut ends, next).await;
         shared.is_due_at(None);
     }
@@ -132,19 +131,20 @@ fn fail(shared: &Shared, error: ExchangeError, failures: u32, fetch: Option<Link
     let token_left = shared.current.load().as_ref().map_or(Duration::ZERO, |token| token.left(now));
     let (class, wait) = (error.class(), error.retry_after());
     let failure = schedule::Failure { class, in_a_row: failures, retry_after: wait, token_left };
-    let pause = schedule::pause(failure, fastrand::f64());
+    let pauses = schedule::pauses(failure, fastrand::f64());
+    let words = error.explained().to_string();
+    // A refusal may be about the claims; anything else is not.
+    let is_refused = matches!(class, Class::Permanent | Class::Eventual);
+    let retry_at = shared.fail(error, pauses, !is_refused && failures <= CLAIMS_FAILURES_MAX, fetch);
+    let until = retry_at.since(now);
     tracing::warn!(
         profile = shared.settings.profile.name,
         failures,
         // Rounded up: 0 would say that it is made at once.
-        next_attempt_s = pause.as_secs() + u64::from(pause.subsec_nanos() > 0),
+        next_attempt_s = until.as_secs() + u64::from(until.subsec_nanos() > 0),
         token_left_s = token_left.as_secs(),
-        "no token: {}",
-        error.explained()
+        "no token: {words}",
     );
-    // A refusal may be about the claims; anything else is not.
-    let is_refused = matches!(class, Class::Permanent | Class::Eventual);
-    let retry_at = shared.fail(error, pause, !is_refused && failures <= CLAIMS_FAILURES_MAX, fetch);
     // A new secret ends our own back-off, but not the wait that the provider asked for.
     Next { due: retry_at, demand_from: retry_at, change_from: now.after(wait.unwrap_or_default()) }
 }
@@ -164,11 +164,12 @@ async fn wait(
     check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ends.look(shared);
-        let now = clock::now();
-        if now >= next.due || shared.is_wanted(now >= next.demand_from) {
+        let (now, due) = (clock::now(), shared.due(next.due));
+        if now >= due || shared.is_wanted(now >= next.demand_from) {
             return;
         }
-        let until = if now < next.demand_from { next.demand_from.min(next.due) } else { next.due };
+        shared.is_due_at(Some(due));
+        let until = if now < next.demand_from { next.demand_from.min(due) } else { due };
         // Nothing is lost with the branches that are dropped: they are a timer, a permit and a tick,
         // and all that a permit tells is to look again.
         tokio::select! {

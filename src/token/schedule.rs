@@ -47,6 +47,24 @@ pub struct Failure {
     pub token_left: Duration,
 }
 
+/// How long to wait after a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pauses {
+    /// As long as the token that is being used meanwhile serves.
+    pub usual: Duration,
+    /// When an upstream has refused it: then it counts for nothing.
+    pub refused: Duration,
+}
+
+/// See [`pause`]. A refusal shortens only the wait for what goes away by itself, and none that the
+/// provider asked for.
+pub fn pauses(failure: Failure, jitter: f64) -> Pauses {
+    let usual = pause(failure, jitter);
+    let is_short = failure.class == Class::Transient && failure.retry_after.is_none();
+    let without = Failure { token_left: Duration::ZERO, ..failure };
+    Pauses { usual, refused: if is_short { pause(without, jitter) } else { usual } }
+}
+
 /// How long to wait before asking again after a failure. Never for ever: a permanent error only
 /// slows the loop.
 pub fn pause(failure: Failure, jitter: f64) -> Duration {
@@ -132,6 +150,18 @@ mod tests {
         };
         assert_eq!(wait(s(600)), s(30));
         assert_eq!(wait(s(20)), Duration::from_millis(500));
+    }
+
+    #[test]
+    fn a_refused_token_is_no_comfort_when_the_failure_goes_away_by_itself() {
+        let of = |class, retry_after| {
+            let failure = Failure { class, in_a_row: 1, retry_after, token_left: s(600) };
+            let Pauses { usual, refused } = pauses(failure, 0.0);
+            (usual, refused)
+        };
+        assert_eq!(of(Class::Transient, None), (s(30), Duration::from_millis(500)));
+        assert_eq!(of(Class::Transient, Some(s(40))), (s(40), s(40)));
+        assert_eq!(of(Class::Credential, None), (s(30), s(30)));
     }
 
     #[test]

@@ -4,12 +4,9 @@
 //! one part of [`Shared`] holds [`Orders`] meanwhile, so that reports, waits and outcomes of exchanges
 //! have one order: an outcome either answers a report or comes before it, never half of each.
 
-use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
 use arc_swap::ArcSwapOption;
@@ -19,7 +16,7 @@ use crate::{
     clock::{self, Moment},
     profile::{expiry::Expiry, refusal::ExchangeError},
     telemetry::{metrics::Latency, trace::Link},
-    token::{Reason, Settings, Suppressed, Token, Unavailable, notes::Notes},
+    token::{Reason, Settings, Suppressed, Token, Unavailable, notes::Notes, schedule::Pauses},
 };
 
 /// What the owner is doing, for those who wait.
@@ -33,6 +30,8 @@ pub(super) enum Phase {
     Failed {
         error: Arc<ExchangeError>,
         retry_at: Moment,
+        /// Not before, even when it turns out that the token in use is refused.
+        soonest: Moment,
         /// The exchange's span.
         fetch: Option<Link>,
     },
@@ -69,7 +68,7 @@ impl Status {
             return Some(Ok(Arc::clone(token)));
         }
         match &self.phase {
-            Phase::Failed { error, retry_at, fetch } => {
+            Phase::Failed { error, retry_at, fetch, .. } => {
                 let (retry_after, fetch) = (retry_at.since(clock::now()), fetch.map(Box::new));
                 (!retry_after.is_zero()).then(|| {
                     Err(Unavailable { retry_after, reason: Reason::Failed(Arc::clone(error)), fetch })
@@ -95,6 +94,8 @@ struct Orders {
     rejected: u64,
     /// When a 401 last caused an exchange.
     rejected_at: Option<Moment>,
+    /// By when a 401 wants the attempt that follows a failure.
+    due_by: Option<Moment>,
 }
 
 struct Flight {
@@ -221,24 +222,25 @@ impl Shared {
             return Report::Newer(Arc::clone(next));
         }
         let status = self.status.borrow().clone();
-        if matches!(status.phase, Phase::Failed { .. }) {
-            // The provider's wait and our own back-off hold for 401s too: they end with an exchange.
+        let now = clock::now();
+        let damped = self.damped(&orders, &status, claims.is_some());
+        if let Phase::Failed { retry_at, soonest, .. } = status.phase {
+            // The provider's wait and our own back-off hold for 401s too: they end with an exchange. Only
+            // what was added because there is a good token does not, when it is none.
             orders.rejected = orders.rejected.max(generation);
-            return Report::Suppressed(Suppressed::Failing);
-        }
-        if let Some(after) = orders.joined(&status, generation, claims.as_ref()) {
+            if soonest >= retry_at || damped.is_some() {
+                return Report::Suppressed(Suppressed::Failing);
+            }
+            if now < soonest {
+                self.bring_forward(orders, soonest);
+                return Report::Suppressed(Suppressed::Failing);
+            }
+        } else if let Some(after) = orders.joined(&status, generation, claims.as_ref()) {
             orders.rejected = orders.rejected.max(generation);
             return Report::Refreshing { after };
         }
-        let now = clock::now();
-        let recovery = self.settings.recovery;
-        let age = status.latest.as_ref().map(|token| now.since(token.obtained));
-        // A demand for claims says nothing about the token's age.
-        if claims.is_none() && age.is_some_and(|age| age < recovery.min_token_age) {
-            return Report::Suppressed(Suppressed::Young);
-        }
-        if orders.rejected_at.is_some_and(|at| now.since(at) < recovery.min_interval) {
-            return Report::Suppressed(Suppressed::Recent);
+        if let Some(why) = damped {
+            return Report::Suppressed(why);
         }
         let after = orders.next(&status, generation);
         orders.rejected = orders.rejected.max(generation);
@@ -251,6 +253,36 @@ impl Shared {
         drop(orders);
         self.wake.notify_one();
         Report::Refreshing { after }
+    }
+
+    /// Why a 401 causes no refresh now. A demand for claims says nothing about the token's age.
+    fn damped(&self, orders: &Orders, status: &Status, has_claims: bool) -> Option<Suppressed> {
+        let (now, recovery) = (clock::now(), self.settings.recovery);
+        let age = status.latest.as_ref().map(|token| now.since(token.obtained));
+        if !has_claims && age.is_some_and(|age| age < recovery.min_token_age) {
+            return Some(Suppressed::Young);
+        }
+        let is_recent = orders.rejected_at.is_some_and(|at| now.since(at) < recovery.min_interval);
+        is_recent.then_some(Suppressed::Recent)
+    }
+
+    /// A 401 wants the attempt that follows a failure `at` this moment.
+    fn bring_forward(&self, mut orders: MutexGuard<'_, Orders>, at: Moment) {
+        orders.rejected_at = Some(clock::now());
+        orders.due_by = Some(at);
+        self.status.send_if_modified(|status| {
+            if let Phase::Failed { retry_at, .. } = &mut status.phase {
+                *retry_at = at;
+            }
+            // As in `fetching`: nobody waits for it.
+            false
+        });
+        self.wake.notify_one();
+    }
+
+    /// When the next exchange is due that was to be `by`.
+    pub(super) fn due(&self, by: Moment) -> Moment {
+        self.orders().due_by.map_or(by, |sooner| sooner.min(by))
     }
 
     /// Orders an exchange, whatever there is. Gives the generation after which its token comes.
@@ -288,6 +320,7 @@ impl Shared {
     pub(super) fn begin(&self) -> Option<String> {
         let mut orders = self.orders();
         orders.refresh = false;
+        orders.due_by = None;
         let claims = orders.claims.take();
         orders.flight = Some(Flight { claims: claims.clone() });
         self.fetching();
@@ -316,11 +349,11 @@ impl Shared {
         token
     }
 
-    /// The exchange gave none. With `keep_claims` the next one asks for the same claims.
+    /// The exchange gave none. With `keep_claims` the next one asks for the same claims. Gives when that is.
     pub(super) fn fail(
         &self,
         error: ExchangeError,
-        pause: Duration,
+        pauses: Pauses,
         keep_claims: bool,
         fetch: Option<Link>,
     ) -> Moment {
@@ -332,12 +365,16 @@ impl Shared {
             orders.claims = flight.and_then(|flight| flight.claims);
         }
         self.failed.fetch_add(1, Ordering::Relaxed);
-        let retry_at = clock::now().after(pause);
+        let is_refused =
+            self.current.load().as_ref().is_some_and(|token| orders.rejected >= token.generation);
+        let now = clock::now();
+        let soonest = now.after(pauses.refused);
+        let retry_at = if is_refused { soonest } else { now.after(pauses.usual) };
         let error = Arc::new(error);
         self.status.send_modify(|status| {
             status.rounds += 1;
             status.error = Some(Arc::clone(&error));
-            status.phase = Phase::Failed { error, retry_at, fetch };
+            status.phase = Phase::Failed { error, retry_at, soonest, fetch };
         });
         retry_at
     }

@@ -208,6 +208,54 @@ async fn when_a_forced_refresh_fails_everyone_is_told_and_the_old_token_goes_on(
     assert_eq!(handle.replace(old.generation(), None, s(20)).await.unwrap().generation(), 2);
 }
 
+/// The refused token used to count as a comfort: after one failure of no weight, the provider was left alone
+/// for half a minute, in which every request got a 401.
+#[tokio::test(start_paused = true)]
+async fn a_forced_refresh_that_fails_for_a_moment_is_tried_again_within_a_second() {
+    let provider = Provider::new(Answer::Life(HOUR));
+    let (handle, old) = aged(&provider).await;
+    provider.with(|script| script.first.push_back(Answer::No(Class::Transient)));
+    assert!(handle.replace(old.generation(), None, s(20)).await.is_err());
+    sleep(ms(1100)).await;
+    assert_eq!(handle.current().unwrap().token().generation(), 2);
+    assert_eq!(provider.calls(), 3);
+}
+
+/// A background refresh has failed, with a good token in hand. A 401 says that it is not good.
+#[tokio::test(start_paused = true)]
+async fn a_401_after_a_refresh_that_failed_for_a_moment_brings_the_next_attempt_forward() {
+    for waited in [ms(200), s(10)] {
+        let provider = Provider::new(Answer::Wish { life: HOUR, refresh_in: s(60) });
+        let (handle, old) = provider.started().await;
+        provider.with(|script| script.first.push_back(Answer::No(Class::Transient)));
+        while handle.view().failed == 0 {
+            sleep(ms(10)).await;
+        }
+        sleep(waited).await;
+        let outcome = handle.replace(old.generation(), None, s(20)).await;
+        assert_eq!(outcome.is_ok(), waited >= s(1), "it is not waited for when the back-off holds");
+        sleep(ms(1)).await;
+        assert!(handle.view().next_in.is_none_or(|next| waited >= s(1) || next < s(1)));
+        sleep(ms(1100)).await;
+        assert_eq!(handle.current().unwrap().token().generation(), 2, "{waited:?}");
+        assert_eq!(provider.calls(), 3);
+    }
+}
+
+/// While the provider is down, an upstream that refuses everything causes no more than the back-off does.
+#[tokio::test(start_paused = true)]
+async fn refused_tokens_are_no_storm_on_a_provider_that_fails() {
+    let provider = Provider::new(Answer::Life(HOUR));
+    let (handle, _) = aged(&provider).await;
+    provider.answers(Answer::No(Class::Transient));
+    for _ in 0..6000 {
+        let token = handle.acquire(s(20)).await.unwrap();
+        let _ = handle.replace(token.generation(), None, s(20)).await;
+        sleep(ms(100)).await;
+    }
+    assert!(provider.calls() < 50, "{}", provider.calls());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_request_that_cannot_be_sent_twice_waits_for_the_successor_of_a_rejected_token() {
     let provider = Provider::new(Answer::Life(HOUR));
