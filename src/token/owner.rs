@@ -2,12 +2,17 @@
 //!
 //! Its loop has no way out but being aborted: errors only change how long it waits.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    future::{Future, pending},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use crate::{
     clock::{self, Moment},
     profile::{
-        Grant, Identity,
+        self, Grant, Identity,
         expiry::Expiry,
         refusal::{Class, ExchangeError},
     },
@@ -31,6 +36,8 @@ const LIFE_MIN: Duration = Duration::from_secs(1);
 /// The least time between two exchanges for tokens that may not be kept, however great the demand:
 /// who comes in between shares the next.
 const ONE_USE_SPACING: Duration = Duration::from_secs(1);
+/// So long an exchange waits to learn which secret it is made with: only what tells of changes needs that.
+const SOURCE_PATIENCE: Duration = Duration::from_secs(3);
 /// How often somebody is told that a secret will expire.
 const EXPIRY_WARNINGS: Duration = Duration::from_secs(86_400);
 /// Stands for "never, unless somebody asks" and harms nobody.
@@ -41,11 +48,11 @@ const CLAIMS_FAILURES_MAX: u32 = 3;
 /// Fetches, waits, fetches again, until aborted.
 pub(super) async fn run(shared: Arc<Shared>, exchange: impl Exchange, turns: Turns, traces: Arc<Traces>) {
     let (mut failures, mut clocks) = (0u32, Clocks::default());
-    let mut source = SourceWatch { exchange: &exchange, asked_with: None, changed_at: None };
+    let mut source = SourceWatch::new(&exchange, &shared.settings.profile);
     let mut ends = ExpiryWatch::default();
     loop {
         let claims = shared.begin();
-        source.asked_with = exchange.identity().await;
+        source.asked_with = source.identity().await;
         let (outcome, fetch) = {
             let _turn = turns.0.acquire().await;
             let (began, fetch) = (tokio::time::Instant::now(), Fetch::begin(&traces));
@@ -170,13 +177,18 @@ async fn wait(
         }
         shared.is_due_at(Some(due));
         let until = if now < next.demand_from { next.demand_from.min(due) } else { due };
-        // Nothing is lost with the branches that are dropped: they are a timer, a permit and a tick,
-        // and all that a permit tells is to look again.
+        // Nothing is lost with the branches that are dropped: they are a timer, a permit, a tick, and a
+        // reading that goes on. All that a permit tells is to look again.
         tokio::select! {
             () = tokio::time::sleep(until.since(now)) => {}
             () = shared.wake.notified() => {}
             _ = check.tick() => {
-                if clock::now() >= next.change_from && source.has_changed().await {
+                if clock::now() >= next.change_from {
+                    source.look();
+                }
+            }
+            identity = source.told() => {
+                if source.is_changed_to(identity) {
                     tracing::info!(profile = shared.settings.profile.name, "the secret has changed");
                     return;
                 }
@@ -207,22 +219,89 @@ impl ExpiryWatch {
 }
 
 /// Notices that a token asked for now would be another one.
+///
+/// A file system may hang for hours. So a reading is never waited for without a limit, and there is one at
+/// a time: each holds a thread.
 struct SourceWatch<'a, E> {
     exchange: &'a E,
+    profile: &'a str,
+    patience: Duration,
     asked_with: Option<Identity>,
     changed_at: Option<Moment>,
+    reading: Option<Reading<'a>>,
+    is_slow: bool,
 }
 
-impl<E: Exchange> SourceWatch<'_, E> {
-    async fn has_changed(&mut self) -> bool {
-        let now = clock::now();
-        if self.changed_at.is_some_and(|at| now.since(at) < SOURCE_SPACING) {
-            return false;
+/// A look at the source that is under way.
+struct Reading<'a> {
+    began: Moment,
+    identity: Pin<Box<dyn Future<Output = Option<Identity>> + Send + 'a>>,
+}
+
+impl<'a, E: Exchange> SourceWatch<'a, E> {
+    fn new(exchange: &'a E, profile: &'a profile::Settings) -> Self {
+        Self {
+            exchange,
+            profile: &profile.name,
+            patience: SOURCE_PATIENCE.min(profile.timeout),
+            asked_with: None,
+            changed_at: None,
+            reading: None,
+            is_slow: false,
         }
-        let identity = self.exchange.identity().await;
+    }
+
+    /// The identity of a token that is asked for now; `None` too when that is not known in time.
+    async fn identity(&mut self) -> Option<Identity> {
+        self.read();
+        match tokio::time::timeout(self.patience, self.told()).await {
+            Ok(identity) => identity,
+            Err(_) => {
+                self.is_late();
+                None
+            }
+        }
+    }
+
+    /// Looks whether the secret is another one, unless that was so a moment ago.
+    fn look(&mut self) {
+        let now = clock::now();
+        if self.reading.as_ref().is_some_and(|reading| now.since(reading.began) >= self.patience) {
+            self.is_late();
+        }
+        if self.changed_at.is_none_or(|at| now.since(at) >= SOURCE_SPACING) {
+            self.read();
+        }
+    }
+
+    fn read(&mut self) {
+        let exchange = self.exchange;
+        let begin = || Reading { began: clock::now(), identity: Box::pin(exchange.identity()) };
+        self.reading.get_or_insert_with(begin);
+    }
+
+    fn is_late(&mut self) {
+        if !std::mem::replace(&mut self.is_slow, true) {
+            let (profile, waited_s) = (self.profile, self.patience.as_secs());
+            tracing::warn!(profile, waited_s, "the secret's source hangs, a new secret in it goes unnoticed");
+        }
+    }
+
+    /// What the reading under way gives; without one it does not end. Dropped, the reading goes on.
+    async fn told(&mut self) -> Option<Identity> {
+        let Some(reading) = &mut self.reading else { return pending().await };
+        let identity = reading.identity.as_mut().await;
+        self.reading = None;
+        if std::mem::take(&mut self.is_slow) {
+            tracing::info!(profile = self.profile, "the secret's source hangs no longer");
+        }
+        identity
+    }
+
+    fn is_changed_to(&mut self, identity: Option<Identity>) -> bool {
         let has_changed = identity.is_some() && identity != self.asked_with;
         if has_changed {
-            self.changed_at = Some(now);
+            self.changed_at = Some(clock::now());
         }
         has_changed
     }

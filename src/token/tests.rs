@@ -61,6 +61,8 @@ struct Script {
     most_in_flight: usize,
     /// The secret in its source, or none to be read there.
     secret: Option<u64>,
+    /// Reading the source does not end.
+    stuck: bool,
     /// The source gives something else each time.
     flaps: bool,
     /// What tokens it gives.
@@ -83,6 +85,7 @@ impl Provider {
             in_flight: 0,
             most_in_flight: 0,
             secret: Some(1),
+            stuck: false,
             flaps: false,
             token: "t".into(),
             skew: None,
@@ -154,6 +157,9 @@ impl Exchange for Provider {
     }
 
     async fn identity(&self) -> Option<Identity> {
+        while self.with(|script| script.stuck) {
+            sleep(ms(50)).await;
+        }
         let secret = self.with(|script| {
             if script.flaps {
                 script.secret = script.secret.map(|secret| secret + 1);

@@ -324,6 +324,23 @@ async fn a_secret_that_cannot_be_read_for_a_moment_causes_no_refresh() {
     assert_eq!(provider.calls(), 1);
 }
 
+/// A file on a mount that hangs stopped the owner without a word: no refresh, no answer to demand or 401s.
+#[tokio::test(start_paused = true)]
+async fn a_source_that_hangs_holds_no_exchange_up() {
+    let provider = Provider::new(Answer::Life(HOUR));
+    provider.with(|script| script.stuck = true);
+    let (handle, first) = provider.started().await;
+    sleep(s(60)).await;
+    let begun = Instant::now();
+    assert_eq!(handle.replace(first.generation(), None, s(20)).await.unwrap().generation(), 2);
+    assert!(begun.elapsed() < s(4), "{:?}", begun.elapsed());
+    sleep(HOUR).await;
+    assert_eq!(provider.calls(), 3, "it is renewed before its end");
+    provider.with(|script| (script.stuck, script.secret) = (false, Some(2)));
+    sleep(s(3)).await;
+    assert_eq!(provider.calls(), 4, "a new secret is noticed when it can be read");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_source_that_gives_another_secret_each_time_is_no_request_every_two_seconds() {
     for usual in [Answer::Life(HOUR), Answer::No(Class::Credential)] {

@@ -55,6 +55,7 @@ async fn one_hour(seed: u64) {
             0 => provider.answers(any_answer(&mut random)),
             1 => provider.delays(ms([0, 1, 100, 3000, 9999][random.usize(..5)])),
             2 => provider.with(|script| script.secret = (random.u8(..4) > 0).then(|| random.u64(..3))),
+            3 if random.bool() => provider.with(|script| script.stuck = !script.stuck),
             3 => provider.with(|script| script.refused = random.bool().then(|| claims("a")).flatten()),
             _ => {
                 let wait = ms([0, 50, 2000, 15_000][random.usize(..4)]);
@@ -82,6 +83,7 @@ async fn one_hour(seed: u64) {
     // The provider has recovered: a token is there when its waiting time or five minutes are over.
     provider
         .with(|script| (script.usual, script.delay, script.refused) = (Answer::Life(HOUR), ms(100), None));
+    provider.with(|script| script.stuck = false);
     sleep(s(441)).await;
     let token = handle.acquire(s(20)).await.unwrap();
     assert!(token.generation() >= newest.load(Ordering::Relaxed) as u64, "{seed}: generations only grow");
