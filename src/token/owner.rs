@@ -36,6 +36,8 @@ const LIFE_MIN: Duration = Duration::from_secs(1);
 /// The least time between two exchanges for tokens that may not be kept, however great the demand:
 /// who comes in between shares the next.
 const ONE_USE_SPACING: Duration = Duration::from_secs(1);
+/// The least time between two exchanges while an older token is used, because newer ones may not be kept.
+const OLDER_SPACING: Duration = Duration::from_secs(30);
 /// So long an exchange waits to learn which secret it is made with: only what tells of changes needs that.
 const SOURCE_PATIENCE: Duration = Duration::from_secs(3);
 /// How often somebody is told that a secret will expire.
@@ -69,7 +71,8 @@ pub(super) async fn run(shared: Arc<Shared>, exchange: impl Exchange, turns: Tur
         let next = match outcome {
             Ok(grant) => {
                 failures = 0;
-                publish(&shared, &grant, fetch)
+                let may_stay = source.keeps(grant.lifetime >= LIFE_MIN);
+                publish(&shared, &grant, fetch, may_stay)
             }
             Err(error) => {
                 failures = failures.saturating_add(1);
@@ -107,11 +110,11 @@ struct Next {
     change_from: Moment,
 }
 
-/// Makes a grant the current token.
-fn publish(shared: &Shared, grant: &Grant, fetch: Option<Link>) -> Next {
+/// Makes a grant the current token. With `may_stay`, one that has life left does not give way to one without.
+fn publish(shared: &Shared, grant: &Grant, fetch: Option<Link>, may_stay: bool) -> Next {
     let now = clock::now();
     let for_one_use = grant.lifetime < LIFE_MIN;
-    let token = shared.publish(|generation, round| Token {
+    let token = shared.publish(may_stay, |generation, round| Token {
         generation,
         ready: grant.credential.ready(),
         obtained: now,
@@ -128,7 +131,12 @@ fn publish(shared: &Shared, grant: &Grant, fetch: Option<Link>) -> Next {
     );
     notes::look_at(shared, grant, token.generation);
     let refresh = schedule::refresh_after(grant.lifetime, grant.refresh_in, fastrand::f64());
-    let due = grant.asked_at.after(if for_one_use { NEVER } else { refresh });
+    let older = shared.current.load().as_ref().filter(|_| for_one_use).map(|older| older.left(now));
+    let due = match older {
+        // It goes on, and the provider may think better of it before its end.
+        Some(left) => now.after((left / 2).max(OLDER_SPACING)),
+        None => grant.asked_at.after(if for_one_use { NEVER } else { refresh }),
+    };
     Next { due, demand_from: grant.asked_at.after(ONE_USE_SPACING), change_from: now }
 }
 
@@ -227,6 +235,8 @@ struct SourceWatch<'a, E> {
     profile: &'a str,
     patience: Duration,
     asked_with: Option<Identity>,
+    /// What the token that was kept last was asked for with.
+    kept_with: Option<Identity>,
     changed_at: Option<Moment>,
     reading: Option<Reading<'a>>,
     is_slow: bool,
@@ -245,6 +255,7 @@ impl<'a, E: Exchange> SourceWatch<'a, E> {
             profile: &profile.name,
             patience: SOURCE_PATIENCE.min(profile.timeout),
             asked_with: None,
+            kept_with: None,
             changed_at: None,
             reading: None,
             is_slow: false,
@@ -304,5 +315,15 @@ impl<'a, E: Exchange> SourceWatch<'a, E> {
             self.changed_at = Some(clock::now());
         }
         has_changed
+    }
+
+    /// A token has come, which `is_kept` or not. Gives whether the one that was kept before is of the same
+    /// secret.
+    fn keeps(&mut self, is_kept: bool) -> bool {
+        let is_same = self.kept_with == self.asked_with;
+        if is_kept {
+            self.kept_with = self.asked_with;
+        }
+        is_same
     }
 }

@@ -327,8 +327,9 @@ impl Shared {
         claims
     }
 
-    /// The exchange gave a token, which `make` makes from its generation and its round.
-    pub(super) fn publish(&self, make: impl FnOnce(u64, u64) -> Token) -> Arc<Token> {
+    /// The exchange gave a token, which `make` makes from its generation and its round. With `may_stay` a
+    /// current token goes on that is valid, was not rejected, and would give way to one for one use only.
+    pub(super) fn publish(&self, may_stay: bool, make: impl FnOnce(u64, u64) -> Token) -> Arc<Token> {
         let mut orders = self.orders();
         orders.flight = None;
         orders.demanded = false;
@@ -339,7 +340,10 @@ impl Shared {
         };
         let token = Arc::new(make(generation, round));
         let keep = !token.for_one_use;
-        self.current.store(keep.then(|| Arc::clone(&token)));
+        let stays = |old: &Arc<Token>| may_stay && old.is_valid() && orders.rejected < old.generation;
+        if keep || !self.current.load().as_ref().is_some_and(stays) {
+            self.current.store(keep.then(|| Arc::clone(&token)));
+        }
         self.status.send_modify(|status| {
             status.rounds = round;
             status.error = None;

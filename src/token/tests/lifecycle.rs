@@ -194,6 +194,41 @@ async fn a_token_for_one_use_is_not_given_out_again_when_the_next_exchange_fails
     assert_eq!(failed(&refused).class(), Class::Transient);
 }
 
+/// `expires_in: 0` in answer to a background refresh used to throw away a token with most of its life left.
+#[tokio::test(start_paused = true)]
+async fn a_token_without_life_does_not_take_a_valid_one_away() {
+    let provider = Provider::new(Answer::Wish { life: HOUR, refresh_in: s(100) });
+    let begun = Instant::now();
+    let (handle, first) = provider.started().await;
+    provider.answers(Answer::Life(Duration::ZERO));
+    while begun.elapsed() < HOUR - s(2) {
+        assert!(Arc::ptr_eq(&handle.acquire(Duration::ZERO).await.unwrap(), &first));
+        sleep(s(1)).await;
+    }
+    assert!((2..20).contains(&provider.calls()), "{}", provider.calls());
+    sleep(s(3)).await;
+    assert!(handle.acquire(s(20)).await.unwrap().for_one_use, "the valid one has expired");
+    assert!(handle.current().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_without_life_takes_the_place_of_a_rejected_one_and_of_an_old_secrets() {
+    let provider = Provider::new(Answer::Life(HOUR));
+    let (handle, first) = provider.started().await;
+    sleep(s(60)).await;
+    provider.answers(Answer::Life(Duration::ZERO));
+    assert!(handle.replace(first.generation(), None, s(20)).await.unwrap().for_one_use);
+    assert!(handle.current().is_none());
+
+    let provider = Provider::new(Answer::Life(HOUR));
+    let (handle, _) = provider.started().await;
+    provider.answers(Answer::Life(Duration::ZERO));
+    provider.with(|script| script.secret = Some(2));
+    sleep(s(3)).await;
+    assert_eq!(provider.calls(), 2);
+    assert!(handle.current().is_none());
+}
+
 #[tokio::test(start_paused = true)]
 async fn steady_demand_for_tokens_without_life_is_one_exchange_a_second_and_stays_ready() {
     for life in [Duration::ZERO, ms(1), ms(999)] {

@@ -40,7 +40,10 @@ async fn request(
             assert!(next.is_valid() || next.for_one_use);
         }
     }
-    newest.fetch_max(usize::try_from(token.generation()).unwrap(), Ordering::Relaxed);
+    // A token that is kept goes on beside newer ones that serve those who wait and nobody else.
+    if !token.for_one_use {
+        newest.fetch_max(usize::try_from(token.generation()).unwrap(), Ordering::Relaxed);
+    }
 }
 
 async fn one_hour(seed: u64) {
