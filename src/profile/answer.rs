@@ -100,9 +100,9 @@ pub fn read(
 pub fn read_as(wanted: &Wanted<'_>, reply: &Reply, secrets: &[Secret]) -> Result<Accepted, ExchangeError> {
     let json: Option<Map<String, Value>> = serde_json::from_slice(&reply.body).ok();
     let unusable = |what| ExchangeError::Unusable { status: reply.status.as_u16(), what };
-    if !reply.status.is_success()
-        || json.as_ref().is_some_and(|m| m.get("error").is_some_and(|error| !error.is_null()))
-    {
+    // RFC 6749 §3.2: a parameter without a value counts as absent.
+    let is_error = |error: &Value| !error.is_null() && error.as_str() != Some("");
+    if !reply.status.is_success() || json.as_ref().is_some_and(|m| m.get("error").is_some_and(is_error)) {
         return Err(ExchangeError::Rejected(Box::new(Rejection::read(reply, json.as_ref(), secrets))));
     }
     let Some(json) = json else {
@@ -332,7 +332,10 @@ mod tests {
     fn an_error_inside_a_200_is_an_error() {
         let error = check(200, r#"{"error":"invalid_client","access_token":"t"}"#).err().unwrap();
         assert!(matches!(error, ExchangeError::Rejected(_)), "{error}");
-        assert!(check(200, r#"{"error":null,"access_token":"t"}"#).is_ok(), "some write every member");
+        for none in ["null", r#""""#] {
+            let body = format!(r#"{{"error":{none},"access_token":"t"}}"#);
+            assert!(check(200, &body).is_ok(), "some write every member, {none}");
+        }
     }
 
     #[test]
