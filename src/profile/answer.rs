@@ -217,7 +217,7 @@ pub fn as_json(content_type: Option<&HeaderValue>, body: Vec<u8>) -> Vec<u8> {
 /// `expires_in`, else `expires_on` of Entra v1 and managed identities, as a span from now.
 fn lifetime(json: &Map<String, Value>) -> Option<Duration> {
     if let Some(span) = json.get("expires_in").and_then(seconds) {
-        return Some(span);
+        return Some(span.min(LIFETIME_MAX));
     }
     let until = json.get("expires_on")?;
     let until = seconds(until).or_else(|| dates::since_1970(until.as_str()?))?;
@@ -236,9 +236,7 @@ fn seconds(value: &Value) -> Option<Duration> {
         return None;
     }
     // `expires_on` counts from 1970, so the cap for spans is applied where it is one.
-    let capped = number.clamp(0.0, 1e11);
-    let span = Duration::try_from_secs_f64(capped).ok()?;
-    Some(if number < 1e9 { span.min(LIFETIME_MAX) } else { span })
+    Duration::try_from_secs_f64(number.clamp(0.0, 1e11)).ok()
 }
 
 /// `Retry-After` in seconds or as a date (RFC 9110 §10.2.3), capped at an hour.
@@ -281,7 +279,11 @@ mod tests {
         assert_eq!(lifetime_of(r#","expires_in":"soon""#), TTL);
         assert_eq!(lifetime_of(r#","expires_in":0"#), secs(0));
         assert_eq!(lifetime_of(r#","expires_in":-5"#), secs(0));
-        assert_eq!(lifetime_of(r#","expires_in":1e300"#), Duration::from_secs_f64(1e11));
+        assert_eq!(lifetime_of(r#","expires_in":1e300"#), LIFETIME_MAX);
+        // Milliseconds, or a date: no span that anybody means. It used to be taken at its word.
+        for absurd in ["1e9", "1764417600", "3600000000", r#""9999999999""#] {
+            assert_eq!(lifetime_of(&format!(r#","expires_in":{absurd}"#)), LIFETIME_MAX, "{absurd}");
+        }
     }
 
     #[test]
