@@ -160,7 +160,7 @@ impl Client {
         }
         let mut response = request.send().await.map_err(|error| self.unreachable(site, &error))?;
         let status = response.status();
-        let retry_after = response.headers().get(reqwest::header::RETRY_AFTER).and_then(answer::retry_after);
+        let retry_after = answer::retry_after(response.headers());
         let challenge = response.headers().get(WWW_AUTHENTICATE).cloned();
         let body = http::bounded(&mut response).await.map_err(|cut| cut.at(&site.url))?;
         Ok(Answer { reply: Reply { status, retry_after, body }, challenge })

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, RETRY_AFTER};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE};
 use url::{Url, form_urlencoded};
 
 use crate::{
@@ -280,7 +280,7 @@ impl Client {
             key.learn(&origin, response.headers());
         }
         let status = response.status();
-        let retry_after = response.headers().get(RETRY_AFTER).and_then(answer::retry_after);
+        let retry_after = answer::retry_after(response.headers());
         let content_type = response.headers().get(CONTENT_TYPE).cloned();
         let body = http::bounded(&mut response).await.map_err(|e| e.at(url))?;
         Ok(Reply { status, retry_after, body: answer::as_json(content_type.as_ref(), body) })
