@@ -9,7 +9,7 @@ use base64::{
 };
 use http::{HeaderMap, header::WWW_AUTHENTICATE};
 
-/// Challenges are read up to here; what is longer is no challenge that anybody sends.
+/// A field is read up to here; what comes later says nothing that anybody sends.
 const CHALLENGE_BYTES_MAX: usize = 8 * 1024;
 
 /// What a 401 asks for.
@@ -34,23 +34,37 @@ pub fn demand(headers: &HeaderMap, is_bound: bool) -> Demand {
     let mut seen_any = false;
     let (mut bearer, mut dpop) = (None, None);
     for value in headers.get_all(WWW_AUTHENTICATE) {
-        let Some(text) = value.to_str().ok().filter(|text| text.len() <= CHALLENGE_BYTES_MAX) else {
-            continue;
-        };
-        for challenge in challenges(text) {
+        let bytes = value.as_bytes();
+        // What is not ASCII stands in texts for people (RFC 9110 §5.5), in whatever encoding.
+        let text = String::from_utf8_lossy(bytes.get(..CHALLENGE_BYTES_MAX).unwrap_or(bytes));
+        for challenge in challenges(&text) {
             seen_any = true;
-            if challenge.scheme.eq_ignore_ascii_case("bearer") && bearer.is_none() {
-                bearer = Some(of_bearer(&challenge));
+            if challenge.scheme.eq_ignore_ascii_case("bearer") {
+                prefer(&mut bearer, &challenge, of_bearer);
             }
-            if is_bound && challenge.scheme.eq_ignore_ascii_case("dpop") && dpop.is_none() {
-                dpop = Some(of_dpop(&challenge));
+            if is_bound && challenge.scheme.eq_ignore_ascii_case("dpop") {
+                prefer(&mut dpop, &challenge, of_dpop);
             }
         }
     }
     match dpop.or(bearer) {
-        Some(demand) => demand,
+        Some(found) => found.demand,
         None if seen_any => Demand::OtherScheme,
         None => Demand::Refresh,
+    }
+}
+
+/// What a challenge asks for, and whether it says what was wrong.
+struct Found {
+    has_error: bool,
+    demand: Demand,
+}
+
+/// Of several challenges of one scheme the first counts, or the first that says what was wrong.
+fn prefer(found: &mut Option<Found>, challenge: &Challenge<'_>, read: impl Fn(&Challenge<'_>) -> Demand) {
+    let has_error = challenge.parameter("error").is_some();
+    if found.as_ref().is_none_or(|found| has_error && !found.has_error) {
+        *found = Some(Found { has_error, demand: read(challenge) });
     }
 }
 
@@ -151,12 +165,14 @@ fn split_value(text: &str) -> (String, &str) {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     fn check(values: &[&str], expected: Demand) {
         let mut headers = HeaderMap::new();
         for value in values {
-            headers.append(WWW_AUTHENTICATE, value.parse().unwrap());
+            headers.append(WWW_AUTHENTICATE, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         assert_eq!(demand(&headers, false), expected, "{values:?}");
     }
@@ -201,6 +217,29 @@ mod tests {
         check(&["Negotiate YII=, Bearer error=\"insufficient_scope\""], Demand::Scope);
         check(&["Basic realm=\"Bearer\""], Demand::OtherScheme);
         check(&["Basic realm=\"x\"", "Bearer error=\"insufficient_scope\""], Demand::Scope);
+    }
+
+    /// They used to count as no challenge at all, which asks for another token.
+    #[test]
+    fn challenges_with_words_that_are_not_ascii_or_long_are_read_like_any_other() {
+        check(&["Basic realm=\"Zugriff für alle\""], Demand::OtherScheme);
+        check(&["Bearer realm=\"Prüfung\", error=\"insufficient_scope\""], Demand::Scope);
+        check(&["Bearer realm=\"Prüfung\", error=\"invalid_token\""], Demand::Refresh);
+        let latin1 = HeaderValue::from_bytes(b"Basic realm=\"f\xfcr\"").unwrap();
+        let headers = HeaderMap::from_iter([(WWW_AUTHENTICATE, latin1)]);
+        assert_eq!(demand(&headers, false), Demand::OtherScheme);
+        let long = "x".repeat(9000);
+        check(&[&format!("Basic realm=\"{long}\"")], Demand::OtherScheme);
+        check(&[&format!("Bearer error=\"insufficient_scope\", scope=\"{long}\"")], Demand::Scope);
+        check(&[&format!("Bearer error=\"invalid_token\", error_description=\"{long}\"")], Demand::Refresh);
+    }
+
+    #[test]
+    fn of_several_bearer_challenges_the_one_that_says_what_is_wrong_counts() {
+        check(&["Bearer realm=\"a\", Bearer error=\"insufficient_scope\""], Demand::Scope);
+        check(&["Bearer realm=\"a\"", "Bearer error=\"insufficient_scope\""], Demand::Scope);
+        check(&["Bearer error=\"insufficient_scope\", Bearer realm=\"a\""], Demand::Scope);
+        check(&["Bearer error=\"invalid_token\", Bearer error=\"insufficient_scope\""], Demand::Refresh);
     }
 
     #[test]
