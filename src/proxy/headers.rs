@@ -4,10 +4,11 @@
 //! The order is the point: ours go on last, so nothing that a caller sends can take them off again.
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Version,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Version,
     header::{
-        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, MAX_FORWARDS, PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA, WWW_AUTHENTICATE,
+        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HOST, MAX_FORWARDS,
+        PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+        WWW_AUTHENTICATE,
     },
     request,
 };
@@ -264,6 +265,20 @@ pub fn count_forwards(headers: &mut HeaderMap) -> Result<(), Fault> {
 pub fn wants_trailers(headers: &HeaderMap) -> bool {
     let mut values = headers.get_all(TE).iter().filter_map(|value| value.to_str().ok());
     values.any(|value| value.split(',').any(|word| word.trim().eq_ignore_ascii_case("trailers")))
+}
+
+/// Whether it is a gRPC call. Every kind has its name in front: `application/grpc`, `application/grpc+proto`.
+/// It is POST over HTTP/2 and nothing else: to any other caller a fault inside of a 200 would pass for an
+/// answer.
+pub fn is_grpc<B>(request: &Request<B>) -> bool {
+    const GRPC: &[u8] = b"application/grpc";
+    if request.version() != Version::HTTP_2 || request.method() != Method::POST {
+        return false;
+    }
+    match request.headers().get(CONTENT_TYPE).and_then(|kind| kind.as_bytes().strip_prefix(GRPC)) {
+        Some(rest) => matches!(rest.first(), None | Some(b'+' | b';')),
+        None => false,
+    }
 }
 
 /// HTTP/2 callers may send a cookie in crumbs; HTTP/1.1 knows one field only (RFC 9113 §8.2.3).
@@ -538,7 +553,7 @@ mod tests {
             for (name, value) in pairs {
                 headers.append(name, value.parse().unwrap());
             }
-            let (mut head, ()) = http::Request::new(()).into_parts();
+            let (mut head, ()) = Request::new(()).into_parts();
             (head.uri, head.version, head.headers) = (uri.parse().unwrap(), version, headers);
             assert_eq!(host(&head, false).map_err(|_| ()), expected, "{uri} {hosts:?}");
         };

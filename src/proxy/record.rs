@@ -5,7 +5,7 @@
 
 use std::{rc::Rc, thread, time::Duration};
 
-use http::{HeaderValue, Method, Request, StatusCode, Uri, Version, header::CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, StatusCode, Uri, Version};
 use http_body::Body as _;
 use tokio::time::Instant;
 
@@ -95,7 +95,7 @@ impl Record {
             line,
             version: request.version(),
             found,
-            is_grpc: found.has(Notable::CONTENT_TYPE) && is_grpc(request),
+            is_grpc: found.has(Notable::CONTENT_TYPE) && headers::is_grpc(request),
             wants_trailers: found.has(Notable::TE) && headers::wants_trailers(request.headers()),
             request_id,
             shown,
@@ -353,19 +353,6 @@ impl Record {
             request_id = self.request_id.to_str().unwrap_or_default(),
             trace_id = self.trace.as_ref().map(|trace| trace.id()),
         );
-    }
-}
-
-/// Every kind of gRPC has its name in front: `application/grpc`, `application/grpc+proto`. It is POST over
-/// HTTP/2 and nothing else: to any other caller a fault inside of a 200 would pass for an answer.
-fn is_grpc<B>(request: &Request<B>) -> bool {
-    const GRPC: &[u8] = b"application/grpc";
-    if request.version() != Version::HTTP_2 || request.method() != Method::POST {
-        return false;
-    }
-    match request.headers().get(CONTENT_TYPE).and_then(|kind| kind.as_bytes().strip_prefix(GRPC)) {
-        Some(rest) => matches!(rest.first(), None | Some(b'+' | b';')),
-        None => false,
     }
 }
 
