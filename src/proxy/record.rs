@@ -241,8 +241,13 @@ impl Record {
 
     /// What became of a 401.
     pub fn recovered(&mut self, outcome: Outcome) {
+        self.recovered_as(outcome, outcome.words().to_owned());
+    }
+
+    /// The same in other words.
+    pub fn recovered_as(&mut self, outcome: Outcome, words: String) {
         self.outcome = Some(outcome);
-        self.happened(What::Unauthorized, outcome.name(), None, outcome.words().to_owned());
+        self.happened(What::Unauthorized, outcome.name(), None, words);
     }
 
     /// The caller gets a response with this status.

@@ -94,12 +94,39 @@ impl Outcome {
             }
             Self::NoFreshToken => "the upstream refused the token, and no fresh one could be had",
             Self::SecondFailed => "the request could not be sent again with a fresh token",
-            Self::ReplayOff => "the token is renewed, but replay is off for the route",
-            Self::BodyOverLimit => "the token is renewed, but the request's body is over the replay limit",
-            Self::BudgetSpent => "the token is renewed, but the memory for replays is spent",
-            Self::BodyBroken => "the token is renewed, but the caller's body broke off",
+            Self::ReplayOff => "replay is off for the route",
+            Self::BodyOverLimit => "the request's body is over the replay limit",
+            Self::BudgetSpent => "the memory for replays is spent",
+            Self::BodyBroken => "the caller's body broke off",
             Self::SameCredential => "the credential that could be had is the one that was refused",
             Self::Nonce => "the same token was taken with the upstream's nonce",
+        }
+    }
+}
+
+/// What comes of a 401 for the next request, when this one cannot be sent again.
+#[derive(Clone, Copy)]
+enum Next {
+    Renewed,
+    NotRenewed(Suppressed),
+    /// The upstream wants its nonce in the proof, and it is known now.
+    Nonce,
+}
+
+impl Next {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Renewed => "the token is renewed for the next request",
+            Self::NotRenewed(Suppressed::Young) => {
+                "the upstream refused a token that had only just been obtained, so it is not renewed"
+            }
+            Self::NotRenewed(Suppressed::Recent) => {
+                "the upstream refused the token, which was renewed for a 401 a moment ago and is not again"
+            }
+            Self::NotRenewed(Suppressed::Failing) => {
+                "the upstream refused the token, and no fresh one could be had a moment ago"
+            }
+            Self::Nonce => "the next request has the upstream's nonce",
         }
     }
 }
@@ -129,8 +156,8 @@ pub async fn recover(
     };
     if let Err(why) = exchange.is_replayable() {
         // The next request shall have a fresh token, even if this one cannot.
-        reject(route, &refused, claims);
-        return kept(first, of_body(why), record);
+        let next = reject(route, &refused, claims).map_or(Next::Renewed, Next::NotRenewed);
+        return unrepeated(first, why, next, record);
     }
     let first = First::of(exchange, first);
     match replace(route, &refused, claims, record).await {
@@ -150,7 +177,7 @@ async fn with_nonce(
     record: &mut Record,
 ) -> Result<Sent, Sent> {
     if let Err(why) = exchange.is_replayable() {
-        return Ok(kept(first, of_body(why), record));
+        return Ok(unrepeated(first, why, Next::Nonce, record));
     }
     let first = First::of(exchange, first);
     match exchange.send(Some(credentials), record).await {
@@ -181,10 +208,16 @@ fn reported<'a>(
     own.into_iter().chain(others.map(|(profile, generation)| (profile, *generation, None)))
 }
 
-fn reject(route: &RouteState, refused: &Credentials, claims: Option<String>) {
+/// Why none of them is renewed, if that is so.
+fn reject(route: &RouteState, refused: &Credentials, claims: Option<String>) -> Option<Suppressed> {
+    let (mut is_renewed, mut why) = (false, None);
     for (profile, generation, claims) in reported(route, refused, claims) {
-        let _ = profile.reject(generation, claims);
+        match profile.reject(generation, claims) {
+            None => is_renewed = true,
+            suppressed => why = why.or(suppressed),
+        }
     }
+    why.filter(|_| !is_renewed)
 }
 
 /// What takes the place of `refused`: nobody knows which of several credentials was meant, so all are
@@ -287,6 +320,13 @@ async fn second(exchange: &mut Exchange, mut fresh: Credentials, first: First, r
 
 fn kept(first: Sent, outcome: Outcome, record: &mut Record) -> Sent {
     record.recovered(outcome);
+    first
+}
+
+/// The request cannot be sent again. Says why, and what comes of the 401 all the same.
+fn unrepeated(first: Sent, why: NotReplayable, next: Next, record: &mut Record) -> Sent {
+    let outcome = of_body(why);
+    record.recovered_as(outcome, format!("{}; {}", next.words(), outcome.words()));
     first
 }
 

@@ -224,6 +224,26 @@ async fn a_401_to_a_body_that_is_not_on_record_is_counted_with_the_reason() {
     assert_eq!(counted(&stage, &unauthorized("body_over_limit")).await, 1);
 }
 
+/// It was said that the token is renewed whether it was or not.
+#[tokio::test]
+async fn what_is_told_of_a_401_that_is_passed_on_says_whether_the_token_is_renewed() {
+    let plan = Plan::default().profile("recovery: {min_token_age: 0s, min_interval: 1h}");
+    let stage = plan.more("replay: {limit: 8KiB, total: 8KiB}").start().await;
+    stage.ready().await;
+    for words in ["the token is renewed for the next request", "and is not again"] {
+        stage.idp.revoke_all();
+        assert_eq!(stage.post("/v1/orders", vec![b'x'; 9000]).await.status(), 401);
+        let recent: serde_json::Value = serde_json::from_str(&stage.admin("/api/v1/recent").await.1).unwrap();
+        assert_eq!(recent[0]["code"], "body_over_limit");
+        let told = recent[0]["words"].as_str().unwrap();
+        assert!(
+            told.contains(words) && told.ends_with("the request's body is over the replay limit"),
+            "{told}"
+        );
+        eventually("the token is renewed once", || stage.gateway.profiles()[0].view().generation == 2).await;
+    }
+}
+
 async fn becomes_at_least(stage: &Stage, series: &str, number: u64) {
     let holds = async {
         while counted(stage, series).await < number {
