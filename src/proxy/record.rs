@@ -239,6 +239,12 @@ impl Record {
         }
     }
 
+    /// A better answer than a 401 is looked for. What becomes of the 401 is told later, unless the caller
+    /// leaves before.
+    pub fn recovering(&mut self) {
+        self.outcome = Some(Outcome::Abandoned);
+    }
+
     /// What became of a 401.
     pub fn recovered(&mut self, outcome: Outcome) {
         self.recovered_as(outcome, outcome.words().to_owned());
@@ -376,6 +382,9 @@ impl Drop for Record {
         if thread::panicking() && self.status.is_none() {
             self.faulted(&Fault::Internal);
             lost::leave(self.request_id.clone());
+        }
+        if self.outcome == Some(Outcome::Abandoned) {
+            self.recovered(Outcome::Abandoned);
         }
         let took = self.started.elapsed();
         self.count(took);

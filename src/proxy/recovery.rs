@@ -54,10 +54,12 @@ pub enum Outcome {
     SameCredential,
     /// The same token was taken with the upstream's nonce in the proof of it.
     Nonce,
+    /// The caller left before there was a better answer.
+    Abandoned,
 }
 
 /// Number of outcomes.
-pub const OUTCOMES: usize = 13;
+pub const OUTCOMES: usize = 14;
 
 /// Label values for metrics and logs, in the order of [`Outcome`].
 pub const OUTCOME_NAMES: [&str; OUTCOMES] = [
@@ -74,6 +76,7 @@ pub const OUTCOME_NAMES: [&str; OUTCOMES] = [
     "body_broken",
     "same_credential",
     "nonce",
+    "abandoned",
 ];
 
 impl Outcome {
@@ -100,6 +103,9 @@ impl Outcome {
             Self::BodyBroken => "the caller's body broke off",
             Self::SameCredential => "the credential that could be had is the one that was refused",
             Self::Nonce => "the same token was taken with the upstream's nonce",
+            Self::Abandoned => {
+                "the upstream refused the token, and the caller left before a fresh one was taken"
+            }
         }
     }
 }
@@ -160,6 +166,7 @@ pub async fn recover(
         return unrepeated(first, why, next, record);
     }
     let first = First::of(exchange, first);
+    record.recovering();
     match replace(route, &refused, claims, record).await {
         // Sending the same once more would get the same answer, and look like an attack.
         Ok(fresh) if fresh.is_same(&refused) => first.stands(Outcome::SameCredential, record),
@@ -180,6 +187,7 @@ async fn with_nonce(
         return Ok(unrepeated(first, why, Next::Nonce, record));
     }
     let first = First::of(exchange, first);
+    record.recovering();
     match exchange.send(Some(credentials), record).await {
         Ok(second) if exchange.is_refused(&second) => {
             first.discard();

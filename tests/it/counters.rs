@@ -224,6 +224,22 @@ async fn a_401_to_a_body_that_is_not_on_record_is_counted_with_the_reason() {
     assert_eq!(counted(&stage, &unauthorized("body_over_limit")).await, 1);
 }
 
+/// The 401 was in no outcome, and not in the access line.
+#[tokio::test]
+async fn a_caller_that_leaves_while_a_fresh_token_is_fetched_is_counted() {
+    let stage = Stage::start().await;
+    stage.ready().await;
+    stage.idp.revoke_all();
+    stage.idp.set_behaviour(Behaviour::Hang);
+    let mut caller = Peer::connect(stage.address()).await;
+    caller.send(GET).await;
+    stage.idp.wait_for_requests(2).await;
+    drop(caller);
+    becomes(&stage, &unauthorized("abandoned"), 1).await;
+    let (_, recent) = stage.admin("/api/v1/recent").await;
+    assert!(recent.contains("the caller left before a fresh one was taken"), "{recent}");
+}
+
 /// It was said that the token is renewed whether it was or not.
 #[tokio::test]
 async fn what_is_told_of_a_401_that_is_passed_on_says_whether_the_token_is_renewed() {
