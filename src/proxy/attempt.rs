@@ -201,8 +201,7 @@ impl Exchange {
         let want = if self.handshake.is_some() { Want::Http1 } else { Want::Any };
         let route = Rc::clone(&self.route);
         let upstream = route.upstream();
-        let mut connection =
-            pool.connection(upstream, want).await.map_err(|e| self.unconnected(&e, record))?;
+        let mut connection = self.connected(pool.connection(upstream, want).await, record)?;
         let mut asks = self.asks_first();
         let mut resends_left = RESENDS_MAX;
         loop {
@@ -229,10 +228,7 @@ impl Exchange {
                 // RFC 9110 §10.1.1: an upstream that knows no expectations is asked without one.
                 Ok(response) if trip.is_unexpected(&response) => {
                     asks = None;
-                    connection = pool
-                        .another(upstream, want, &connection)
-                        .await
-                        .map_err(|e| self.unconnected(&e, record))?;
+                    connection = self.connected(pool.another(upstream, want, &connection).await, record)?;
                     continue;
                 }
                 Ok(response) => {
@@ -257,8 +253,7 @@ impl Exchange {
                 return Err(Fault::UpstreamProtocol);
             }
             resends_left -= 1;
-            connection =
-                pool.another(upstream, want, &connection).await.map_err(|e| self.unconnected(&e, record))?;
+            connection = self.connected(pool.another(upstream, want, &connection).await, record)?;
         }
     }
 

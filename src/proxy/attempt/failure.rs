@@ -82,8 +82,13 @@ fn callers(error: &hyper::Error) -> Option<Fault> {
 }
 
 impl Exchange {
-    /// The fault when no connection could be made. The log has the cause, which no caller gets.
-    pub(super) fn unconnected(&self, error: &ConnectError, record: &Record) -> Fault {
+    /// The connection, or the fault when there is none.
+    pub(super) fn connected<C>(&self, outcome: Result<C, ConnectError>, record: &Record) -> Result<C, Fault> {
+        outcome.map_err(|error| self.unconnected(&error, record))
+    }
+
+    /// Logs the cause, which no caller gets.
+    fn unconnected(&self, error: &ConnectError, record: &Record) -> Fault {
         let fault = match error {
             ConnectError::Unreachable(_) => Fault::UpstreamUnreachable,
             ConnectError::TimedOut => Fault::UpstreamTimeout(Overdue::Connection),
