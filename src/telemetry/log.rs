@@ -68,10 +68,13 @@ impl Handle {
     }
 }
 
-/// Our own lines from `level` on, and what libraries warn of. The platform's verifier says less of a refused
-/// certificate than we do, as an error, and with the path of its own source in it.
+/// Our own lines from `level` on, and what libraries warn of. The TLS library warns of each greeting that it does not
+/// like, with what a stranger wrote in it, and the platform's verifier says less of a refused certificate than we
+/// do, as an error with the path of its own source.
 fn of_level(level: tracing::Level) -> EnvFilter {
-    EnvFilter::new(format!("warn,keybearer={level},access={level},audit=info,rustls_platform_verifier=off"))
+    EnvFilter::new(format!(
+        "warn,rustls=off,rustls_platform_verifier=off,keybearer={level},access={level},audit=info"
+    ))
 }
 
 impl Log {

@@ -344,6 +344,32 @@ async fn files_that_cannot_be_used_leave_the_old_certificate_in_place_and_are_co
     assert!(lines.iter().any(|line| line.contains("gateway.example")), "the names are told");
 }
 
+/// The TLS library used to warn of each with the whole name, as often as a stranger liked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_is_none_in_a_greeting_is_not_logged() {
+    let secured = secured("", |_, _| {}).await;
+    let process = Process::start(&secured.stage, &["--log-level", "debug"]).await;
+    for name in [&b"no name"[..], b"192.0.2.77"] {
+        let mut stream = TcpStream::connect(process.address()).await.unwrap();
+        stream.write_all(&greeting(name)).await.unwrap();
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    }
+    let failed = || process.lines().iter().filter(|line| line.contains("the TLS handshake failed")).count();
+    eventually("both handshakes have failed", || failed() == 2).await;
+    assert!(!process.has_logged("no name") && !process.has_logged("192.0.2.77"), "{:#?}", process.lines());
+}
+
+/// A ClientHello that asks for this name (RFC 8446 §4.1.2, RFC 6066 §3) and offers nothing else.
+fn greeting(name: &[u8]) -> Vec<u8> {
+    let with_length =
+        |bytes: Vec<u8>| [&u16::try_from(bytes.len()).unwrap().to_be_bytes()[..], &bytes].concat();
+    let names = with_length([&[0][..], &with_length(name.to_vec())].concat());
+    let extensions = with_length([&[0, 0][..], &with_length(names)].concat());
+    let hello = [&[3, 3][..], &[7; 32], &[0, 0, 2, 0x13, 0x01, 1, 0], &extensions].concat();
+    let message = [&[1, 0][..], &with_length(hello)].concat();
+    [&[22, 3, 1][..], &with_length(message)].concat()
+}
+
 #[tokio::test]
 async fn a_handshake_that_stands_still_is_ended() {
     let secured = secured_with("", "timeouts: {tls_handshake: 200ms}", |_, _| {}).await;
