@@ -122,15 +122,16 @@ impl Live {
         &self,
         stream: TcpStream,
     ) -> Result<(TlsStream<TcpStream>, TlsFacts), HandshakeError> {
-        let snapshot = self.snapshot.load_full();
         let handshake = async {
             if is_plain(&stream).await {
                 return Err(HandshakeError::Plain(stream));
             }
+            // As it is when the caller begins: it may have been silent while the files changed.
+            let snapshot = self.snapshot.load_full();
             let accepting = TlsAcceptor::from(Arc::clone(&snapshot.config)).accept(stream);
-            accepting.await.map_err(HandshakeError::Failed)
+            Ok((accepting.await.map_err(HandshakeError::Failed)?, snapshot))
         };
-        let stream = tokio::time::timeout(self.settings.handshake_max, handshake)
+        let (stream, snapshot) = tokio::time::timeout(self.settings.handshake_max, handshake)
             .await
             .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the handshake took too long"))
             .map_err(HandshakeError::Failed)??;

@@ -15,6 +15,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
+use tokio_rustls::TlsConnector;
 
 use crate::{
     authority::{self, Authority, Issued, TLS_1_2, TLS_1_3, shown},
@@ -292,6 +293,28 @@ async fn a_changed_certificate_is_shown_to_new_connections_while_old_ones_go_on(
     let expiry = secured.metric("keybearer_listener_certificate_expiry_seconds{listener=\"local\"").await;
     assert_eq!(expiry, 1_577_923_200.0, "2020-01-02 in seconds");
     assert!(is_ok(&authority::get(&mut old, "gateway.example").await), "the old connection is dropped");
+}
+
+/// A connection that was opened before and said nothing used to begin with what was in force then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_that_was_silent_meanwhile_is_judged_by_the_new_files() {
+    let secured = secured("client_ca: {file: {folder}/ca.pem}", |authority, folder| {
+        fs::write(folder.join("ca.pem"), &authority.pem).unwrap();
+    })
+    .await;
+    let daemon = secured.authority.issue(&["daemon.example"]);
+    let silent = TcpStream::connect(secured.stage.address()).await.unwrap();
+    until("it is open", async || secured.metric("keybearer_connections{").await == 1.0).await;
+    fs::write(secured.folder.path().join("ca.pem"), Authority::new().pem).unwrap();
+    let name = "keybearer_listener_certificate_reloads_total{listener=\"local\",result=\"ok\"}";
+    until("the authorities are changed", async || secured.metric(name).await >= 1.0).await;
+    let connector = TlsConnector::from(secured.authority.caller().with(&daemon).config());
+    let answer = async {
+        let mut stream = connector.connect("gateway.example".try_into().unwrap(), silent).await?;
+        authority::get(&mut stream, "gateway.example").await
+    };
+    assert!(answer.await.is_err(), "a certificate of an authority that is trusted no more");
+    assert_eq!(secured.stage.api.requests(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
