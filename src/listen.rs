@@ -150,6 +150,12 @@ pub async fn accept(
         match accepted {
             Ok((transport, peer)) => {
                 pause.is_held = false;
+                // It may have come behind a change that was not looked at yet.
+                if live.has_changed().unwrap_or(true)
+                    && let Some(shared) = live.borrow().clone()
+                {
+                    door = Door::new(&worker, &connections, &entry, shared);
+                }
                 door.open(transport, peer);
             }
             Err(error) if is_one_callers(&error) => {}
