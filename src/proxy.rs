@@ -84,7 +84,7 @@ pub fn respond(worker: Rc<Worker>, inbound: Inbound) -> impl Future<Output = Res
         };
         match handshake {
             Some(handshake) if sent.is_upgraded => Box::pin(switch(&worker, sent, handshake, record)).await,
-            _ => answer(&worker, sent, record),
+            _ => answer(sent, record),
         }
     }
 }
@@ -237,7 +237,7 @@ pub(crate) fn find_route(worker: &Worker, head: &request::Parts, line: &dyn Line
 }
 
 /// Phase 8: an upstream's response, made fit for the caller.
-fn answer(worker: &Worker, sent: Sent, mut record: Box<Record>) -> Response<Answer> {
+fn answer(sent: Sent, mut record: Box<Record>) -> Response<Answer> {
     let Sent { response, carrier, upload, .. } = sent;
     let (mut head, body) = response.into_parts();
     // RFC 9110 §15.5.22: the one answer that has to say what the caller should speak instead.
@@ -260,7 +260,7 @@ fn answer(worker: &Worker, sent: Sent, mut record: Box<Record>) -> Response<Answ
     head.version = Version::HTTP_11;
     // An upload that is not read to its end leaves bytes that no next request could follow.
     let is_early = upload.as_ref().is_some_and(|upload| !upload.is_sent());
-    if (worker.is_draining() || is_early) && record.version() != Version::HTTP_2 {
+    if is_early && record.version() != Version::HTTP_2 {
         head.headers.append(header::CONNECTION, HeaderValue::from_static("close"));
     }
     record.answered(head.status);

@@ -202,7 +202,7 @@ impl Listener {
     }
 
     /// From now on connections are accepted under `change`. Where it says other things about who may
-    /// connect, those there are end when they are idle.
+    /// connect, those there are end soon, at the latest after the drain time.
     pub fn apply(&mut self, change: Change) {
         let is_same = self.settings == change.settings;
         let before = self.live.send_replace(Some(change.shared));
@@ -213,7 +213,7 @@ impl Listener {
         self.follower = change.follower;
     }
 
-    /// Accepts no connection any more; those there are end when they are idle.
+    /// Accepts no connection any more; those there are end soon, at the latest after the drain time.
     pub fn close(&self) {
         if let Some(shared) = self.live.send_replace(None) {
             shared.is_replaced.store(true, Ordering::Relaxed);

@@ -58,7 +58,7 @@ impl Connections {
                 stopping_since.get_or_insert(now);
             }
             for watched in self.live.borrow().iter() {
-                watched.look(now, &timeouts, stopping_since.or_else(|| watched.leaving_since(now)));
+                watched.look(now, &timeouts, stopping_since);
             }
             worker.pool().prune();
         }

@@ -3,14 +3,14 @@
 use std::{
     convert::Infallible,
     future::poll_fn,
-    pin::Pin,
+    pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -134,7 +134,7 @@ async fn converse(
         let line = Held::new(Rc::clone(watched) as Rc<dyn Line>);
         let inbound = Inbound { request: Request::map(request, Received::Http1), refused, caller, line };
         let responding = Isolated::begin(|| proxy::respond(Rc::clone(worker), inbound));
-        Serving { responding, watched: Rc::clone(watched) }
+        Serving { responding, watched: Rc::clone(watched), worker }
     });
     // The guard has judged every head before hyper sees it, so hyper's limits only have to be no
     // smaller. Its header timer is replaced by the watch.
@@ -174,7 +174,15 @@ async fn end(guard: Guard<Transport>, read: Bytes, watched: &Watched) {
         Some(tunnel) => {
             // What came right behind the head was held back until the upstream agreed.
             let (transport, held) = guard.into_tunnel();
-            tunnel.run(transport, [read.as_ref(), &held].concat()).await;
+            let mut running = pin!(tunnel.run(transport, [read.as_ref(), &held].concat()));
+            poll_fn(|cx| {
+                if watched.end.get() != End::No {
+                    return Poll::Ready(());
+                }
+                watched.wake_by(cx);
+                running.as_mut().poll(cx)
+            })
+            .await;
         }
         None => {
             let (transport, is_sending) = guard.into_parts();
@@ -199,18 +207,31 @@ async fn close(mut stream: Transport, linger: bool) {
 }
 
 /// One request of an HTTP/1.1 connection.
-struct Serving<F> {
+struct Serving<'a, F> {
     responding: Isolated<F>,
     watched: Rc<Watched>,
+    worker: &'a Worker,
 }
 
-impl<F: Future<Output = Response<Answer>>> Future for Serving<F> {
+impl<F: Future<Output = Response<Answer>>> Future for Serving<'_, F> {
     type Output = Result<Response<Answer>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let answer = ready!(Pin::new(&mut self.responding).poll(cx));
+        let mut answer = ready!(Pin::new(&mut self.responding).poll(cx));
+        if self.watched.is_replaced() || self.worker.is_draining() {
+            say_close(&mut answer);
+        }
         self.watched.begin_answer();
         Poll::Ready(Ok(answer))
+    }
+}
+
+/// This answer is the connection's last (RFC 9112 §9.6), faults included. A tunnel has no close.
+fn say_close(answer: &mut Response<Answer>) {
+    let says = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"close");
+    let is_said = answer.headers().get_all(header::CONNECTION).iter().any(says);
+    if !is_said && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        answer.headers_mut().append(header::CONNECTION, HeaderValue::from_static("close"));
     }
 }
 

@@ -79,7 +79,8 @@ pub(super) struct Watched {
     pub(super) streams: OnceCell<Streams>,
     pub(super) end: Cell<End>,
     pub(super) waker: RefCell<Option<Waker>>,
-    /// What it was accepted under holds no more: it ends when it is idle.
+    /// What it was accepted under holds no more: it ends behind its next answer, and in any case after the
+    /// drain time.
     is_replaced: Arc<AtomicBool>,
     /// For those who ask who is connected.
     present: Arc<roster::Connection>,
@@ -178,9 +179,14 @@ impl Watched {
         self.since.set(Instant::now());
     }
 
-    /// Since when it has been ending because its listener is gone or has other rules.
-    pub(super) fn leaving_since(&self, now: Instant) -> Option<Instant> {
-        if self.leaving_since.get().is_none() && self.is_replaced.load(Ordering::Relaxed) {
+    /// Whether its listener is gone or has other rules about who may connect.
+    pub(super) fn is_replaced(&self) -> bool {
+        self.is_replaced.load(Ordering::Relaxed)
+    }
+
+    /// Since when that has been so, as far as the watch has seen.
+    fn leaving_since(&self, now: Instant) -> Option<Instant> {
+        if self.leaving_since.get().is_none() && self.is_replaced() {
             self.leaving_since.set(Some(now));
         }
         self.leaving_since.get()
@@ -188,6 +194,14 @@ impl Watched {
 
     /// Looks at the connection's clocks and ends what takes too long.
     pub(super) fn look(&self, now: Instant, timeouts: &Timeouts, stopping_since: Option<Instant>) {
+        let leaving_since = self.leaving_since(now);
+        // Whoever stays, whatever for, would be served under rules that do not hold. The end of a stop is the
+        // worker's business.
+        let has_stayed = leaving_since.is_some_and(|at| now - at > timeouts.drain);
+        if has_stayed && stopping_since.is_none() {
+            return self.end_silently();
+        }
+        let stopping_since = stopping_since.or(leaving_since);
         // Here and not with each request, which would pay for it.
         if self.noted.replace(self.served.get()) != self.served.get() {
             self.present.note(self.served.get());

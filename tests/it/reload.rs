@@ -19,8 +19,12 @@ use tokio::{
 };
 
 use crate::{
+    attacks::gauge,
+    frames::{HEADERS, connect, get, nth},
+    front::{Peer, played},
     process::Process,
     stage::{PATIENCE, Plan, ROLE, SECRET, Stage, eventually, pause},
+    websocket::{HANDSHAKE, SWITCH},
 };
 
 const OTHER: &str = "77777777-7615-472f-8200-a81d5c87c0ca";
@@ -184,6 +188,72 @@ async fn a_new_listener_opens_a_gone_one_closes_and_others_keep_their_sockets() 
     }
     assert!(lost, "nobody listens there any more");
     assert_eq!(stage.status("/v1/a").await, 200);
+}
+
+/// Says other things about who may connect.
+fn tightened(text: &str) -> String {
+    text.replace("local: {", "local: {trusted_proxies: [10.0.0.0/8], ")
+}
+
+/// A caller that is never idle used to stay for ever, under rules that hold no more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_caller_of_a_listener_with_other_rules_is_told_to_close() {
+    let stage = start(Plan::default()).await;
+    let paths = ["/v1/a", "/nowhere"];
+    let mut callers = Vec::new();
+    for path in paths {
+        let mut caller = Peer::connect(stage.address()).await;
+        caller.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+        let head = caller.head().await.to_ascii_lowercase();
+        assert!(!head.contains("connection: close"), "{head}");
+        callers.push(caller);
+    }
+    rewrite(&stage, tightened);
+    for (mut caller, path) in callers.into_iter().zip(paths) {
+        caller.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+        let rest = caller.rest().await.to_ascii_lowercase();
+        assert_eq!(rest.matches("connection: close").count(), 1, "{path}: {rest}");
+    }
+    assert_eq!(stage.status("/v1/a").await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_over_http_2_that_does_not_go_is_cut_after_the_drain_time() {
+    let stage = start(Plan::default().more("timeouts: {drain: 500ms}")).await;
+    let (mut reader, mut writer) = connect(stage.address(), &[]).await;
+    rewrite(&stage, tightened);
+    // It answers no ping and looks at no GOAWAY.
+    let asking = async {
+        for n in 0.. {
+            if !writer.send(&get(nth(n), "/v1/a")).await
+                || reader.find(|f| f.kind == HEADERS && f.stream == nth(n)).await.is_none()
+            {
+                return;
+            }
+            pause().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, asking).await.expect("the connection ends");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_does_not_end_on_a_listener_with_other_rules_is_cut_after_the_drain_time() {
+    let (listener, stage) = played("timeouts: {drain: 500ms}").await;
+    let mut waiting = Peer::connect(stage.address()).await;
+    waiting.send("GET /v1/a HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let mut behind = Peer::accept(&listener).await;
+    behind.head().await;
+    let mut socket = Peer::connect(stage.address()).await;
+    socket.send(HANDSHAKE).await;
+    let mut upstream = Peer::accept(&listener).await;
+    upstream.head().await;
+    upstream.send(SWITCH).await;
+    socket.head().await;
+    rewrite(&stage, tightened);
+    assert_eq!(waiting.rest().await, "", "an answer that has not come");
+    assert_eq!(socket.rest().await, "", "a WebSocket");
+    upstream.rest().await;
+    assert_eq!(gauge(&stage, "keybearer_connections{").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
