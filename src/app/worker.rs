@@ -33,7 +33,12 @@ impl WorkerThread {
     pub(super) fn run(self) -> Drained {
         let options = LocalOptions::default();
         match tokio::runtime::Builder::new_current_thread().enable_all().build_local(options) {
-            Ok(runtime) => runtime.block_on(self.serve()),
+            Ok(runtime) => {
+                let drained = runtime.block_on(self.serve());
+                // The system's resolver may hold a thread for long. Nobody waits for its answer any more.
+                runtime.shutdown_background();
+                drained
+            }
             Err(error) => {
                 tracing::error!(%error, worker = self.index, "a worker could not start");
                 Drained::Cut(0)
