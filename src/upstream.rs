@@ -31,6 +31,7 @@ pub mod gather;
 mod http1;
 mod http2;
 pub mod interims;
+mod names;
 mod opening;
 pub mod pool;
 mod race;

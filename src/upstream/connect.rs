@@ -7,11 +7,12 @@ use std::{
     time::Duration,
 };
 
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 
 use crate::upstream::{
     Http2, Upstream, Want, addresses,
     addresses::Failures,
+    names::Names,
     race::race,
     stream::{Stream, Transport},
     tls,
@@ -53,10 +54,11 @@ pub(super) struct Dialer {
     /// Covers name, TCP and TLS together.
     pub(super) limit: Cell<Duration>,
     pub(super) failures: RefCell<Failures>,
+    pub(super) names: Names,
 }
 
 impl Dialer {
-    /// Connects to `upstream`. Its name is resolved anew each time.
+    /// Connects to `upstream`. Its name is asked for anew each time, together with others who do just now.
     ///
     /// # Errors
     /// [`ConnectError`], which tells the network's failures from TLS's.
@@ -67,7 +69,8 @@ impl Dialer {
 
     async fn connect_slowly(&self, upstream: &Upstream, want: Want) -> Result<Connected, ConnectError> {
         let origin = &upstream.origin;
-        let resolved = lookup_host((origin.host.as_str(), origin.port)).await.map_err(unreachable)?;
+        let resolved =
+            self.names.addresses(&origin.host, origin.port).await.map_err(ConnectError::Unreachable)?;
         let ordered = {
             let failures = self.failures.borrow();
             addresses::order(resolved, upstream.next_turn(), |address| failures.has(address))

@@ -21,6 +21,7 @@ use crate::upstream::{
     departures::Departures,
     http1::{self, Idle},
     http2::{self, Shared},
+    names::Names,
     opening::Opening,
     room::{Place, Room},
     shelf::Shelf,
@@ -69,7 +70,11 @@ pub struct Pool<B: Sendable> {
 impl<B: Sendable> Pool<B> {
     /// An empty pool; `tally` is where it counts, `room` is what the pools of all workers share.
     pub fn new(settings: Settings, tally: Arc<Tally>, room: Arc<Room>) -> Rc<Self> {
-        let dialer = Dialer { limit: Cell::new(settings.connect), failures: RefCell::default() };
+        let dialer = Dialer {
+            limit: Cell::new(settings.connect),
+            failures: RefCell::default(),
+            names: Names::default(),
+        };
         Rc::new(Self {
             shelves: RefCell::default(),
             settings: Cell::new(settings),

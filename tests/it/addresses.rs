@@ -79,12 +79,18 @@ struct Named {
 
 impl Named {
     async fn start(port: u16, addresses: &[&str]) -> Option<Self> {
-        let route =
-            format!("all: {{upstream: \"http://{NAME}:{port}\", profile: account, allow_plaintext: true}}");
-        let stage = Plan::default().more("workers: 1").routes(&route).start().await;
+        Self::start_with(port, "", |stage| write(stage, addresses)).await
+    }
+
+    async fn start_with(port: u16, more: &str, prepare: impl FnOnce(&Stage)) -> Option<Self> {
+        let routes = format!(
+            "all: {{upstream: \"http://{NAME}:{port}\", profile: account, allow_plaintext: true}}\n\
+             near: {{match: {{path: /near}}, upstream: \"http://127.0.0.1:{port}\", profile: account}}"
+        );
+        let stage = Plan::default().more(&format!("workers: 1\n{more}")).routes(&routes).start().await;
         stage.ready().await;
         let (path, hosts) = (stage.folder.path().join("keybearer.yaml"), stage.folder.path().join("hosts"));
-        write(&stage, addresses);
+        prepare(&stage);
         let within = |program: &str| {
             let mut command = Command::new("unshare");
             let script = "mount --bind \"$1\" /etc/hosts && shift && exec \"$@\"";
@@ -103,7 +109,11 @@ impl Named {
     }
 
     async fn status(&self) -> u16 {
-        self.stage.http.get(self.process.url("/v1")).send().await.unwrap().status().as_u16()
+        self.status_of("/v1").await
+    }
+
+    async fn status_of(&self, path: &str) -> u16 {
+        self.stage.http.get(self.process.url(path)).send().await.unwrap().status().as_u16()
     }
 }
 
@@ -144,4 +154,30 @@ async fn several_addresses_take_turns_and_a_dead_one_costs_no_request() {
     for upstream in &upstreams {
         assert!(upstream.connections() >= 4, "{}", upstream.connections());
     }
+}
+
+/// Each connection to a name that hung used to hold a thread of its own, until no other name was found any more, and the
+/// end of the process waited for all of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_hangs_takes_one_thread_and_does_not_hold_up_the_end() {
+    let listener = on_one_port(1).await.remove(0);
+    // Whoever opens a hosts file that is a pipe waits for ever.
+    let pipe = |stage: &Stage| {
+        let made = Command::new("mkfifo").arg(stage.folder.path().join("hosts")).status().unwrap();
+        assert!(made.success());
+    };
+    let more = "timeouts: {connect: 500ms, drain: 300ms}";
+    let Some(mut named) = Named::start_with(port(&listener), more, pipe).await else { return };
+    let _upstream = Upstream::serve(listener);
+    assert_eq!(named.status_of("/near").await, 200);
+    let threads = |named: &Named| fs::read_dir(format!("/proc/{}/task", named.process.id())).unwrap().count();
+    let before = threads(&named);
+    let waiting: Vec<_> = (0..40).map(|_| named.status()).collect();
+    for status in futures_util::future::join_all(waiting).await {
+        assert_eq!(status, 504);
+    }
+    assert!(threads(&named) <= before + 1, "{} threads, {before} before", threads(&named));
+    assert_eq!(named.status_of("/near").await, 200);
+    named.process.signal("-TERM");
+    assert_eq!(named.process.end().await.code(), Some(0));
 }
