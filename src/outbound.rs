@@ -77,6 +77,9 @@ pub enum RootsError {
     /// It hangs.
     #[error("file {} was not read in time (does its file system hang?)", .0.display())]
     Slow(PathBuf),
+    /// Reading it may wait for ever.
+    #[error("file {} is a pipe or a device, not a file (it is read before every exchange)", .0.display())]
+    NoFile(PathBuf),
     /// There is none in it.
     #[error("file {} holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)", .0.display())]
     Absent(PathBuf),
@@ -96,6 +99,10 @@ impl Roots {
     /// [`RootsError`].
     pub fn read(path: &Path) -> Result<Self, RootsError> {
         let unreadable = |error: io::Error| RootsError::Unreadable(path.to_owned(), error.kind());
+        let there = fs::metadata(path).map_err(unreadable)?;
+        if !there.is_file() && !there.is_dir() {
+            return Err(RootsError::NoFile(path.to_owned()));
+        }
         let mut text = Vec::new();
         fs::File::open(path)
             .and_then(|file| file.take(CA_BYTES_MAX).read_to_end(&mut text))
@@ -293,6 +300,9 @@ mod tests {
         assert!(cut.contains("damaged") || cut.contains("holds no certificate"), "{cut}");
         let error = Roots::read(&folder.path().join("none")).unwrap_err().to_string();
         assert!(error.contains("none cannot be read: no such file"), "{error}");
+        assert!(
+            Roots::read(Path::new("/dev/zero")).unwrap_err().to_string().contains("is a pipe or a device")
+        );
         let key = rcgen::KeyPair::generate().unwrap();
         let certificate = rcgen::CertificateParams::new(["a.example".to_owned()]).unwrap();
         fs::write(&path, certificate.self_signed(&key).unwrap().pem()).unwrap();

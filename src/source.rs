@@ -4,8 +4,7 @@
 //! read is checked for the accidents that secret files are prone to; it is never guessed at.
 
 use std::{
-    fmt, fs, io,
-    io::Read,
+    fmt, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
@@ -13,10 +12,11 @@ use std::{
 
 use zeroize::Zeroizing;
 
-use crate::secret::Secret;
+use crate::{secret::Secret, source::file::FileError};
 
 pub mod budget;
 pub mod exec;
+pub mod file;
 pub mod flaws;
 pub mod key_vault;
 pub mod remote;
@@ -244,15 +244,13 @@ impl Source {
     }
 
     fn file(&self, path: &Path) -> Result<Vec<u8>, SourceError> {
-        let unreadable = |e: io::Error| SourceError::Unreadable(self.clone(), Reason::from(&e));
-        let kind = fs::metadata(path).map_err(unreadable)?.file_type();
-        if !kind.is_file() && !kind.is_dir() {
-            return Err(SourceError::NoFile(self.clone()));
-        }
-        let mut bytes = Vec::new();
-        let file = fs::File::open(path).map_err(unreadable)?;
-        file.take(BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-        Ok(bytes)
+        let read = file::read(path, BYTES_MAX);
+        let mut bytes = read.map_err(|error| match error {
+            FileError::Unreadable(reason) => SourceError::Unreadable(self.clone(), reason),
+            FileError::NoFile => SourceError::NoFile(self.clone()),
+            FileError::TooLarge => SourceError::TooLarge(self.clone()),
+        })?;
+        Ok(std::mem::take(&mut bytes))
     }
 
     fn sized(&self, bytes: Vec<u8>) -> Result<Vec<u8>, SourceError> {
@@ -343,6 +341,8 @@ impl fmt::Display for Source {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn check(bytes: &[u8], expected: Result<&str, &str>) {

@@ -5,8 +5,6 @@
 //! said, as callers' own checks decide.
 
 use std::{
-    fs, io,
-    io::Read as _,
     net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -24,10 +22,10 @@ use x509_parser::{
 };
 use zeroize::Zeroizing;
 
-use crate::source::Reason;
-
-/// A chain or a bundle of authorities fits many times.
-const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+use crate::source::{
+    Reason,
+    file::{self, FileError, PEM_BYTES_MAX},
+};
 
 /// A certificate with its key, as files.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +47,9 @@ pub enum CertificateError {
         /// Why.
         reason: Reason,
     },
+    /// Reading it may wait for ever.
+    #[error("file {} is a pipe or a device, not a file (it is read again when it changes)", .0.display())]
+    NoFile(PathBuf),
     /// Larger than any chain.
     #[error("file {} is larger than 4 MiB, so it hardly holds certificates", .0.display())]
     TooLarge(PathBuf),
@@ -201,20 +202,11 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Certificate
 }
 
 fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, CertificateError> {
-    let unreadable = |error: io::Error| CertificateError::Unreadable {
-        path: path.to_owned(),
-        reason: Reason::from(&error),
-    };
-    let file = fs::File::open(path).map_err(unreadable)?;
-    let length = file.metadata().map_err(unreadable)?.len().min(FILE_BYTES_MAX);
-    // Sized beforehand: a buffer that grows leaves copies of a key behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(length).unwrap_or(0) + 1));
-    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        Err(CertificateError::TooLarge(path.to_owned()))
-    } else {
-        Ok(bytes)
-    }
+    file::read(path, PEM_BYTES_MAX).map_err(|error| match error {
+        FileError::Unreadable(reason) => CertificateError::Unreadable { path: path.to_owned(), reason },
+        FileError::NoFile => CertificateError::NoFile(path.to_owned()),
+        FileError::TooLarge => CertificateError::TooLarge(path.to_owned()),
+    })
 }
 
 fn facts(path: &Path, certificate: &CertificateDer<'_>) -> Option<Facts> {

@@ -19,10 +19,14 @@ use rustls::{
 };
 use rustls_platform_verifier::BuilderVerifierExt;
 use tokio_rustls::TlsConnector;
+use zeroize::Zeroizing;
 
 use crate::{
     profile::certificate::Certificate,
-    source::Reason,
+    source::{
+        Reason,
+        file::{self, FileError, PEM_BYTES_MAX},
+    },
     upstream::{Http2, Identity, MinTls, Origin, Want},
 };
 
@@ -55,6 +59,12 @@ pub enum PemError {
         /// What the system says.
         reason: Reason,
     },
+    /// Reading it may wait for ever, or never come to an end.
+    #[error("file {} is a pipe or a device, not a file (it is read again with each reload)", .0.display())]
+    NoFile(PathBuf),
+    /// Larger than any chain.
+    #[error("file {} is larger than 4 MiB, so it hardly holds certificates or a key", .0.display())]
+    TooLarge(PathBuf),
     /// What was looked for is not in it.
     #[error("file {} holds no {wanted} in PEM form{remedy}", path.display())]
     Absent {
@@ -90,6 +100,7 @@ impl PemError {
     pub fn path(&self) -> &Path {
         match self {
             Self::Unreadable { path, .. } | Self::Absent { path, .. } | Self::Broken { path, .. } => path,
+            Self::NoFile(path) | Self::TooLarge(path) => path,
             Self::Mismatch { key, .. } => key,
         }
     }
@@ -130,7 +141,7 @@ pub fn identity(files: &Identity) -> Result<CertifiedKey, PemError> {
 pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, PemError> {
     let failed = |error| unusable(path, "certificate", "", error);
     let found: Vec<_> =
-        CertificateDer::pem_file_iter(path).map_err(failed)?.collect::<Result<_, _>>().map_err(failed)?;
+        CertificateDer::pem_slice_iter(&read(path)?).collect::<Result<_, _>>().map_err(failed)?;
     if found.is_empty() { Err(failed(pem::Error::NoItemsFound)) } else { Ok(found) }
 }
 
@@ -140,13 +151,20 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, PemErro
 /// [`PemError`], when there is none that can be read without a password.
 pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, PemError> {
     let remedy = " (an encrypted key cannot be read: store it without a password)";
-    PrivateKeyDer::from_pem_file(path).map_err(|error| unusable(path, "private key", remedy, error))
+    PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|error| unusable(path, "private key", remedy, error))
+}
+
+fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, PemError> {
+    file::read(path, PEM_BYTES_MAX).map_err(|error| match error {
+        FileError::Unreadable(reason) => PemError::Unreadable { path: path.to_owned(), reason },
+        FileError::NoFile => PemError::NoFile(path.to_owned()),
+        FileError::TooLarge => PemError::TooLarge(path.to_owned()),
+    })
 }
 
 fn unusable(path: &Path, wanted: &'static str, remedy: &'static str, error: pem::Error) -> PemError {
     let path = path.to_owned();
     match error {
-        pem::Error::Io(error) => PemError::Unreadable { path, reason: Reason::from(&error) },
         pem::Error::NoItemsFound => PemError::Absent { path, wanted, remedy },
         // The library's words would repeat lines of the file, which may be a key.
         pem::Error::MissingSectionEnd { .. } => broken(&path, wanted, &"its END line is missing"),

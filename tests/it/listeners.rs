@@ -358,6 +358,12 @@ async fn files_that_cannot_be_used_leave_the_old_certificate_in_place_and_are_co
     until("the failure is counted", async || secured.metric(failed).await == 1.0).await;
     fs::write(secured.folder.path().join("server.pem"), "half of a cert").unwrap();
     eventually("the next complaint", || process.has_logged("holds no certificate")).await;
+    // Whoever opens a pipe waits for ever, and the files would not be followed any more.
+    let certificate = secured.folder.path().join("server.pem");
+    fs::remove_file(&certificate).unwrap();
+    assert!(Command::new("mkfifo").arg(&certificate).status().unwrap().success());
+    eventually("the pipe is named", || process.has_logged("is a pipe or a device")).await;
+    fs::remove_file(&certificate).unwrap();
     other.write(secured.folder.path(), "server");
     eventually("the new one is in use", || process.has_logged("have changed and are in use")).await;
     let stream = caller.connect(process.address(), "gateway.example").await.unwrap();
