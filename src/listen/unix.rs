@@ -14,12 +14,17 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use nix::unistd::{Group, User};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::listen::bind::{BACKLOG, UnixSocket};
+
+/// How long binding waits for others who bind in the same folder; each takes some microseconds.
+const ALONE_TRY: Duration = Duration::from_millis(5);
+const ALONE_TRIES_MAX: usize = 200;
 
 /// The longest path, as the kernel's address has room for it and a zero behind it.
 pub const PATH_BYTES_MAX: usize = 107;
@@ -53,6 +58,8 @@ fn number_or(text: &str, found: impl FnOnce() -> nix::Result<Option<u32>>) -> io
 pub(super) fn bind(settings: &UnixSocket) -> io::Result<(UnixListener, Arc<SocketFile>)> {
     let path = &settings.path;
     let address = SockAddr::unix(path)?;
+    // Until it listens: before that, another gateway would take the file for one that a dead process has left.
+    let _alone = alone(path);
     clear(path, &address)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
@@ -75,6 +82,21 @@ pub(super) fn bind(settings: &UnixSocket) -> io::Result<(UnixListener, Arc<Socke
 pub fn bind_file(settings: &UnixSocket) -> io::Result<(UnixListener, Box<dyn Send + Sync>)> {
     let (listener, file) = bind(settings)?;
     Ok((listener, Box::new(file)))
+}
+
+/// Keeps other gateways from binding a socket in the same folder, until it is dropped. Whoever may not read the folder,
+/// or finds it held by a stranger, goes on without it.
+fn alone(path: &Path) -> Option<fs::File> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = fs::File::open(folder).ok()?;
+    for _ in 0..ALONE_TRIES_MAX {
+        match folder.try_lock() {
+            Ok(()) => return Some(folder),
+            Err(fs::TryLockError::WouldBlock) => std::thread::park_timeout(ALONE_TRY),
+            Err(fs::TryLockError::Error(_)) => return None,
+        }
+    }
+    None
 }
 
 /// Takes a file away that a dead process has left.
@@ -134,5 +156,35 @@ impl SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         self.remove();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::net::UnixStream, sync::Barrier, thread};
+
+    use super::*;
+
+    /// Whoever looked at a socket that did not listen yet used to take its file away.
+    #[test]
+    fn of_several_who_bind_at_once_one_has_the_socket() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings =
+            UnixSocket { path: folder.path().join("s.sock"), mode: 0o600, owner: None, group: None };
+        for _ in 0..100 {
+            // A file that a dead process has left.
+            drop(UnixListener::bind(&settings.path).unwrap());
+            let barrier = Barrier::new(4);
+            let all: Vec<_> = thread::scope(|scope| {
+                let bind = || {
+                    barrier.wait();
+                    bind(&settings)
+                };
+                let threads: Vec<_> = (0..4).map(|_| scope.spawn(bind)).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            assert_eq!(all.iter().filter(|bound| bound.is_ok()).count(), 1);
+            UnixStream::connect(&settings.path).unwrap();
+        }
     }
 }
