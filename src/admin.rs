@@ -101,6 +101,10 @@ pub fn bind(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListen
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
+    if address.is_ipv6() {
+        // As on listeners.
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

@@ -12,7 +12,6 @@ use std::{
     },
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::watch;
 
 use crate::{
@@ -22,6 +21,7 @@ use crate::{
         addresses::Addresses,
         certificate::CertificateError,
         inherited::Inherited,
+        socket::tcp,
         tls::{Follower, Live},
         unix::{self, SocketFile},
     },
@@ -45,7 +45,12 @@ impl Address {
     /// Whether both cannot be bound at a time.
     pub fn collides_with(&self, other: &Address) -> bool {
         match (self, other) {
-            (Self::Ip(one), Self::Ip(other)) => one.port() != 0 && one == other,
+            (Self::Ip(one), Self::Ip(other)) => {
+                // All addresses in IPv6 are those in IPv4 as well.
+                let overlap =
+                    one.ip() == other.ip() || (one.ip().is_unspecified() && other.ip().is_unspecified());
+                overlap && one.port() == other.port() && one.port() != 0
+            }
             (Self::Unix(one), Self::Unix(other)) => one.path == other.path,
             _ => false,
         }
@@ -349,19 +354,6 @@ fn sockets(settings: &Settings, workers: usize, follows: bool) -> io::Result<(Ad
             Ok((address.clone(), sockets))
         }
     }
-}
-
-fn tcp(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(shared)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
 }
 
 /// A socket that listens, on its way to its worker.

@@ -1,13 +1,22 @@
 //! A worker's socket that accepts: on an address, or in the file system.
 
-use std::{io, os::unix::net::UnixListener as StdUnixListener, sync::Arc};
+use std::{
+    io,
+    net::{SocketAddr, TcpListener as StdTcpListener},
+    os::unix::net::UnixListener as StdUnixListener,
+    sync::Arc,
+};
 
-use socket2::{SockFilter, SockRef};
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use crate::{
     caller::Peer,
-    listen::{bind::BoundSocket, transport::Transport, unix::SocketFile},
+    listen::{
+        bind::{BACKLOG, BoundSocket},
+        transport::Transport,
+        unix::SocketFile,
+    },
 };
 
 /// What the system may hold of an answer beside what is on its way. It makes room again when half of this is
@@ -28,6 +37,21 @@ const IGNORE_NEW: [SockFilter; 5] = [
 const FLAGS_AT: u32 = 13;
 const SYN: u32 = 0x02;
 const ACK: u32 = 0x10;
+
+/// A socket that listens on `address`; `shared` with others of the same user.
+pub(super) fn tcp(address: SocketAddr, shared: bool) -> io::Result<StdTcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    if address.is_ipv6() {
+        // Whatever the machine is set to: all addresses in IPv6 are those in IPv4 as well.
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
 
 /// A socket that accepts.
 pub(super) enum AcceptSocket {
@@ -54,7 +78,7 @@ impl AcceptSocket {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                Ok(tcp(stream, peer))
+                Ok(accepted(stream, peer))
             }
             Self::Unix(listener, _) => {
                 let (stream, _) = listener.accept().await?;
@@ -81,7 +105,7 @@ impl AcceptSocket {
                 let listener = listener.into_std()?;
                 while let Ok((stream, peer)) = listener.accept() {
                     stream.set_nonblocking(true)?;
-                    waiting.push(tcp(TcpStream::from_std(stream)?, peer));
+                    waiting.push(accepted(TcpStream::from_std(stream)?, peer));
                 }
             }
             Self::Unix(listener, file) => {
@@ -100,7 +124,7 @@ impl AcceptSocket {
     }
 }
 
-fn tcp(stream: TcpStream, peer: std::net::SocketAddr) -> (Transport, Peer) {
+fn accepted(stream: TcpStream, peer: SocketAddr) -> (Transport, Peer) {
     // Without it a small answer waits for the acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
     (Transport::Tcp(stream), Peer::Ip(peer))

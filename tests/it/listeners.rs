@@ -399,6 +399,25 @@ fn greeting(name: &[u8]) -> Vec<u8> {
     [&[22, 3, 1][..], &with_length(message)].concat()
 }
 
+/// It used to be IPv6 only on a listener, and both on the admin listener.
+#[tokio::test]
+async fn every_address_in_ipv6_is_every_address_in_ipv4_as_well() {
+    if std::net::TcpListener::bind("[::]:0").is_err() {
+        println!("this machine has no IPv6: this is not tried");
+        return;
+    }
+    let listeners = "local: {address: \"[::]:0\"}";
+    let stage = Plan::default().listeners(listeners).start().await;
+    stage.ready().await;
+    for host in ["127.0.0.1", "[::1]"] {
+        let url = format!("http://{host}:{}/v1/orders", stage.address().port());
+        assert_eq!(stage.http.get(url).send().await.unwrap().status(), 200);
+    }
+    // A caller is who it is, whichever way it came.
+    let (_, callers) = stage.admin("/api/v1/callers").await;
+    assert!(callers.contains("\"127.0.0.1") && !callers.contains("ffff"), "{callers}");
+}
+
 #[tokio::test]
 async fn a_handshake_that_stands_still_is_ended() {
     let secured = secured_with("", "timeouts: {tls_handshake: 200ms}", |_, _| {}).await;
