@@ -42,7 +42,8 @@ impl<B: Sendable> Shelf<B> {
         self.shared.retain(|known| !Rc::ptr_eq(known, shared));
     }
 
-    /// A shared connection with room. The newest first, so that old ones come to their ends.
+    /// A shared connection with room. The newest first, so that old ones come to their ends. If the newest takes no
+    /// request at all for now, it is the one to wait on: another would take none either.
     pub(super) fn share(&mut self, newer_than: u64) -> Option<Rc<Shared>> {
         if self.shared.is_empty() {
             return None;
@@ -50,7 +51,8 @@ impl<B: Sendable> Shelf<B> {
         let now = Instant::now();
         self.shared.retain(|shared| shared.is_fit(now));
         let mut newer = self.shared.iter().rev().take_while(|shared| shared.number > newer_than);
-        newer.find(|shared| shared.has_room()).cloned()
+        let newest = newer.clone().next().filter(|shared| shared.streams_max() == 0);
+        newer.find(|shared| shared.has_room()).or(newest).cloned()
     }
 
     pub(super) fn take(&mut self) -> Option<Idle<B>> {

@@ -91,6 +91,18 @@ async fn an_upstream_that_takes_few_requests_at_a_time_gets_more_connections() {
     assert_eq!(peer.accepted(), 3);
 }
 
+/// Each request used to make four connections, which stayed.
+#[tokio::test]
+async fn an_upstream_that_takes_no_requests_for_now_gets_no_more_connections() {
+    let peer = Peer::with_streams(None, Some(0)).await;
+    let route = route(&peer.url("http"), "http2: prior_knowledge");
+    let more = "workers: 1\ntimeouts: {response: 1s}";
+    let stage = Plan::default().more(more).routes(&route).start().await;
+    stage.ready().await;
+    assert_eq!(at_once(&stage, 30, "/v1/a", async {}).await, [504; 30]);
+    assert_eq!((peer.accepted(), peer.seen().len()), (1, 0));
+}
+
 #[tokio::test]
 async fn an_upstream_that_speaks_no_http2_after_all_is_a_fault_of_its_own() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
