@@ -60,9 +60,12 @@ impl Inherited {
             let name = names.get(index).copied().unwrap_or_default().to_owned();
             match Socket::take(&mut handed, index) {
                 Ok(socket) => sockets.push(Handed { name, socket, is_used: AtomicBool::new(false) }),
-                Err(error) => problems.push(format!(
-                    "the service manager handed over a socket {name:?} that is of no use ({error}): a listener needs ListenStream="
-                )),
+                Err(error) => {
+                    close(&mut handed, index);
+                    problems.push(format!(
+                        "the service manager handed over a socket {name:?} that is of no use ({error}): a listener needs ListenStream="
+                    ));
+                }
             }
         }
         (Self { sockets }, problems)
@@ -111,6 +114,13 @@ impl Inherited {
         unused
             .map(|handed| Unused { name: handed.name.clone(), address: handed.socket.to_string() })
             .collect()
+    }
+}
+
+/// Nobody has it from here on. Otherwise commands that the gateway starts would.
+fn close(handed: &mut ListenFd, index: usize) {
+    if let Ok(Some(socket)) = handed.take_raw_fd(index) {
+        let _ = nix::unistd::close(socket);
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener},
     os::{
-        fd::OwnedFd,
+        fd::{AsRawFd as _, OwnedFd},
         unix::net::{UnixDatagram, UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
@@ -310,6 +310,7 @@ async fn a_socket_of_systemd_that_nobody_wants_is_named() {
     let stray = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = stray.local_addr().unwrap().to_string();
     let datagrams = UnixDatagram::unbound().unwrap();
+    let open = fs::read_link(format!("/proc/self/fd/{}", datagrams.as_raw_fd())).unwrap();
     let process = Process::run(activated(&config, "stray:log", vec![stray.into(), datagrams.into()])).await;
     let lines = process.lines();
     let warning = |text: &str| lines.iter().find(|line| line.contains("WARN") && line.contains(text));
@@ -317,6 +318,10 @@ async fn a_socket_of_systemd_that_nobody_wants_is_named() {
     assert!(unwanted.contains("stray") && unwanted.contains(&address), "{unwanted}");
     let useless = warning("of no use").expect("a warning");
     assert!(useless.contains("log") && useless.contains("ListenStream="), "{useless}");
+    // It would go on to every command that the gateway starts.
+    let files = fs::read_dir(format!("/proc/{}/fd", process.id())).unwrap();
+    let mut files = files.filter_map(|file| fs::read_link(file.unwrap().path()).ok());
+    assert!(!files.any(|file| file == open), "it is still open");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
