@@ -16,7 +16,9 @@ use crate::{
     clock::{self, Moment},
     profile::{expiry::Expiry, refusal::ExchangeError},
     telemetry::{metrics::Latency, trace::Link},
-    token::{Reason, Settings, Suppressed, Token, Unavailable, notes::Notes, schedule::Pauses},
+    token::{
+        Reason, Settings, Suppressed, Token, Unavailable, notes::Notes, schedule::Pauses, waiting::Wait,
+    },
 };
 
 /// What the owner is doing, for those who wait.
@@ -60,7 +62,7 @@ impl Status {
     }
 
     /// What somebody who began to wait in round `asked_in` for a token after `generation` gets now.
-    fn outcome(&self, generation: u64, asked_in: u64) -> Option<Result<Arc<Token>, Unavailable>> {
+    pub(super) fn outcome(&self, generation: u64, asked_in: u64) -> Option<Result<Arc<Token>, Unavailable>> {
         if let Some(token) = &self.latest
             && token.generation > generation
             && if token.for_one_use { token.round > asked_in } else { token.is_valid() }
@@ -381,25 +383,5 @@ impl Shared {
             status.phase = Phase::Failed { error, retry_at, soonest, fetch };
         });
         retry_at
-    }
-}
-
-/// A request that waits for a token.
-pub(super) struct Wait {
-    status: watch::Receiver<Status>,
-    generation: u64,
-    asked_in: u64,
-}
-
-impl Wait {
-    /// The token, or why there is none.
-    pub(super) async fn outcome(&mut self) -> Result<Arc<Token>, Unavailable> {
-        loop {
-            if let Some(outcome) = self.status.borrow_and_update().outcome(self.generation, self.asked_in) {
-                return outcome;
-            }
-            // Cannot fail: the sender lives in `Shared`, which the waiting handle keeps alive.
-            let _ = self.status.changed().await;
-        }
     }
 }
