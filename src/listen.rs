@@ -13,6 +13,7 @@ use crate::{caller::TrustedProxies, proxy::worker::Worker, telemetry::metrics::C
 
 mod addresses;
 mod bind;
+mod bound;
 pub mod certificate;
 mod connections;
 mod door;

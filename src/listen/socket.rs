@@ -7,7 +7,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use crate::{
     caller::Peer,
-    listen::{bind::BoundSocket, transport::Transport, unix::SocketFile},
+    listen::{bound::BoundSocket, transport::Transport, unix::SocketFile},
 };
 
 /// What the system may hold of an answer beside what is on its way. It makes room again when half of this is

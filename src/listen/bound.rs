@@ -1,0 +1,97 @@
+//! A listener's sockets, bound and on their way to the workers.
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::listen::{
+    Settings,
+    bind::{Address, BACKLOG},
+    inherited::Inherited,
+    unix::{self, SocketFile},
+};
+
+/// The service manager's socket for a listener, once for each worker: all of them have one queue.
+pub(super) fn handed(
+    settings: &Settings,
+    workers: usize,
+    inherited: &Inherited,
+) -> Option<io::Result<(Address, Vec<BoundSocket>)>> {
+    let (name, wanted) = (settings.name.as_str(), &settings.address);
+    let one = || match wanted {
+        Address::Ip(_) => inherited.tcp(name, wanted).map(|socket| socket.map(BoundSocket::Tcp)),
+        Address::Unix(_) => {
+            inherited.unix(name, wanted).map(|socket| socket.map(|socket| BoundSocket::Unix(socket, None)))
+        }
+    };
+    let first = one()?;
+    let all = [first].into_iter().chain((1..workers).filter_map(|_| one()));
+    Some(all.collect::<io::Result<Vec<_>>>().map(|sockets| {
+        let address = sockets.first().and_then(BoundSocket::address).unwrap_or_else(|| wanted.clone());
+        if address != *wanted {
+            tracing::warn!(
+                listener = name,
+                "the service manager's socket of that name is bound to {address}, not to {wanted}: it is used as it is"
+            );
+        }
+        (address, sockets)
+    }))
+}
+
+pub(super) fn sockets(settings: &Settings, workers: usize, follows: bool) -> io::Result<(Address, Vec<BoundSocket>)> {
+    let address = &settings.address;
+    let mut sockets = Vec::new();
+    match address {
+        Address::Ip(address) => {
+            // Another process that shares the port by `SO_REUSEPORT` would get a part of the traffic.
+            if !follows && !settings.reuse_port {
+                drop(tcp(*address, false)?);
+            }
+            let first = tcp(*address, true)?;
+            let address = first.local_addr()?;
+            sockets.push(BoundSocket::Tcp(first));
+            for _ in 1..workers {
+                sockets.push(BoundSocket::Tcp(tcp(address, true)?));
+            }
+            Ok((Address::Ip(address), sockets))
+        }
+        Address::Unix(socket) => {
+            let (first, file) = unix::bind(socket)?;
+            for _ in 1..workers {
+                sockets.push(BoundSocket::Unix(first.try_clone()?, Some(Arc::clone(&file))));
+            }
+            sockets.push(BoundSocket::Unix(first, Some(file)));
+            Ok((address.clone(), sockets))
+        }
+    }
+}
+
+fn tcp(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// A socket that listens, on its way to its worker.
+pub(super) enum BoundSocket {
+    Tcp(std::net::TcpListener),
+    /// With its file, unless that is the service manager's.
+    Unix(std::os::unix::net::UnixListener, Option<Arc<SocketFile>>),
+}
+
+impl BoundSocket {
+    /// Where a TCP socket really listens.
+    fn address(&self) -> Option<Address> {
+        match self {
+            Self::Tcp(socket) => socket.local_addr().ok().map(Address::Ip),
+            Self::Unix(..) => None,
+        }
+    }
+}
