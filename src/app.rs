@@ -215,6 +215,7 @@ fn wire(
         started: clock::now(),
         serving: Mutex::new(settings),
     };
+    core.listeners.open(&plan)?;
     core.listeners.apply(plan);
     core.administer(admin, control);
     Ok(core)

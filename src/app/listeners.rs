@@ -40,7 +40,7 @@ impl Drop for Open {
     }
 }
 
-/// What becomes of the listeners. Everything that could fail has been done.
+/// What becomes of the listeners.
 pub(super) struct Plan {
     /// Name and what it becomes.
     changed: Vec<(String, Change)>,
@@ -66,7 +66,8 @@ impl Listeners {
         }
     }
 
-    /// Prepares what `settings` want: binds and reads what is new, and changes nothing.
+    /// Prepares what `settings` want: binds and reads what is new, and changes nothing. What is bound does
+    /// not listen yet.
     ///
     /// # Errors
     /// [`BindError`]; what was bound is closed again.
@@ -96,6 +97,16 @@ impl Listeners {
         let stays = |open: &Open| settings.listeners.iter().any(|wanted| open.listener.can_become(wanted));
         plan.gone = open.iter().filter(|open| !stays(open)).map(|open| open.listener.name().into()).collect();
         Ok(plan)
+    }
+
+    /// The last that can fail: the new listeners of `plan` listen. To be applied at once: connections wait in
+    /// their queues from here on, and would be reset if nothing came of it.
+    ///
+    /// # Errors
+    /// [`BindError`]; the plan is of no use then.
+    pub(super) fn open(&self, plan: &Plan) -> Result<(), BindError> {
+        plan.new.iter().try_for_each(Listener::probe)?;
+        plan.new.iter().try_for_each(Listener::listen)
     }
 
     /// Puts `plan` in force.

@@ -1,8 +1,11 @@
 //! Changing what a running gateway does: all at once, or not at all.
 //!
-//! Everything that can fail comes first: sockets are bound, certificates are read, new and changed profiles
-//! get their tokens. What follows cannot fail. Profiles that have not changed keep their tokens, listeners
+//! Everything that can fail comes first: new and changed profiles get their tokens, certificates are read,
+//! sockets are bound. What follows cannot fail. Profiles that have not changed keep their tokens, listeners
 //! keep their sockets, and requests in flight finish on what they began with.
+//!
+//! Sockets come last, and listen when nothing is left to wait for: where one of ours listens already, the
+//! system gives the next ones a part of the connections from the first moment on.
 
 use std::sync::PoisonError;
 
@@ -42,9 +45,6 @@ impl Core {
         if !fixed.is_empty() {
             return Err(ReloadError::NeedsRestart(fixed));
         }
-        let plan = self.listeners.prepare(settings)?;
-        let has_moved = serving.admin != settings.admin;
-        let admin = if has_moved { Admin::bind(settings, &self.listeners.inherited)? } else { None };
         let traces = self.gateway.traces();
         let tracer = match serving.otlp == settings.otlp {
             true => traces.tracer(),
@@ -53,6 +53,10 @@ impl Core {
         let (all, new) = self.owners.prepare(&settings.profiles);
         let mut snapshot = snapshot(settings, &owners::handles(&all), self.workers, Kept::of(&self.gateway))?;
         self.owners.wait_for(&new)?;
+        let plan = self.listeners.prepare(settings)?;
+        let has_moved = serving.admin != settings.admin;
+        let admin = if has_moved { Admin::bind(settings, &self.listeners.inherited)? } else { None };
+        self.listeners.open(&plan)?;
         // Nothing fails from here on.
         snapshot.tracer.clone_from(&tracer);
         traces.set(tracer);

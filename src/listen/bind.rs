@@ -114,6 +114,8 @@ pub struct Listener {
     address: Address,
     sockets: Vec<BoundSocket>,
     is_inherited: bool,
+    /// One of this process has had its address until now.
+    follows: bool,
     live: watch::Sender<Option<Shared>>,
     open: Arc<AtomicUsize>,
     room: Arc<Room>,
@@ -146,10 +148,10 @@ pub struct Change {
 
 impl Listener {
     /// Binds a listener, with sockets for so many `workers`, unless its socket is `inherited`. It `follows`
-    /// one of this process on the same address, or not.
+    /// one of this process on the same address, or not. Nobody reaches it before [`Listener::listen`].
     ///
     /// # Errors
-    /// [`BindError`]; it does not listen then.
+    /// [`BindError`]; nothing is bound then.
     pub fn bind(
         settings: &Settings,
         limits: &Limits,
@@ -160,22 +162,19 @@ impl Listener {
     ) -> Result<Self, BindError> {
         let (open, certificates) = (Arc::default(), Arc::default());
         let (shared, follower) = shared(settings, limits, room, &open, &certificates)?;
-        let refused = |cause| BindError::Socket {
-            name: settings.name.clone(),
-            address: settings.address.clone(),
-            cause,
-        };
+        let refused = |cause| refused(settings, cause);
         let handed = bound::handed(settings, workers, inherited).transpose().map_err(refused)?;
         let is_inherited = handed.is_some();
         let (address, sockets) = match handed {
             Some(handed) => handed,
-            None => bound::sockets(settings, workers, follows).map_err(refused)?,
+            None => bound::sockets(settings, workers).map_err(refused)?,
         };
         Ok(Self {
             settings: settings.clone(),
             address,
             sockets,
             is_inherited,
+            follows,
             live: watch::Sender::new(Some(shared)),
             open,
             room: Arc::clone(room),
@@ -184,6 +183,32 @@ impl Listener {
             certificates,
             follower,
         })
+    }
+
+    /// Refuses an address on which another process listens. To be asked of all listeners before one of them
+    /// listens.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub fn probe(&self) -> Result<(), BindError> {
+        match self.address {
+            Address::Ip(address) if !self.is_inherited && !self.follows && !self.settings.reuse_port => {
+                bound::refuse_shared(address).map_err(|cause| refused(&self.settings, cause))
+            }
+            Address::Ip(_) | Address::Unix(_) => Ok(()),
+        }
+    }
+
+    /// From now on connections wait to be accepted.
+    ///
+    /// # Errors
+    /// [`BindError`], when another process has begun to listen on the address meanwhile.
+    pub fn listen(&self) -> Result<(), BindError> {
+        if self.is_inherited {
+            return Ok(());
+        }
+        let listening = self.sockets.iter().try_for_each(BoundSocket::listen);
+        listening.map_err(|cause| refused(&self.settings, cause))
     }
 
     /// Whether `settings` can be had without another socket.
@@ -269,6 +294,10 @@ impl Listener {
         let is_inherited = self.is_inherited;
         Some(Share { socket, entry, is_inherited, live: self.live.subscribe() })
     }
+}
+
+fn refused(settings: &Settings, cause: io::Error) -> BindError {
+    BindError::Socket { name: settings.name.clone(), address: settings.address.clone(), cause }
 }
 
 fn shared(

@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::listen::{
     Settings,
@@ -38,15 +38,11 @@ pub(super) fn handed(
     }))
 }
 
-pub(super) fn sockets(settings: &Settings, workers: usize, follows: bool) -> io::Result<(Address, Vec<BoundSocket>)> {
+pub(super) fn sockets(settings: &Settings, workers: usize) -> io::Result<(Address, Vec<BoundSocket>)> {
     let address = &settings.address;
     let mut sockets = Vec::new();
     match address {
         Address::Ip(address) => {
-            // Another process that shares the port by `SO_REUSEPORT` would get a part of the traffic.
-            if !follows && !settings.reuse_port {
-                drop(tcp(*address, false)?);
-            }
             let first = tcp(*address, true)?;
             let address = first.local_addr()?;
             sockets.push(BoundSocket::Tcp(first));
@@ -66,6 +62,8 @@ pub(super) fn sockets(settings: &Settings, workers: usize, follows: bool) -> io:
     }
 }
 
+/// It does not listen yet: a connection that the system gives to it would wait for whatever is still to be
+/// done, and be reset if that fails.
 fn tcp(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
@@ -75,11 +73,16 @@ fn tcp(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
 
-/// A socket that listens, on its way to its worker.
+/// Refuses an address on which another process listens, also one that would share it: it would get a part of
+/// the traffic. To be asked before sockets of our own listen there.
+pub(super) fn refuse_shared(address: SocketAddr) -> io::Result<()> {
+    tcp(address, false).map(drop)
+}
+
+/// A socket on its way to its worker.
 pub(super) enum BoundSocket {
     Tcp(std::net::TcpListener),
     /// With its file, unless that is the service manager's.
@@ -87,6 +90,14 @@ pub(super) enum BoundSocket {
 }
 
 impl BoundSocket {
+    /// From now on connections wait in its queue. A path listens since it was bound.
+    pub(super) fn listen(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(socket) => SockRef::from(socket).listen(BACKLOG),
+            Self::Unix(..) => Ok(()),
+        }
+    }
+
     /// Where a TCP socket really listens.
     fn address(&self) -> Option<Address> {
         match self {
