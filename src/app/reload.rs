@@ -35,6 +35,9 @@ pub enum ReloadError {
     /// A new or changed profile has no token.
     #[error("profile \"{0}\" gets no token ({1}); nothing was changed")]
     Profile(String, String),
+    /// It waited for a token when the gateway was stopped.
+    #[error("the gateway stops; nothing was changed")]
+    Stopping,
 }
 
 impl Core {

@@ -226,6 +226,18 @@ async fn a_renamed_listener_keeps_nobody_waiting_and_a_refused_reload_resets_nob
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_ends_a_reload_that_waits_for_a_token() {
+    let stage = start(Plan::default()).await;
+    let reloading = reload_that_waits(&stage, &stage.yaml.replace(CLIENT, OTHER)).await;
+    let Stage { gateway, folder, idp, .. } = stage;
+    gateway.stop();
+    tokio::task::block_in_place(|| gateway.wait());
+    let outcome = tokio::task::block_in_place(|| reloading.join()).expect("it does not panic");
+    assert!(matches!(outcome, Err(ChangeError::Reload(ReloadError::Stopping))), "{outcome:?}");
+    drop((folder, idp));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn limits_and_timeouts_change_without_a_restart() {
     let stage = start(Plan::default()).await;
     let many = format!("GET /v1/a HTTP/1.1\r\nHost: a\r\n{}\r\n", "X-A: 1\r\n".repeat(60));
