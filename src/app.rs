@@ -267,18 +267,18 @@ pub(crate) fn snapshot(
     let (mut entries, mut routes) = (Vec::new(), Vec::new());
     for (index, entry) in settings.routes.iter().enumerate() {
         let origin = &entry.target.upstream;
-        // Connections of different accounts never mix.
-        let key = (origin.clone(), entry.target.profile.clone());
         let profile = entry.target.profile.as_ref().and_then(|name| profiles.get(name)).cloned();
         let also = profile.iter().flat_map(token::Handle::also);
         let also: Vec<_> = also.filter_map(|name| profiles.get(name)).cloned().collect();
         let presented = profile.iter().chain(&also).find_map(token::Handle::presented);
-        let upstream = match upstreams.get(&key).filter(|upstream| upstream.shows(presented)) {
+        // Connections of different accounts never mix.
+        let place = (origin.clone(), core::accounts(profile.iter().chain(&also)));
+        let upstream = match upstreams.get(&place).filter(|upstream| upstream.shows(presented)) {
             Some(upstream) => Arc::clone(upstream),
             None => {
                 let upstream = Upstream::new(origin.clone(), &trust, presented.cloned())
                     .map_err(|e| StartError::Upstream(entry.name.clone(), e))?;
-                upstreams.insert(key, Arc::clone(&upstream));
+                upstreams.insert(place, Arc::clone(&upstream));
                 upstream
             }
         };

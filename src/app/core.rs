@@ -13,7 +13,7 @@ use crate::{
     config::Settings,
     export,
     proxy::worker::{Gateway, Shard},
-    telemetry,
+    telemetry, token,
     upstream::{Origin, Upstream},
 };
 
@@ -52,8 +52,16 @@ impl Core {
 pub(crate) struct Kept {
     /// A route's counters, by its name.
     pub(crate) shards: HashMap<String, Vec<Arc<Shard>>>,
-    /// By origin and profile.
-    pub(crate) upstreams: HashMap<(Origin, Option<String>), Arc<Upstream>>,
+    pub(crate) upstreams: HashMap<Place, Arc<Upstream>>,
+}
+
+/// Where requests go, and the owners of the tokens on them: connections are shared when all of it is equal.
+/// Owners by their ids, as a profile that has changed may be another account of the same name.
+pub(crate) type Place = (Origin, Vec<u64>);
+
+/// The owners of a route's tokens.
+pub(super) fn accounts<'a>(owners: impl IntoIterator<Item = &'a token::Handle>) -> Vec<u64> {
+    owners.into_iter().map(token::Handle::id).collect()
 }
 
 impl Kept {
@@ -65,8 +73,8 @@ impl Kept {
             let origin = route.upstream.origin();
             // Certificates may be other ones in files of the same name.
             if !origin.has_files() {
-                let key = (origin.clone(), route.settings.profile.clone());
-                kept.upstreams.insert(key, Arc::clone(&route.upstream));
+                let place = (origin.clone(), accounts(route.profile.iter().chain(&route.also)));
+                kept.upstreams.insert(place, Arc::clone(&route.upstream));
             }
         }
         kept
