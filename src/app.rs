@@ -260,10 +260,9 @@ pub(crate) fn snapshot(
     settings: &Settings,
     profiles: &HashMap<String, token::Handle>,
     workers: usize,
-    kept: Kept,
+    mut kept: Kept,
 ) -> Result<Snapshot, StartError> {
     let trust = tls::Trust::default();
-    let Kept { mut shards, mut upstreams } = kept;
     let (mut entries, mut routes) = (Vec::new(), Vec::new());
     for (index, entry) in settings.routes.iter().enumerate() {
         let origin = &entry.target.upstream;
@@ -273,15 +272,16 @@ pub(crate) fn snapshot(
         let presented = profile.iter().chain(&also).find_map(token::Handle::presented);
         // Connections of different accounts never mix.
         let place = (origin.clone(), core::accounts(profile.iter().chain(&also)));
-        let upstream = match upstreams.get(&place).filter(|upstream| upstream.shows(presented)) {
+        let upstream = match kept.upstreams.get(&place).filter(|upstream| upstream.shows(presented)) {
             Some(upstream) => Arc::clone(upstream),
             None => {
                 let upstream = Upstream::new(origin.clone(), &trust, presented.cloned())
                     .map_err(|e| StartError::Upstream(entry.name.clone(), e))?;
-                upstreams.insert(place, Arc::clone(&upstream));
+                kept.upstreams.insert(place, Arc::clone(&upstream));
                 upstream
             }
         };
+        let counters = kept.counters(&entry.name, &entry.target.profile, settings);
         let rule = entry.rule.clone();
         routes.push(Arc::new(Route {
             name: entry.name.clone(),
@@ -291,9 +291,8 @@ pub(crate) fn snapshot(
             also,
             settings: entry.target.clone(),
             upstream,
-            shards: shards
-                .remove(&entry.name)
-                .unwrap_or_else(|| (0..workers).map(|_| Arc::default()).collect()),
+            shards: counters.own.unwrap_or_else(|| (0..workers).map(|_| Arc::default()).collect()),
+            former: counters.former,
         }));
         entries.push(route::Entry { name: entry.name.clone(), rule, target: index });
     }

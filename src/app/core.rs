@@ -12,7 +12,7 @@ use crate::{
     clock::Moment,
     config::Settings,
     export,
-    proxy::worker::{Gateway, Shard},
+    proxy::worker::{Former, Gateway, Shard},
     telemetry, token,
     upstream::{Origin, Upstream},
 };
@@ -50,8 +50,8 @@ impl Core {
 /// What goes on to be used by the next snapshot: counters, and upstreams with their connections.
 #[derive(Default)]
 pub(crate) struct Kept {
-    /// A route's counters, by its name.
-    pub(crate) shards: HashMap<String, Vec<Arc<Shard>>>,
+    /// A route's counters with each of its profiles, by the route's name.
+    pub(crate) counters: HashMap<String, Vec<Former>>,
     pub(crate) upstreams: HashMap<Place, Arc<Upstream>>,
 }
 
@@ -69,7 +69,9 @@ impl Kept {
         let snapshot = gateway.snapshot();
         let mut kept = Self::default();
         for route in &snapshot.routes {
-            kept.shards.insert(route.name.clone(), route.shards.clone());
+            let latest = Former { profile: route.settings.profile.clone(), shards: route.shards.clone() };
+            let all = [latest].into_iter().chain(route.former.iter().cloned()).collect();
+            kept.counters.insert(route.name.clone(), all);
             let origin = route.upstream.origin();
             // Certificates may be other ones in files of the same name.
             if !origin.has_files() {
@@ -79,4 +81,21 @@ impl Kept {
         }
         kept
     }
+
+    /// The counters of a route: those with this profile, if it has had it, and those with others that are
+    /// still configured.
+    pub(super) fn counters(&mut self, route: &str, profile: &Option<String>, settings: &Settings) -> Counters {
+        let is_configured = |name: &String| settings.profiles.iter().any(|known| known.profile.name == *name);
+        let mut former = self.counters.remove(route).unwrap_or_default();
+        former.retain(|former| former.profile.as_ref().is_none_or(is_configured));
+        let place = former.iter().position(|former| former.profile == *profile);
+        let own = place.map(|place| former.remove(place).shards);
+        Counters { own, former }
+    }
+}
+
+/// See [`Kept::counters`].
+pub(super) struct Counters {
+    pub(super) own: Option<Vec<Arc<Shard>>>,
+    pub(super) former: Vec<Former>,
 }

@@ -6,7 +6,10 @@ use keybearer::admin::changes::Wish;
 
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
-use crate::stage::{PATIENCE, Plan, Stage, pause};
+use crate::{
+    stage::{PATIENCE, Plan, Stage, pause},
+    switches,
+};
 
 async fn scrape(stage: &Stage) -> String {
     let (status, text) = stage.admin("/metrics").await;
@@ -104,6 +107,40 @@ async fn a_switched_route_shows_until_it_is_undone() {
     assert!(scrape(&stage).await.contains(line));
     tokio::task::block_in_place(|| control.undo(Some("orders"), "a test")).unwrap();
     assert!(!scrape(&stage).await.contains(line));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_route_counts_with_each_of_its_profiles_apart() {
+    let stage = switches::start().await;
+    let control = stage.gateway.control().unwrap();
+    let wish =
+        Wish { route: Some("orders".into()), to: Some("other".into()), lasts: None, is_dry_run: false };
+    for _ in 0..2 {
+        assert_eq!(stage.status("/v1/a").await, 200);
+    }
+    tokio::task::block_in_place(|| control.switch(&wish, "a test")).unwrap();
+    assert_eq!(stage.status("/v1/a").await, 200);
+    let counted = async |account: u32, other: u32| {
+        let text = scrape(&stage).await;
+        for (profile, number) in [("account", account), ("other", other)] {
+            let line = format!("_total{{route=\"orders\",profile=\"{profile}\",class=\"2xx\"}} {number}\n");
+            assert!(text.contains(&line), "{line}{text}");
+            let line = format!("keybearer_in_flight{{route=\"orders\",profile=\"{profile}\"}} 0\n");
+            assert!(text.contains(&line), "{line}{text}");
+        }
+        let (_, routes) = stage.admin("/api/v1/routes").await;
+        let routes: serde_json::Value = serde_json::from_str(&routes).unwrap();
+        assert_eq!(routes[0]["requests"]["2xx"], account + other, "the route as a whole");
+    };
+    counted(2, 1).await;
+    tokio::task::block_in_place(|| control.undo(Some("orders"), "a test")).unwrap();
+    assert_eq!(stage.status("/v1/a").await, 200);
+    counted(3, 1).await;
+    // What is not configured any more is forgotten.
+    let path = stage.folder.path().join("keybearer.yaml");
+    fs::write(&path, &stage.yaml).unwrap();
+    tokio::task::block_in_place(|| control.reload("a test")).unwrap();
+    assert!(!scrape(&stage).await.contains("profile=\"other\""));
 }
 
 #[tokio::test]
