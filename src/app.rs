@@ -44,6 +44,7 @@ pub mod control;
 mod controlled;
 mod core;
 mod difference;
+mod expiry;
 mod listeners;
 mod look;
 mod owners;

@@ -50,7 +50,7 @@ impl Core {
 /// What goes on to be used by the next snapshot: counters, and upstreams with their connections.
 #[derive(Default)]
 pub(crate) struct Kept {
-    /// A route's counters with each of its profiles, by the route's name.
+    /// What a route has had with each of its profiles, by the route's name.
     pub(crate) counters: HashMap<String, Vec<Former>>,
     pub(crate) upstreams: HashMap<Place, Arc<Upstream>>,
 }
@@ -64,27 +64,48 @@ pub(super) fn accounts<'a>(owners: impl IntoIterator<Item = &'a token::Handle>) 
     owners.into_iter().map(token::Handle::id).collect()
 }
 
+/// What becomes of PEM files that were read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Files {
+    /// They are read again: others may be there under the same names.
+    Anew,
+    /// What was read goes on to be used.
+    AsTheyWere,
+}
+
 impl Kept {
-    pub(super) fn of(gateway: &Gateway) -> Self {
+    pub(super) fn of(gateway: &Gateway, files: Files) -> Self {
         let snapshot = gateway.snapshot();
+        let stays = |upstream: &Upstream| files == Files::AsTheyWere || !upstream.origin().has_files();
         let mut kept = Self::default();
         for route in &snapshot.routes {
-            let latest = Former { profile: route.settings.profile.clone(), shards: route.shards.clone() };
-            let all = [latest].into_iter().chain(route.former.iter().cloned()).collect();
-            kept.counters.insert(route.name.clone(), all);
-            let origin = route.upstream.origin();
-            // Certificates may be other ones in files of the same name.
-            if !origin.has_files() {
-                let place = (origin.clone(), accounts(route.profile.iter().chain(&route.also)));
-                kept.upstreams.insert(place, Arc::clone(&route.upstream));
+            let accounts = accounts(route.profile.iter().chain(&route.also));
+            let latest = Former {
+                profile: route.settings.profile.clone(),
+                shards: route.shards.clone(),
+                upstream: Some((accounts, Arc::clone(&route.upstream))),
+            };
+            let mut all: Vec<_> = route.former.iter().cloned().chain([latest]).collect();
+            for one in &mut all {
+                one.upstream.take_if(|(_, upstream)| !stays(upstream));
+                if let Some((accounts, upstream)) = &one.upstream {
+                    let place = (upstream.origin().clone(), accounts.clone());
+                    kept.upstreams.insert(place, Arc::clone(upstream));
+                }
             }
+            kept.counters.insert(route.name.clone(), all);
         }
         kept
     }
 
     /// The counters of a route: those with this profile, if it has had it, and those with others that are
     /// still configured.
-    pub(super) fn counters(&mut self, route: &str, profile: &Option<String>, settings: &Settings) -> Counters {
+    pub(super) fn counters(
+        &mut self,
+        route: &str,
+        profile: &Option<String>,
+        settings: &Settings,
+    ) -> Counters {
         let is_configured = |name: &String| settings.profiles.iter().any(|known| known.profile.name == *name);
         let mut former = self.counters.remove(route).unwrap_or_default();
         former.retain(|former| former.profile.as_ref().is_none_or(is_configured));

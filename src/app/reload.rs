@@ -13,7 +13,7 @@ use crate::{
     app::{
         StartError,
         administering::Admin,
-        core::{Core, Kept},
+        core::{Core, Files, Kept},
         owners, snapshot, tracer,
     },
     config::Settings,
@@ -41,8 +41,8 @@ pub enum ReloadError {
 }
 
 impl Core {
-    /// See [`super::Running::reload`].
-    pub(super) fn reload(&self, settings: &Settings) -> Result<(), ReloadError> {
+    /// See [`super::Running::reload`]. `files` says what becomes of those of upstreams.
+    pub(super) fn reload(&self, settings: &Settings, files: Files) -> Result<(), ReloadError> {
         let mut serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
         let fixed = fixed(&serving, settings);
         if !fixed.is_empty() {
@@ -54,7 +54,8 @@ impl Core {
             false => tracer(settings, traces, self.owners.control()).map_err(StartError::from)?,
         };
         let (all, new) = self.owners.prepare(&settings.profiles);
-        let mut snapshot = snapshot(settings, &owners::handles(&all), self.workers, Kept::of(&self.gateway))?;
+        let mut snapshot =
+            snapshot(settings, &owners::handles(&all), self.workers, Kept::of(&self.gateway, files))?;
         self.owners.wait_for(&new)?;
         let plan = self.listeners.prepare(settings)?;
         let has_moved = serving.admin != settings.admin;

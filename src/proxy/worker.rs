@@ -84,6 +84,8 @@ pub struct Former {
     pub profile: Option<String>,
     /// One per worker.
     pub shards: Vec<Arc<Shard>>,
+    /// Where its requests went, with the owners of the tokens on them; `None` when that has to be made anew.
+    pub upstream: Option<(Vec<u64>, Arc<Upstream>)>,
 }
 
 /// The routing table that is in force, with its routes by index.
