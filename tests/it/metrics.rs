@@ -7,7 +7,7 @@ use keybearer::admin::changes::Wish;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 use crate::{
-    stage::{PATIENCE, Plan, Stage, pause},
+    stage::{PATIENCE, Plan, Stage, pause, start_file},
     switches,
 };
 
@@ -107,6 +107,24 @@ async fn a_switched_route_shows_until_it_is_undone() {
     assert!(scrape(&stage).await.contains(line));
     tokio::task::block_in_place(|| control.undo(Some("orders"), "a test")).unwrap();
     assert!(!scrape(&stage).await.contains(line));
+}
+
+#[tokio::test]
+async fn a_token_without_an_end_has_no_life_left_to_tell() {
+    let more = "profiles: {account: {kind: static, header: {name: X-Key, value: {file: secret}}}}";
+    let stage = Stage::start().await;
+    let path = stage.folder.path().join("static.yaml");
+    let (before, rest) = stage.yaml.split_once("profiles:\n").unwrap();
+    let (_, routes) = rest.split_once("routes:\n").unwrap();
+    fs::write(&path, format!("{before}{more}\nroutes:\n{routes}")).unwrap();
+    let gateway = start_file(&path, None);
+    let stage = Stage { gateway, ..stage };
+    let static_one = scrape(stage.ready().await).await;
+    assert!(static_one.contains("keybearer_token_ready{profile=\"account\"} 1\n"), "{static_one}");
+    assert!(!static_one.contains("keybearer_token_expires_in_seconds{"), "{static_one}");
+    let waiting = Plan::default().without_idp().start().await;
+    let none = scrape(&waiting).await;
+    assert!(none.contains("keybearer_token_expires_in_seconds{profile=\"account\"} 0.0\n"), "{none}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
