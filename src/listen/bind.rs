@@ -18,7 +18,7 @@ use crate::{
     caller::{TrustedProxies, roster::Roster},
     listen::{
         Limits, Settings,
-        addresses::Addresses,
+        addresses::{Addresses, Crowd},
         bound::{self, BoundSocket},
         certificate::CertificateError,
         inherited::Inherited,
@@ -118,6 +118,7 @@ pub struct Listener {
     follows: bool,
     live: watch::Sender<Option<Shared>>,
     open: Arc<AtomicUsize>,
+    crowd: Arc<Crowd>,
     room: Arc<Room>,
     shards: Vec<Arc<ListenerShard>>,
     rosters: Vec<Arc<Roster>>,
@@ -160,8 +161,11 @@ impl Listener {
         follows: bool,
         inherited: &Inherited,
     ) -> Result<Self, BindError> {
-        let (open, certificates) = (Arc::default(), Arc::default());
-        let (shared, follower) = shared(settings, limits, room, &open, &certificates)?;
+        let (open, certificates, crowd) = (Arc::default(), Arc::default(), Arc::default());
+        let (shared, follower) = shared(settings, limits, room, &open, &certificates, &crowd)?;
+        if let Some(tls) = &shared.tls {
+            tls.show();
+        }
         let refused = |cause| refused(settings, cause);
         let handed = bound::handed(settings, workers, inherited).transpose().map_err(refused)?;
         let is_inherited = handed.is_some();
@@ -177,6 +181,7 @@ impl Listener {
             follows,
             live: watch::Sender::new(Some(shared)),
             open,
+            crowd,
             room: Arc::clone(room),
             shards: (0..workers).map(|_| Arc::default()).collect(),
             rosters: (0..workers).map(|_| Arc::default()).collect(),
@@ -221,7 +226,8 @@ impl Listener {
     /// # Errors
     /// [`BindError`] when its certificates cannot be used; nothing has changed then.
     pub fn prepare(&self, settings: &Settings, limits: &Limits) -> Result<Change, BindError> {
-        let (shared, follower) = shared(settings, limits, &self.room, &self.open, &self.certificates)?;
+        let (room, open, certificates) = (&self.room, &self.open, &self.certificates);
+        let (shared, follower) = shared(settings, limits, room, open, certificates, &self.crowd)?;
         Ok(Change { settings: settings.clone(), shared, follower })
     }
 
@@ -229,6 +235,10 @@ impl Listener {
     /// connect, those there are end when they are idle.
     pub fn apply(&mut self, change: Change) {
         let is_same = self.settings == change.settings;
+        match &change.shared.tls {
+            Some(tls) => tls.show(),
+            None => self.certificates.show(Vec::new()),
+        }
         let before = self.live.send_replace(Some(change.shared));
         if let Some(before) = before.filter(|_| !is_same) {
             before.is_replaced.store(true, Ordering::Relaxed);
@@ -306,6 +316,7 @@ fn shared(
     room: &Arc<Room>,
     open: &Arc<AtomicUsize>,
     certificates: &Arc<Certificates>,
+    crowd: &Arc<Crowd>,
 ) -> Result<(Shared, Option<Follower>), BindError> {
     let name: Arc<str> = settings.name.as_str().into();
     let following = settings.tls.as_ref().map(|tls| Follower::start(&name, tls, certificates));
@@ -315,7 +326,7 @@ fn shared(
         open: Arc::clone(open),
         room: Arc::clone(room),
         limits: Arc::new(*limits),
-        addresses: Addresses::new(limits),
+        addresses: Addresses::new(limits, crowd),
         trusted: Arc::new(settings.trusted_proxies.clone()),
         tls,
         reuse_port: settings.reuse_port,
