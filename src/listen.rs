@@ -24,6 +24,7 @@ mod http2;
 pub mod inherited;
 mod isolated;
 mod outgoing;
+mod place;
 mod refuse;
 mod serve;
 mod sni;
@@ -35,9 +36,10 @@ pub mod unix;
 mod watched;
 mod withdrawals;
 
-pub use bind::{Address, BindError, Change, Listener, Share, UnixSocket};
+pub use bind::{BindError, Change, Listener, Share};
 pub use connections::Connections;
 use door::Door;
+pub use place::{Address, UnixSocket};
 use socket::AcceptSocket;
 pub use tls::Follower;
 

@@ -3,9 +3,7 @@
 //! On an address every worker has a socket of its own; the socket of a path is one for all.
 
 use std::{
-    fmt, io,
-    net::SocketAddr,
-    path::PathBuf,
+    io,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -22,6 +20,7 @@ use crate::{
         bound::{self, BoundSocket},
         certificate::CertificateError,
         inherited::Inherited,
+        place::Address,
         tls::{Follower, Live},
     },
     telemetry::listeners::{Certificates, ListenerShard},
@@ -30,48 +29,6 @@ use crate::{
 
 /// Connections that may wait to be accepted.
 pub(super) const BACKLOG: i32 = 4096;
-
-/// Where a listener listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
-    /// An address and a port; port 0 takes a free one.
-    Ip(SocketAddr),
-    /// A socket in the file system.
-    Unix(UnixSocket),
-}
-
-impl Address {
-    /// Whether both cannot be bound at a time.
-    pub fn collides_with(&self, other: &Address) -> bool {
-        match (self, other) {
-            (Self::Ip(one), Self::Ip(other)) => one.port() != 0 && one == other,
-            (Self::Unix(one), Self::Unix(other)) => one.path == other.path,
-            _ => false,
-        }
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Ip(address) => address.fmt(f),
-            Self::Unix(socket) => write!(f, "unix:{}", socket.path.display()),
-        }
-    }
-}
-
-/// A socket in the file system, and who may connect to it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnixSocket {
-    /// Its absolute path.
-    pub path: PathBuf,
-    /// Permission bits; whoever may write may connect.
-    pub mode: u32,
-    /// Its user; `None` leaves the gateway's.
-    pub owner: Option<u32>,
-    /// Its group; `None` leaves the gateway's.
-    pub group: Option<u32>,
-}
 
 /// Why a listener could not be bound.
 #[derive(Debug, thiserror::Error)]

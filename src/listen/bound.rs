@@ -6,8 +6,9 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::listen::{
     Settings,
-    bind::{Address, BACKLOG},
+    bind::BACKLOG,
     inherited::Inherited,
+    place::Address,
     unix::{self, SocketFile},
 };
 

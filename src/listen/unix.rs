@@ -19,7 +19,7 @@ use std::{
 use nix::unistd::{Group, User};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::listen::bind::{BACKLOG, UnixSocket};
+use crate::listen::{bind::BACKLOG, place::UnixSocket};
 
 /// The longest path, as the kernel's address has room for it and a zero behind it.
 pub const PATH_BYTES_MAX: usize = 107;
