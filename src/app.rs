@@ -64,7 +64,7 @@ use listeners::Listeners;
 use owners::Owners;
 pub use pulse::Pulse;
 use reading::Prepared;
-pub use reload::ReloadError;
+pub use reload::{Own, ReloadError};
 use worker::WorkerThread;
 
 /// Why the gateway did not start.
@@ -195,7 +195,7 @@ fn wire(
     let count = workers.len();
     let listeners = Listeners::new(control, workers, inherited);
     let plan = listeners.prepare(&settings)?;
-    let admin = Admin::bind(&settings, &listeners.inherited)?;
+    let admin = Admin::bind(&settings, &listeners.inherited, None)?;
     let traces = Arc::<Traces>::default();
     traces.set(tracer(&settings, &traces, control)?);
     let owners = Owners::new(control, Arc::clone(&traces));

@@ -161,8 +161,8 @@ pub async fn accept(
             }
         }
     }
-    // The next process takes what waits in its queue.
-    if is_inherited {
+    // The next process, or the next listener, takes what waits in its queue.
+    if is_inherited || socket.is_passed_on() {
         return Ok(());
     }
     if is_closed || door.yields() {

@@ -89,5 +89,8 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.core.gateway.drain();
         self.stop.send_replace(Stop::Now);
+        // What is told of the gateway may be held by others for longer than it runs.
+        self.core.administer(None, self.core.owners.control());
+        self.core.listeners.release();
     }
 }

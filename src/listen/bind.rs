@@ -17,11 +17,12 @@ use crate::{
     listen::{
         Limits, Settings,
         addresses::{Addresses, Crowd},
-        bound::{self, BoundSocket},
+        bound::{self, BoundSocket, Held},
         certificate::CertificateError,
         inherited::Inherited,
         place::Address,
         tls::{Follower, Live},
+        unix::SocketFile,
     },
     telemetry::listeners::{Certificates, ListenerShard},
     upstream::room::Room,
@@ -73,6 +74,10 @@ pub struct Listener {
     is_inherited: bool,
     /// One of this process has had its address until now.
     follows: bool,
+    /// The socket of a path.
+    held: Option<Held>,
+    /// The file of the one that it follows.
+    followed: Option<Arc<SocketFile>>,
     live: watch::Sender<Option<Shared>>,
     open: Arc<AtomicUsize>,
     crowd: Arc<Crowd>,
@@ -104,9 +109,16 @@ pub struct Change {
     follower: Option<Follower>,
 }
 
+impl Change {
+    /// What it will be told.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+}
+
 impl Listener {
     /// Binds a listener, with sockets for so many `workers`, unless its socket is `inherited`. It `follows`
-    /// one of this process on the same address, or not. Nobody reaches it before [`Listener::listen`].
+    /// one of this process on the same address, or none. Nobody reaches it before [`Listener::listen`].
     ///
     /// # Errors
     /// [`BindError`]; nothing is bound then.
@@ -115,7 +127,7 @@ impl Listener {
         limits: &Limits,
         workers: usize,
         room: &Arc<Room>,
-        follows: bool,
+        follows: Option<&Self>,
         inherited: &Inherited,
     ) -> Result<Self, BindError> {
         let (open, certificates, crowd) = (Arc::default(), Arc::default(), Arc::default());
@@ -128,14 +140,21 @@ impl Listener {
         let is_inherited = handed.is_some();
         let (address, sockets) = match handed {
             Some(handed) => handed,
-            None => bound::sockets(settings, workers).map_err(refused)?,
+            None => {
+                let held = follows.and_then(|before| before.held.as_ref());
+                bound::sockets(settings, workers, held).map_err(refused)?
+            }
         };
+        let held = sockets.first().map(BoundSocket::held).transpose().map_err(refused)?.flatten();
+        let followed = follows.and_then(|before| before.held.as_ref()).filter(|_| held.is_some());
         Ok(Self {
             settings: settings.clone(),
             address,
             sockets,
             is_inherited,
-            follows,
+            follows: follows.is_some(),
+            followed: followed.map(|before| Arc::clone(&before.file)),
+            held,
             live: watch::Sender::new(Some(shared)),
             open,
             crowd,
@@ -173,9 +192,34 @@ impl Listener {
         listening.map_err(|cause| refused(&self.settings, cause))
     }
 
+    /// Whether it has the socket of another listener, whose file may have other permissions than it wants.
+    pub fn takes_over(&self) -> bool {
+        self.followed.is_some()
+    }
+
+    /// Says who may connect to the socket of a path.
+    ///
+    /// # Errors
+    /// [`BindError`]; some of it may have been done then.
+    pub fn permit(&self, settings: &Settings) -> Result<(), BindError> {
+        match (&self.held, &settings.address) {
+            (Some(held), Address::Unix(socket)) => {
+                held.file.permit(socket).map_err(|cause| refused(settings, cause))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// From now on the file of the socket that it takes over is its own.
+    pub fn take_over(&self) {
+        if let (Some(before), Some(held)) = (&self.followed, &self.held) {
+            before.pass_to(&held.file);
+        }
+    }
+
     /// Whether `settings` can be had without another socket.
     pub fn can_become(&self, settings: &Settings) -> bool {
-        self.settings.name == settings.name && self.settings.address == settings.address
+        self.settings.name == settings.name && self.settings.address.is_at(&settings.address)
     }
 
     /// Makes ready to be told `settings` and `limits`, on the same socket.
@@ -201,6 +245,9 @@ impl Listener {
             before.is_replaced.store(true, Ordering::Relaxed);
         }
         self.settings = change.settings;
+        if let Address::Unix(_) = self.settings.address {
+            self.address = self.settings.address.clone();
+        }
         self.follower = change.follower;
     }
 
@@ -209,6 +256,15 @@ impl Listener {
         if let Some(shared) = self.live.send_replace(None) {
             shared.is_replaced.store(true, Ordering::Relaxed);
         }
+        // At once: the next reload may want the path again.
+        if let Some(held) = &self.held {
+            held.file.remove();
+        }
+    }
+
+    /// Lets go of the socket that another listener might have taken over.
+    pub fn release(&mut self) {
+        self.held = None;
     }
 
     /// The listener's name.

@@ -39,7 +39,12 @@ pub(super) fn handed(
     }))
 }
 
-pub(super) fn sockets(settings: &Settings, workers: usize) -> io::Result<(Address, Vec<BoundSocket>)> {
+/// Binds a socket for each worker. That of a path which is `held` is used as it is.
+pub(super) fn sockets(
+    settings: &Settings,
+    workers: usize,
+    held: Option<&Held>,
+) -> io::Result<(Address, Vec<BoundSocket>)> {
     let address = &settings.address;
     let mut sockets = Vec::new();
     match address {
@@ -53,7 +58,10 @@ pub(super) fn sockets(settings: &Settings, workers: usize) -> io::Result<(Addres
             Ok((Address::Ip(address), sockets))
         }
         Address::Unix(socket) => {
-            let (first, file) = unix::bind(socket)?;
+            let (first, file) = match held {
+                Some(held) => (held.socket.try_clone()?, Arc::new(held.file.next())),
+                None => unix::bind(socket)?,
+            };
             for _ in 1..workers {
                 sockets.push(BoundSocket::Unix(first.try_clone()?, Some(Arc::clone(&file))));
             }
@@ -83,6 +91,12 @@ pub(super) fn refuse_shared(address: SocketAddr) -> io::Result<()> {
     tcp(address, false).map(drop)
 }
 
+/// The socket of a path, for whoever has the path next.
+pub(super) struct Held {
+    socket: std::os::unix::net::UnixListener,
+    pub(super) file: Arc<SocketFile>,
+}
+
 /// A socket on its way to its worker.
 pub(super) enum BoundSocket {
     Tcp(std::net::TcpListener),
@@ -96,6 +110,16 @@ impl BoundSocket {
         match self {
             Self::Tcp(socket) => SockRef::from(socket).listen(BACKLOG),
             Self::Unix(..) => Ok(()),
+        }
+    }
+
+    /// The socket of a path, unless its file is the service manager's.
+    pub(super) fn held(&self) -> io::Result<Option<Held>> {
+        match self {
+            Self::Unix(socket, Some(file)) => {
+                Ok(Some(Held { socket: socket.try_clone()?, file: Arc::clone(file) }))
+            }
+            Self::Tcp(_) | Self::Unix(_, None) => Ok(None),
         }
     }
 

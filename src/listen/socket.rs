@@ -73,6 +73,11 @@ impl AcceptSocket {
         }
     }
 
+    /// Whether another listener has the socket's queue by now.
+    pub(super) fn is_passed_on(&self) -> bool {
+        matches!(self, Self::Unix(_, Some(file)) if file.is_passed_on())
+    }
+
     /// Ends accepting: the connections that wait to be accepted, and no more.
     pub(super) fn into_waiting(self) -> io::Result<Vec<(Transport, Peer)>> {
         let mut waiting = Vec::new();
