@@ -44,6 +44,7 @@ pub mod control;
 mod controlled;
 mod core;
 mod difference;
+mod expiry;
 mod listeners;
 mod look;
 mod owners;
@@ -64,7 +65,7 @@ use listeners::Listeners;
 use owners::Owners;
 pub use pulse::Pulse;
 use reading::Prepared;
-pub use reload::ReloadError;
+pub use reload::{Own, ReloadError};
 use worker::WorkerThread;
 
 /// Why the gateway did not start.
@@ -200,7 +201,7 @@ fn wire(
     let count = workers.len();
     let listeners = Listeners::new(control, workers, inherited);
     let plan = listeners.prepare(&settings)?;
-    let admin = Admin::bind(&settings, &listeners.inherited)?;
+    let admin = Admin::bind(&settings, &listeners.inherited, None)?;
     let traces = Arc::<Traces>::default();
     traces.set(tracer(&settings, &traces, control)?);
     let owners = Owners::new(control, Arc::clone(&traces));
@@ -221,6 +222,7 @@ fn wire(
         started: clock::now(),
         serving: Mutex::new(settings),
     };
+    core.listeners.open(&plan)?;
     core.listeners.apply(plan);
     core.administer(admin, control);
     Ok(core)
@@ -265,28 +267,28 @@ pub(crate) fn snapshot(
     settings: &Settings,
     profiles: &HashMap<String, token::Handle>,
     workers: usize,
-    kept: Kept,
+    mut kept: Kept,
 ) -> Result<Snapshot, StartError> {
     let trust = tls::Trust::default();
-    let Kept { mut shards, mut upstreams } = kept;
     let (mut entries, mut routes) = (Vec::new(), Vec::new());
     for (index, entry) in settings.routes.iter().enumerate() {
         let origin = &entry.target.upstream;
-        // Connections of different accounts never mix.
-        let key = (origin.clone(), entry.target.profile.clone());
         let profile = entry.target.profile.as_ref().and_then(|name| profiles.get(name)).cloned();
         let also = profile.iter().flat_map(token::Handle::also);
         let also: Vec<_> = also.filter_map(|name| profiles.get(name)).cloned().collect();
         let presented = profile.iter().chain(&also).find_map(token::Handle::presented);
-        let upstream = match upstreams.get(&key).filter(|upstream| upstream.shows(presented)) {
+        // Connections of different accounts never mix.
+        let place = (origin.clone(), core::accounts(profile.iter().chain(&also)));
+        let upstream = match kept.upstreams.get(&place).filter(|upstream| upstream.shows(presented)) {
             Some(upstream) => Arc::clone(upstream),
             None => {
                 let upstream = Upstream::new(origin.clone(), &trust, presented.cloned())
                     .map_err(|e| StartError::Upstream(entry.name.clone(), e))?;
-                upstreams.insert(key, Arc::clone(&upstream));
+                kept.upstreams.insert(place, Arc::clone(&upstream));
                 upstream
             }
         };
+        let counters = kept.counters(&entry.name, &entry.target.profile, settings);
         let rule = entry.rule.clone();
         routes.push(Arc::new(Route {
             name: entry.name.clone(),
@@ -296,9 +298,8 @@ pub(crate) fn snapshot(
             also,
             settings: entry.target.clone(),
             upstream,
-            shards: shards
-                .remove(&entry.name)
-                .unwrap_or_else(|| (0..workers).map(|_| Arc::default()).collect()),
+            shards: counters.own.unwrap_or_else(|| (0..workers).map(|_| Arc::default()).collect()),
+            former: counters.former,
         }));
         entries.push(route::Entry { name: entry.name.clone(), rule, target: index });
     }

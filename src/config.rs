@@ -200,10 +200,12 @@ struct Asked<'a> {
     switched: &'a BTreeMap<String, String>,
 }
 
-/// Whether the secrets of what was asked for must be readable.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Secrets {
+/// Whether what the settings name on this machine must be there: secrets and other files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Secrets {
+    /// What cannot be used is a problem.
     Needed,
+    /// It is a warning.
     Optional,
 }
 
@@ -226,10 +228,11 @@ pub fn read_text(path: &Path) -> Result<String, Problems> {
 /// # Errors
 /// Everything that is wrong with the text, in its order.
 pub fn parse(text: &str, path: &Path, environment: Option<&str>) -> Result<Loaded, Problems> {
-    parse_switched(text, path, environment, &BTreeMap::new())
+    parse_switched(text, path, environment, &BTreeMap::new(), Secrets::Needed)
 }
 
-/// Like [`parse`], with other profiles on some routes: `switched` has them by the route's name.
+/// Like [`parse`], with other profiles on some routes: `switched` has them by the route's name. `secrets` says
+/// whether files on this machine are judged.
 ///
 /// # Errors
 /// Everything that is wrong with the text, in its order, and what a switched profile makes wrong.
@@ -238,8 +241,9 @@ pub fn parse_switched(
     path: &Path,
     environment: Option<&str>,
     switched: &BTreeMap<String, String>,
+    secrets: Secrets,
 ) -> Result<Loaded, Problems> {
-    check(text, path, &Asked { environment, secrets: Secrets::Needed, switched })
+    check(text, path, &Asked { environment, secrets, switched })
 }
 
 fn check(text: &str, path: &Path, asked: &Asked<'_>) -> Result<Loaded, Problems> {

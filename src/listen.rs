@@ -13,6 +13,7 @@ use crate::{caller::TrustedProxies, proxy::worker::Worker, telemetry::metrics::C
 
 mod addresses;
 mod bind;
+mod bound;
 pub mod certificate;
 mod connections;
 mod door;
@@ -24,6 +25,7 @@ mod http2;
 pub mod inherited;
 mod isolated;
 mod outgoing;
+mod place;
 mod refuse;
 mod serve;
 mod sni;
@@ -36,9 +38,10 @@ mod watched;
 mod withdrawals;
 
 pub(crate) use bind::hint;
-pub use bind::{Address, BindError, Change, Listener, Share, UnixSocket};
+pub use bind::{BindError, Change, Listener, Share};
 pub use connections::Connections;
 use door::Door;
+pub use place::{Address, UnixSocket};
 use socket::AcceptSocket;
 pub use tls::Follower;
 
@@ -166,8 +169,8 @@ pub async fn accept(
             }
         }
     }
-    // The next process takes what waits in its queue.
-    if is_inherited {
+    // The next process, or the next listener, takes what waits in its queue.
+    if is_inherited || socket.is_passed_on() {
         return Ok(());
     }
     if is_closed || door.yields() {

@@ -197,7 +197,7 @@ async fn routes(State(shown): Gateway) -> Json<Vec<Route>> {
             duration: Distribution::default(),
             upstream_duration: Distribution::default(),
         };
-        shown.count(&RouteSum::of(&route.name, "", &route.shards));
+        shown.count(&RouteSum::of(&route.name, "", &route.all_shards()));
         shown
     });
     Json(all.collect())

@@ -144,9 +144,12 @@ impl Scrape {
 
 fn routes(gateway: &Gateway) -> Vec<RouteSum> {
     let snapshot = gateway.snapshot();
-    let routed = snapshot.routes.iter().map(|route| {
-        let profile = route.profile.as_ref().map_or("none", |profile| profile.name());
-        RouteSum::of(&route.name, profile, &route.shards)
+    let routed = snapshot.routes.iter().flat_map(|route| {
+        let sum = |profile: &Option<String>, shards: &[Arc<Shard>]| {
+            RouteSum::of(&route.name, profile.as_deref().unwrap_or("none"), shards)
+        };
+        let former = route.former.iter().map(move |former| sum(&former.profile, &former.shards));
+        [sum(&route.settings.profile, &route.shards)].into_iter().chain(former)
     });
     let unrouted = RouteSum::of("", "", gateway.unrouted());
     routed.chain([unrouted]).filter(RouteSum::is_used).collect()

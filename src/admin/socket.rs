@@ -3,6 +3,7 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use rustls::ServerConfig;
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
@@ -22,7 +23,39 @@ pub enum Bound {
     /// An address.
     Tcp(std::net::TcpListener, Option<Tls>),
     /// A path in the file system, with what takes it away at the end.
-    Unix(std::os::unix::net::UnixListener, Box<dyn Send + Sync>),
+    Unix(std::os::unix::net::UnixListener, Arc<dyn Send + Sync>),
+}
+
+impl Bound {
+    /// The same socket once more, with the queue of connections that wait.
+    ///
+    /// # Errors
+    /// The system's, for instance that it gives no more file descriptors.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Tcp(socket, tls) => Self::Tcp(socket.try_clone()?, tls.clone()),
+            Self::Unix(socket, file) => Self::Unix(socket.try_clone()?, Arc::clone(file)),
+        })
+    }
+
+    /// The same socket, served with this TLS from now on.
+    pub fn with_tls(self, tls: Option<Tls>) -> Self {
+        match self {
+            Self::Tcp(socket, _) => Self::Tcp(socket, tls),
+            Self::Unix(..) => self,
+        }
+    }
+
+    /// Says whether another gateway of the same user may listen there as well.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn share(&self, shared: bool) -> io::Result<()> {
+        match self {
+            Self::Tcp(socket, _) => SockRef::from(socket).set_reuse_port(shared),
+            Self::Unix(..) => Ok(()),
+        }
+    }
 }
 
 /// Who asks.
@@ -94,7 +127,7 @@ impl Handshake {
 /// The socket as it is served.
 pub(super) enum Listener {
     Tcp(TcpListener, Option<Tls>),
-    Unix(UnixListener, #[expect(dead_code, reason = "dropped at the end")] Box<dyn Send + Sync>),
+    Unix(UnixListener, #[expect(dead_code, reason = "dropped at the end")] Arc<dyn Send + Sync>),
 }
 
 impl Listener {

@@ -13,10 +13,14 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use tokio::{runtime::Handle, task::AbortHandle};
 
 use crate::{
-    admin::{self, access::Access, socket::Bound},
+    admin::{
+        self,
+        access::Access,
+        socket::{Bound, Tls},
+    },
     app::{StartError, core::Core},
     config::{self, Settings},
-    listen::{self, Address, Follower, inherited::Inherited},
+    listen::{self, Address, Follower, inherited::Inherited, unix::SocketFile},
     secret::{Fingerprint, Secret},
     source::Source,
 };
@@ -28,15 +32,28 @@ const TOKEN_BYTES: usize = 32;
 
 /// An admin listener that is bound and not served yet.
 pub(super) struct Admin {
+    place: Place,
+    /// The socket once more, to be served.
     socket: Bound,
-    address: Address,
     access: Access,
     follower: Option<Follower>,
 }
 
+/// A socket and where it is.
+struct Place {
+    socket: Bound,
+    /// As it was wanted: port 0 is any.
+    wanted: Address,
+    /// As it is.
+    address: Address,
+    /// Of a unix socket, unless it is the service manager's.
+    file: Option<Arc<SocketFile>>,
+    reuse_port: bool,
+}
+
 /// An admin listener that is served.
 pub(super) struct Administering {
-    address: Address,
+    place: Place,
     tasks: Vec<AbortHandle>,
 }
 
@@ -46,9 +63,66 @@ impl Drop for Administering {
     }
 }
 
+impl Administering {
+    /// Puts the permissions back that a reload has changed before it was refused.
+    fn restore(&self) {
+        if let (Some(file), Address::Unix(socket)) = (&self.place.file, &self.place.wanted)
+            && let Err(error) = file.permit(socket)
+        {
+            tracing::warn!(%error, "the admin socket has lost its permissions");
+        }
+    }
+}
+
+impl Place {
+    /// Binds it anew.
+    fn bind(admin: &config::Admin, tls: Option<Tls>, inherited: &Inherited) -> io::Result<Self> {
+        let (wanted, reuse_port) = (admin.address.clone(), admin.reuse_port);
+        match &admin.address {
+            Address::Ip(ip) => {
+                let handed = inherited.tcp_at(&admin.address);
+                let socket = handed.unwrap_or_else(|| admin::bind(*ip, reuse_port))?;
+                let address = Address::Ip(socket.local_addr()?);
+                Ok(Self { socket: Bound::Tcp(socket, tls), wanted, address, file: None, reuse_port })
+            }
+            Address::Unix(path) => {
+                let (socket, file) = match inherited.unix_at(&admin.address) {
+                    // Its file is the service manager's.
+                    Some(handed) => (Bound::Unix(handed?, Arc::new(())), None),
+                    None => {
+                        let (socket, file) = listen::unix::bind_file(path)?;
+                        (Bound::Unix(socket, Arc::<SocketFile>::clone(&file)), Some(file))
+                    }
+                };
+                Ok(Self { socket, address: wanted.clone(), wanted, file, reuse_port })
+            }
+        }
+    }
+
+    /// The same socket under other settings, with permissions changed already, see [`Administering::restore`].
+    fn again(&self, admin: &config::Admin, tls: Option<Tls>) -> io::Result<Self> {
+        let socket = self.socket.try_clone()?.with_tls(tls);
+        let (wanted, file, reuse_port) = (admin.address.clone(), self.file.clone(), admin.reuse_port);
+        if self.reuse_port != reuse_port {
+            socket.share(reuse_port)?;
+        }
+        if let (Some(file), Address::Unix(socket)) = (&file, &wanted)
+            && self.wanted != wanted
+        {
+            file.permit(socket)?;
+        }
+        Ok(Self { socket, wanted, address: self.address.clone(), file, reuse_port })
+    }
+}
+
 impl Admin {
-    /// Binds what `settings` say, if they want an admin listener, and reads or makes its token.
-    pub(super) fn bind(settings: &Settings, inherited: &Inherited) -> Result<Option<Self>, StartError> {
+    /// Binds what `settings` say, if they want an admin listener, and reads or makes its token. A socket that is
+    /// served there `now` is used as it is.
+    pub(super) fn bind(
+        settings: &Settings,
+        inherited: &Inherited,
+        now: Option<&Administering>,
+    ) -> Result<Option<Self>, StartError> {
         let Some(admin) = &settings.admin else { return Ok(None) };
         let refused = |error: io::Error| StartError::Admin { address: admin.address.clone(), cause: error };
         let (tls, follower) = match &admin.tls {
@@ -59,25 +133,22 @@ impl Admin {
             }
             None => (None, None),
         };
-        let (socket, address) = match &admin.address {
-            Address::Ip(ip) => {
-                let handed = inherited.tcp_at(&admin.address);
-                let socket = handed.unwrap_or_else(|| admin::bind(*ip, admin.reuse_port)).map_err(refused)?;
-                let address = Address::Ip(socket.local_addr().map_err(refused)?);
-                (Bound::Tcp(socket, tls), address)
-            }
-            Address::Unix(path) => {
-                let bound = match inherited.unix_at(&admin.address) {
-                    // Its file is the service manager's.
-                    Some(handed) => handed.map(|socket| Bound::Unix(socket, Box::new(()))),
-                    None => listen::unix::bind_file(path).map(|(socket, file)| Bound::Unix(socket, file)),
-                };
-                (bound.map_err(refused)?, admin.address.clone())
-            }
-        };
         let token = token(admin, settings)?;
         let access = Access { hosts: admin.hosts.clone(), token, has_tls: admin.tls.is_some() };
-        Ok(Some(Self { socket, address, access, follower }))
+        let is_there = |now: &&Administering| {
+            now.place.wanted.is_at(&admin.address) || now.place.address.is_at(&admin.address)
+        };
+        let now = now.filter(is_there);
+        let place = match now {
+            Some(now) => now.place.again(admin, tls),
+            None => Place::bind(admin, tls, inherited),
+        };
+        let placed = place.and_then(|place| Ok((place.socket.try_clone()?, place)));
+        let (socket, place) = placed.map_err(|error| {
+            now.iter().for_each(|now| now.restore());
+            refused(error)
+        })?;
+        Ok(Some(Self { place, socket, access, follower }))
     }
 }
 
@@ -129,9 +200,19 @@ fn look_at(path: &Path) -> io::Result<()> {
 }
 
 impl Core {
+    /// Binds the admin listener that `settings` want, see [`Admin::bind`].
+    pub(super) fn bind_admin(&self, settings: &Settings) -> Result<Option<Admin>, StartError> {
+        Admin::bind(settings, &self.listeners.inherited, self.administering().as_ref())
+    }
+
+    /// Undoes what [`Core::bind_admin`] has done to a socket in use.
+    pub(super) fn restore_admin(&self) {
+        self.administering().iter().for_each(Administering::restore);
+    }
+
     /// Serves `admin` from now on, in the place of the one before.
     pub(super) fn administer(&self, admin: Option<Admin>, control: &Handle) {
-        let next = admin.map(|Admin { socket, address, access, follower }| {
+        let next = admin.map(|Admin { place, socket, access, follower }| {
             let shown = Arc::new(admin::Shown {
                 gateway: Arc::clone(&self.gateway),
                 profiles: Arc::clone(&self.owners.shown),
@@ -154,14 +235,27 @@ impl Core {
             ];
             let follower = follower.map(|follower| control.spawn(listen::tls::follow(vec![follower])));
             tasks.extend(follower.map(|task| task.abort_handle()));
-            Administering { address, tasks }
+            Administering { place, tasks }
         });
-        *self.administering() = next;
+        let mut administering = self.administering();
+        let before = std::mem::replace(&mut *administering, next);
+        let file = |now: &Option<Administering>| now.as_ref().and_then(|now| now.place.file.clone());
+        if let Some(gone) = file(&before)
+            && file(&administering).is_none_or(|kept| !Arc::ptr_eq(&kept, &gone))
+        {
+            // At once: the next reload may want the path again.
+            gone.remove();
+        }
     }
 
-    /// Where the admin listener listens, unless that is a unix socket.
+    /// Where the admin listener listens.
+    pub(super) fn admin_place(&self) -> Option<Address> {
+        Some(self.administering().as_ref()?.place.address.clone())
+    }
+
+    /// The same, unless that is a unix socket.
     pub(super) fn admin_address(&self) -> Option<SocketAddr> {
-        match self.administering().as_ref()?.address {
+        match self.admin_place()? {
             Address::Ip(address) => Some(address),
             Address::Unix(_) => None,
         }

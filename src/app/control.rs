@@ -16,14 +16,15 @@ use crate::{
     admin::changes::{Action, Glance, Reading, Reloaded, Switch, Switched, Wish},
     app::{
         ReloadError,
-        core::Core,
+        core::{Core, Files},
         difference,
+        expiry::Overdue,
         reading::{Prepared, environment, now, read},
         service,
         switches::{Store, Switches},
         undefined::undefined,
     },
-    config::{self, Loaded, Settings, problem::Problems},
+    config::{self, Loaded, Secrets, Settings, problem::Problems},
     listen::inherited::Inherited,
 };
 
@@ -94,12 +95,13 @@ pub struct Control {
     shown: ArcSwap<View>,
 }
 
-struct State {
+pub(super) struct State {
     /// The text in force.
     text: String,
     environments: Vec<String>,
-    switches: Switches,
+    pub(super) switches: Switches,
     reading: Reading,
+    pub(super) overdue: Overdue,
 }
 
 impl State {
@@ -133,7 +135,8 @@ impl Control {
     pub(super) fn new(core: Arc<Core>, origin: Origin, prepared: Prepared) -> Self {
         let Prepared { loaded, text, switches, store } = prepared;
         let reading = Reading { loaded_at: now(), ..Reading::default() };
-        let state = State { text, environments: loaded.environments, switches, reading };
+        let state =
+            State { text, environments: loaded.environments, switches, reading, overdue: Overdue::default() };
         let shown = ArcSwap::from_pointee(state.view(&origin));
         Self { core, origin, store, state: Mutex::new(state), shown }
     }
@@ -150,7 +153,7 @@ impl Control {
         })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -178,9 +181,10 @@ impl Control {
         service::reloading();
         let mut switches = state.switches.clone();
         let outcome = config::read_text(&self.origin.path).map_err(ChangeError::Problems).and_then(|text| {
-            let loaded = read(&self.origin, &text, &mut switches).map_err(ChangeError::Problems)?;
+            let loaded =
+                read(&self.origin, &text, &mut switches, Secrets::Needed).map_err(ChangeError::Problems)?;
             let before = self.core.serving.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            self.core.reload(&loaded.settings)?;
+            self.core.reload(&loaded.settings, Files::Anew)?;
             let reloaded = difference::between(&before, &loaded);
             Ok((text, loaded, reloaded))
         });
@@ -254,7 +258,7 @@ impl Control {
         switches.push(wish.route.as_deref(), Switch { to, from: from.clone(), at, until, by });
         let is_kept = self.store.is_some();
         let switched = Switched { from, to: wish.to.clone(), until, is_kept };
-        let loaded = read(&self.origin, &state.text, &mut switches).map_err(ChangeError::Problems)?;
+        let loaded = self.again(&state.text, &mut switches)?;
         let used = self.new_accounts(&loaded.settings);
         self.core.owners.obtain(&loaded.settings.profiles, &used, wish.is_dry_run).map_err(no_token)?;
         if !wish.is_dry_run {
@@ -272,17 +276,12 @@ impl Control {
         outcome.inspect_err(|error| refused(Action::Undo, route, None, by, error))
     }
 
-    /// Takes back the switches whose time is over. To be called every second or so.
-    pub fn expire(&self) {
-        let ended = self.state().switches.expired(now());
-        for route in ended {
-            if let Err(error) = self.take_back(route.as_deref(), Action::Expire, "its time was over") {
-                tracing::error!(route, "the switch's time is over, but it cannot be undone: {error}");
-            }
-        }
-    }
-
-    fn take_back(&self, route: Option<&str>, action: Action, by: &str) -> Result<Switched, ChangeError> {
+    pub(super) fn take_back(
+        &self,
+        route: Option<&str>,
+        action: Action,
+        by: &str,
+    ) -> Result<Switched, ChangeError> {
         let mut state = self.state();
         let mut switches = state.switches.clone();
         let Some(gone) = switches.pop(route, action, now(), by) else {
@@ -292,7 +291,7 @@ impl Control {
             };
             return Err(ChangeError::Already(words));
         };
-        let loaded = read(&self.origin, &state.text, &mut switches).map_err(ChangeError::Problems)?;
+        let loaded = self.again(&state.text, &mut switches)?;
         self.put_in_force(&mut state, switches, &loaded)?;
         Ok(Switched { from: gone.to, to: gone.from, until: None, is_kept: self.store.is_some() })
     }
@@ -307,6 +306,13 @@ impl Control {
         changed.filter_map(|route| route.target.profile.clone()).collect()
     }
 
+    /// The settings of the text in force with other switches. Files are not judged again: one that somebody is
+    /// about to write, of a listener perhaps, must not keep an account in force. Those of parts that change are
+    /// read when these are put in force.
+    fn again(&self, text: &str, switches: &mut Switches) -> Result<Loaded, ChangeError> {
+        read(&self.origin, text, switches, Secrets::Optional).map_err(ChangeError::Problems)
+    }
+
     fn put_in_force(
         &self,
         state: &mut State,
@@ -317,7 +323,7 @@ impl Control {
         if let Some(store) = &self.store {
             store.save(&switches).map_err(ChangeError::NotKept)?;
         }
-        if let Err(error) = self.core.reload(&loaded.settings) {
+        if let Err(error) = self.core.reload(&loaded.settings, Files::AsTheyWere) {
             self.keep(&state.switches);
             return Err(no_token(error));
         }

@@ -40,7 +40,7 @@ impl Drop for Open {
     }
 }
 
-/// What becomes of the listeners. Everything that could fail has been done.
+/// What becomes of the listeners.
 pub(super) struct Plan {
     /// Name and what it becomes.
     changed: Vec<(String, Change)>,
@@ -66,7 +66,8 @@ impl Listeners {
         }
     }
 
-    /// Prepares what `settings` want: binds and reads what is new, and changes nothing.
+    /// Prepares what `settings` want: binds and reads what is new, and changes nothing. What is bound does
+    /// not listen yet.
     ///
     /// # Errors
     /// [`BindError`]; what was bound is closed again.
@@ -85,8 +86,8 @@ impl Listeners {
                 }
                 None => {
                     // Ours, which goes: its port may be shared for the moment in which both are there.
-                    let follows =
-                        open.iter().any(|open| open.listener.address().collides_with(&wanted.address));
+                    let mut listeners = open.iter().map(|open| &open.listener);
+                    let follows = listeners.find(|open| open.address().collides_with(&wanted.address));
                     let workers = self.workers.len();
                     let (room, inherited) = (&self.room, &self.inherited);
                     plan.new.push(Listener::bind(wanted, &limits, workers, room, follows, inherited)?);
@@ -98,10 +99,44 @@ impl Listeners {
         Ok(plan)
     }
 
+    /// The last that can fail: sockets of paths get their permissions, and the new listeners listen. To be
+    /// applied at once: connections wait in their queues from here on, and would be reset if nothing came of it.
+    ///
+    /// # Errors
+    /// [`BindError`]; the plan is of no use then.
+    pub(super) fn open(&self, plan: &Plan) -> Result<(), BindError> {
+        plan.new.iter().try_for_each(Listener::probe)?;
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let permitted = open.iter().filter_map(|open| {
+            let (_, change) = plan.changed.iter().find(|(name, _)| name == open.listener.name())?;
+            Some((&open.listener, change.settings()))
+        });
+        // A certificate that changes is no reason to touch a file.
+        let is_other =
+            |(open, wanted): &(&Listener, &listen::Settings)| open.settings().address != wanted.address;
+        let new = plan.new.iter().filter(|new| new.takes_over()).map(|new| (new, new.settings()));
+        let mut permitted = permitted.filter(is_other).chain(new);
+        let permitting = permitted.try_for_each(|(listener, wanted)| listener.permit(wanted));
+        let opened = permitting.and_then(|()| plan.new.iter().try_for_each(Listener::listen));
+        if opened.is_err() {
+            let is_touched = |listener: &Listener| {
+                let has_changed = plan.changed.iter().any(|(name, _)| name == listener.name());
+                has_changed || plan.new.iter().any(|new| new.address().is_at(listener.address()))
+            };
+            for Open { listener, .. } in open.iter().filter(|open| is_touched(&open.listener)) {
+                if let Err(error) = listener.permit(listener.settings()) {
+                    tracing::warn!("{error}");
+                }
+            }
+        }
+        opened
+    }
+
     /// Puts `plan` in force.
     pub(super) fn apply(&self, plan: Plan) {
         let Plan { changed, new, gone, limits } = plan;
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        new.iter().for_each(Listener::take_over);
         for (name, change) in changed {
             if let Some(open) = open.iter_mut().find(|open| open.listener.name() == name) {
                 open.listener.apply(change);
@@ -128,6 +163,12 @@ impl Listeners {
             open.push(added);
         }
         self.shown.store(Arc::new(open.iter().map(|open| count(&open.listener)).collect()));
+    }
+
+    /// Lets go of sockets that workers have: nobody follows any more.
+    pub(super) fn release(&self) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.iter_mut().for_each(|open| open.listener.release());
     }
 
     fn follow(&self, open: &mut Open) {

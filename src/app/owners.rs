@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, mpsc},
 };
 
 use arc_swap::ArcSwap;
@@ -78,6 +78,7 @@ impl Owners {
         *self.by_name.lock().unwrap_or_else(PoisonError::into_inner) = all;
     }
 
+    /// Waits for the tokens of those that readiness waits for. Blocks meanwhile.
     pub(super) fn wait_for(&self, new: &[token::Handle]) -> Result<(), ReloadError> {
         new.iter().filter(|handle| handle.view().required).try_for_each(|handle| self.acquire(handle))
     }
@@ -107,7 +108,13 @@ impl Owners {
     }
 
     fn acquire(&self, handle: &token::Handle) -> Result<(), ReloadError> {
-        let outcome = self.control.block_on(handle.acquire(handle.patience()));
+        let (tell, told) = mpsc::channel();
+        let wanted = handle.clone();
+        // On a task of the control plane, which ends with it: a wait of our own would panic then.
+        drop(self.control.spawn(async move {
+            let _ = tell.send(wanted.acquire(wanted.patience()).await);
+        }));
+        let outcome = told.recv().map_err(|_| ReloadError::Stopping)?;
         outcome.map(drop).map_err(|unavailable| {
             let why = match unavailable.reason {
                 token::Reason::Failed(error) => error.to_string(),

@@ -1,6 +1,6 @@
 //! Reading the configuration with what was switched: at the start, and for every change.
 
-use std::{path::Path, time::UNIX_EPOCH};
+use std::{collections::BTreeMap, path::Path, time::UNIX_EPOCH};
 
 use crate::{
     admin::changes::Action,
@@ -9,7 +9,7 @@ use crate::{
         switches::{Store, Switches},
     },
     clock,
-    config::{self, Loaded, problem::Problems},
+    config::{self, Loaded, Secrets, problem::Problems},
 };
 
 /// A configuration read for the start, with the switches that were kept.
@@ -37,7 +37,7 @@ pub(super) fn prepare(origin: &Origin) -> Result<Prepared, Problems> {
         while switches.pop(None, Action::Drop, now(), "restart").is_some() {}
     }
     drop_ended(&mut switches);
-    let loaded = match read(origin, &text, &mut switches) {
+    let loaded = match read(origin, &text, &mut switches, Secrets::Needed) {
         Ok(loaded) => loaded,
         Err(problems) => {
             tracing::error!("the switches from before the restart are dropped:\n{problems}");
@@ -92,10 +92,19 @@ fn drop_ended(switches: &mut Switches) {
     }
 }
 
-/// The settings of `text` with `switches`; those that it knows nothing of are taken out.
-pub(super) fn read(origin: &Origin, text: &str, switches: &mut Switches) -> Result<Loaded, Problems> {
+/// The settings of `text` with `switches`; those that it knows nothing of are taken out. `secrets` says whether
+/// files on this machine are judged.
+pub(super) fn read(
+    origin: &Origin,
+    text: &str,
+    switches: &mut Switches,
+    secrets: Secrets,
+) -> Result<Loaded, Problems> {
     let environment = environment(origin, switches);
-    let plain = config::parse(text, &origin.path, environment.as_deref())?;
+    let parse = |switched: &BTreeMap<String, String>| {
+        config::parse_switched(text, &origin.path, environment.as_deref(), switched, secrets)
+    };
+    let plain = parse(&BTreeMap::new())?;
     let is_known = |route: &str, profile: &str| {
         plain.settings.routes.iter().any(|r| r.name == route)
             && plain.settings.profiles.iter().any(|p| p.profile.name == profile)
@@ -109,8 +118,7 @@ pub(super) fn read(origin: &Origin, text: &str, switches: &mut Switches) -> Resu
         );
         while switches.pop(Some(&route), Action::Drop, now(), "configuration").is_some() {}
     }
-    let profiles = switches.profiles();
-    let mut loaded = config::parse_switched(text, &origin.path, environment.as_deref(), &profiles)?;
+    let mut loaded = parse(&switches.profiles())?;
     (origin.overrides)(&mut loaded.settings);
     // What the file says is told, not what a switch has made of it: a profile that it replaces is used.
     loaded.warnings = plain.warnings;

@@ -1,21 +1,26 @@
 //! Changing what a running gateway does: all at once, or not at all.
 //!
-//! Everything that can fail comes first: sockets are bound, certificates are read, new and changed profiles
-//! get their tokens. What follows cannot fail. Profiles that have not changed keep their tokens, listeners
+//! Everything that can fail comes first: new and changed profiles get their tokens, certificates are read,
+//! sockets are bound. What follows cannot fail. Profiles that have not changed keep their tokens, listeners
 //! keep their sockets, and requests in flight finish on what they began with.
+//!
+//! Sockets come last, and listen when nothing is left to wait for: where one of ours listens already, the
+//! system gives the next ones a part of the connections from the first moment on.
 
-use std::sync::PoisonError;
+use std::{io, sync::PoisonError};
 
 use crate::{
     app::{
         StartError,
-        administering::Admin,
-        core::{Core, Kept},
+        core::{Core, Files, Kept},
         owners, snapshot, tracer,
     },
     config::Settings,
-    listen,
+    listen::{Address, BindError},
 };
+
+/// The admin listener in messages.
+const ADMIN: &str = "the admin listener";
 
 /// Why a reload has changed nothing.
 #[derive(Debug, thiserror::Error)]
@@ -25,34 +30,63 @@ pub enum ReloadError {
     NeedsRestart(Vec<&'static str>),
     /// A listener cannot be had.
     #[error("{0}; nothing was changed")]
-    Listen(#[from] listen::BindError),
+    Listen(#[from] BindError),
+    /// Another listener of this gateway has the address.
+    #[error("{0}; nothing was changed")]
+    Own(Box<Own>),
     /// The routes, or the admin listener, cannot be served.
     #[error("{0}; nothing was changed")]
     Routes(#[from] StartError),
     /// A new or changed profile has no token.
     #[error("profile \"{0}\" gets no token ({1}); nothing was changed")]
     Profile(String, String),
+    /// It waited for a token when the gateway was stopped.
+    #[error("the gateway stops; nothing was changed")]
+    Stopping,
+}
+
+/// A listener in the way of another one. Those of callers are bound beside each other, the admin listener is not.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{wants} cannot listen on {wanted}: {holder} of this gateway has {address} until the reload is done (take that \
+     away with one reload, and bring this with the next)"
+)]
+pub struct Own {
+    /// The listener that cannot be had.
+    pub wants: String,
+    /// Its address.
+    pub wanted: Address,
+    /// The listener that is in its way.
+    pub holder: String,
+    /// Where that listens.
+    pub address: Address,
 }
 
 impl Core {
-    /// See [`super::Running::reload`].
-    pub(super) fn reload(&self, settings: &Settings) -> Result<(), ReloadError> {
+    /// See [`super::Running::reload`]. `files` says what becomes of those of upstreams.
+    pub(super) fn reload(&self, settings: &Settings, files: Files) -> Result<(), ReloadError> {
         let mut serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
         let fixed = fixed(&serving, settings);
         if !fixed.is_empty() {
             return Err(ReloadError::NeedsRestart(fixed));
         }
-        let plan = self.listeners.prepare(settings)?;
-        let has_moved = serving.admin != settings.admin;
-        let admin = if has_moved { Admin::bind(settings, &self.listeners.inherited)? } else { None };
         let traces = self.gateway.traces();
         let tracer = match serving.otlp == settings.otlp {
             true => traces.tracer(),
             false => tracer(settings, traces, self.owners.control()).map_err(StartError::from)?,
         };
         let (all, new) = self.owners.prepare(&settings.profiles);
-        let mut snapshot = snapshot(settings, &owners::handles(&all), self.workers, Kept::of(&self.gateway))?;
+        let mut snapshot =
+            snapshot(settings, &owners::handles(&all), self.workers, Kept::of(&self.gateway, files))?;
         self.owners.wait_for(&new)?;
+        let plan = self.listeners.prepare(settings).map_err(|error| self.of_ours(error.into()))?;
+        let has_moved = serving.admin != settings.admin;
+        let admin = if has_moved { self.bind_admin(settings) } else { Ok(None) };
+        let admin = admin.map_err(|error| self.of_ours(error.into()))?;
+        self.listeners.open(&plan).map_err(|error| {
+            self.restore_admin();
+            self.of_ours(error.into())
+        })?;
         // Nothing fails from here on.
         snapshot.tracer.clone_from(&tracer);
         traces.set(tracer);
@@ -68,6 +102,25 @@ impl Core {
         }
         *serving = settings.clone();
         Ok(())
+    }
+
+    /// Tells when an address is taken by a listener that serves now.
+    fn of_ours(&self, error: ReloadError) -> ReloadError {
+        let named = |name: &str| format!("listener \"{name}\"");
+        let (wants, wanted, cause) = match &error {
+            ReloadError::Listen(BindError::Socket { name, address, cause }) => (named(name), address, cause),
+            ReloadError::Routes(StartError::Admin { address, cause }) => (ADMIN.to_owned(), address, cause),
+            _ => return error,
+        };
+        if cause.kind() != io::ErrorKind::AddrInUse {
+            return error;
+        }
+        let wanted = wanted.clone();
+        let admin = self.admin_place().map(|address| (ADMIN.to_owned(), address));
+        let listeners = self.listeners.addresses().into_iter().map(|(name, address)| (named(&name), address));
+        let holder = admin.into_iter().chain(listeners).find(|(_, address)| address.collides_with(&wanted));
+        let Some((holder, address)) = holder else { return error };
+        ReloadError::Own(Box::new(Own { wants, wanted, holder, address }))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use crate::{
-    app::{Drained, Pulse, ReloadError, Running, Stop, control::Control},
+    app::{Drained, Pulse, ReloadError, Running, Stop, control::Control, core::Files},
     config::Settings,
     listen::Address,
     token,
@@ -40,7 +40,7 @@ impl Running {
     /// # Errors
     /// [`ReloadError`]; everything goes on as it was then.
     pub fn reload(&self, settings: &Settings) -> Result<(), ReloadError> {
-        self.core.reload(settings)
+        self.core.reload(settings, Files::Anew)
     }
 
     /// Asks its threads whether they get on.
@@ -89,5 +89,8 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.core.gateway.drain();
         self.stop.send_replace(Stop::Now);
+        // What is told of the gateway may be held by others for longer than it runs.
+        self.core.administer(None, self.core.owners.control());
+        self.core.listeners.release();
     }
 }

@@ -1,6 +1,7 @@
 //! `keybearer run`: the gateway as a process.
 
 use std::{
+    io,
     panic::{self, PanicHookInfo},
     pin::pin,
     process::ExitCode,
@@ -10,7 +11,10 @@ use std::{
 
 use anyhow::Context;
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{Signal, SignalKind, signal},
+};
 
 use crate::{
     app::{self, Drained, control::Origin, service},
@@ -52,6 +56,9 @@ pub(super) fn run(configured: &Configured, args: &LogArgs) -> Result<ExitCode, F
         overrides: Box::new(move |settings| override_with(&overrides, settings)),
         inherited: Arc::new(inherited),
     };
+    // Before anybody can know that it runs: from then on a signal must not simply end the process.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let signals = Signals::receive(&runtime).context("signals cannot be received")?;
     // Read a second time, as the log has only begun: it may have changed in between.
     let (running, warnings) = app::start_file(origin, Some(&log))
         .map_err(|problems| Failure::Bad(complaint(&configured.path, &problems)))?;
@@ -74,7 +81,7 @@ pub(super) fn run(configured: &Configured, args: &LogArgs) -> Result<ExitCode, F
     if let Some(control) = running.control() {
         service::ready(&control.service_status());
     }
-    let drained = wait_for_stop(running)?;
+    let drained = wait_for_stop(running, runtime, signals)?;
     if let Drained::Cut(connections) = drained {
         tracing::warn!(connections, "the drain time is over, connections were cut");
     }
@@ -104,15 +111,30 @@ fn override_with(args: &LogArgs, settings: &mut Settings) {
     }
 }
 
+/// The signals that mean something here. What comes before somebody looks is not lost.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn receive(runtime: &Runtime) -> io::Result<Self> {
+        let _context = runtime.enter();
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
 /// The first signal begins the drain, a second one that is no echo ends the process. SIGHUP reloads.
-fn wait_for_stop(running: app::Running) -> Result<Drained, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+fn wait_for_stop(running: app::Running, runtime: Runtime, signals: Signals) -> Result<Drained, Failure> {
+    let Signals { mut terminate, mut interrupt, mut hangup } = signals;
     let outcome = runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate()).context("signals cannot be received")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("signals cannot be received")?;
         let pulse = running.pulse();
         let mut alive = pin!(service::keep_alive(&pulse));
-        let mut hangup = signal(SignalKind::hangup()).context("signals cannot be received")?;
         loop {
             // Signals are not lost with the branches that are dropped: each stream keeps its own.
             tokio::select! {
@@ -182,7 +204,6 @@ fn report_panic(info: &PanicHookInfo<'_>) {
 #[cfg(test)]
 mod tests {
     use std::{
-        io,
         sync::{Mutex, PoisonError},
         thread,
     };

@@ -57,9 +57,7 @@ pub(super) fn lower(file: &file::File, cx: &Context<'_>) -> Vec<listen::Settings
             continue;
         };
         let reuse_port = trip.reuse_port(&listener.reuse_port, &address);
-        if let Some(other) = out.iter().find(|other| other.address.collides_with(&address)) {
-            trip.problem(at, format!("address {address} is taken by listener {:?}", other.name));
-        }
+        trip.refuse_taken(at, &address, reuse_port, &out);
         let (name, tls) = (name.to_owned(), tls.flatten());
         out.push(listen::Settings { name, address, reuse_port, tls, trusted_proxies });
     }
@@ -77,9 +75,8 @@ pub(super) fn admin(
     let tls = given(&admin.tls).map(|(_, tls)| trip.tls(tls, HANDSHAKE));
     let token = given(&admin.token).and_then(|(at, token)| trip.token(at, token));
     let (at, address) = trip.address(&admin.address, &admin.socket, &admin.tls)?;
-    if let Some(other) = listeners.iter().find(|other| other.address.collides_with(&address)) {
-        trip.problem(at, format!("address {address} is taken by listener {:?}", other.name));
-    }
+    let reuse_port = trip.reuse_port(&admin.reuse_port, &address);
+    trip.refuse_taken(at, &address, reuse_port, listeners);
     if let Address::Ip(ip) = address
         && !ip.ip().is_loopback()
     {
@@ -95,7 +92,6 @@ pub(super) fn admin(
         }
     }
     let hosts = given(&admin.hosts).map(|(_, list)| trip.hosts(list)).unwrap_or_default();
-    let reuse_port = trip.reuse_port(&admin.reuse_port, &address);
     Some(super::Admin { address, reuse_port, tls: tls.flatten(), token, hosts })
 }
 
@@ -113,6 +109,25 @@ impl Trip<'_> {
 
     fn missing(&self, at: Position, message: impl std::fmt::Display) {
         self.cx.missing(at, format!("{}: {message}", self.place));
+    }
+
+    /// Tells when another listener has the address. Where both may be shared, the system lets one have all of a
+    /// port and the other one address of it.
+    fn refuse_taken(&self, at: Position, address: &Address, reuse_port: bool, others: &[listen::Settings]) {
+        let is_taken = |other: &&listen::Settings| {
+            let may_both = reuse_port && other.reuse_port && other.address != *address;
+            other.address.collides_with(address) && !may_both
+        };
+        let Some(other) = others.iter().find(is_taken) else { return };
+        let why = match other.address.is_at(address) {
+            true => String::new(),
+            false => {
+                let is_every = |at: &&Address| matches!(at, Address::Ip(ip) if ip.ip().is_unspecified());
+                let every = [address, &other.address].into_iter().find(is_every).unwrap_or(address);
+                format!(" ({every} is every address of this machine; choose another port)")
+            }
+        };
+        self.problem(at, format!("address {address} is taken by listener {:?}{why}", other.name));
     }
 
     fn token(&self, at: Position, token: &file::Token) -> Option<Source> {

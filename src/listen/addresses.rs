@@ -32,44 +32,48 @@ impl From<&Peer> for Key {
     }
 }
 
-/// Open connections by address.
+/// Open connections of a listener by address, whatever the limit has been when they came. Callers choose the
+/// keys, so the hash is one that they cannot foresee.
+#[derive(Debug, Default)]
+pub(super) struct Crowd(Mutex<HashMap<Key, usize>>);
+
+/// A limit on them.
 #[derive(Debug)]
 pub(super) struct Addresses {
     limit: usize,
-    /// Callers choose the keys, so the hash is one that they cannot foresee.
-    open: Mutex<HashMap<Key, usize>>,
+    crowd: Arc<Crowd>,
 }
 
 impl Addresses {
     /// `None` when the limit of the whole listener is not above the one of an address.
-    pub(super) fn new(limits: &Limits) -> Option<Arc<Self>> {
+    pub(super) fn new(limits: &Limits, crowd: &Arc<Crowd>) -> Option<Arc<Self>> {
         let limit = limits.connections_per_address;
-        (limit < limits.connections).then(|| Arc::new(Self { limit, open: Mutex::default() }))
+        (limit < limits.connections).then(|| Arc::new(Self { limit, crowd: Arc::clone(crowd) }))
     }
 
     /// Takes a place for one more connection of `peer`, if there is one.
-    pub(super) fn enter(self: &Arc<Self>, peer: &Peer) -> Option<Place> {
+    pub(super) fn enter(&self, peer: &Peer) -> Option<Place> {
         let key = Key::from(peer);
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.crowd.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = open.entry(key).or_default();
         if *count >= self.limit {
             return None;
         }
         *count += 1;
-        Some(Place { addresses: Arc::clone(self), key })
+        Some(Place { crowd: Arc::clone(&self.crowd), key })
     }
 }
 
 /// An open connection's place. Free again when dropped.
 #[derive(Debug)]
 pub(super) struct Place {
-    addresses: Arc<Addresses>,
+    crowd: Arc<Crowd>,
     key: Key,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut open = self.addresses.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.crowd.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = open.get_mut(&self.key) {
             *count -= 1;
             if *count == 0 {
@@ -90,7 +94,8 @@ mod tests {
     #[test]
     fn an_address_has_so_many_places_and_gets_them_back() {
         let limits = Limits { connections_per_address: 2, ..Limits::default() };
-        let addresses = Addresses::new(&limits).unwrap();
+        let crowd = Arc::default();
+        let addresses = Addresses::new(&limits, &crowd).unwrap();
         let first = addresses.enter(&peer("192.0.2.1:1")).unwrap();
         let second = addresses.enter(&peer("[::ffff:192.0.2.1]:2")).unwrap();
         assert!(addresses.enter(&peer("192.0.2.1:3")).is_none());
@@ -99,13 +104,27 @@ mod tests {
         let _third = addresses.enter(&peer("192.0.2.1:4")).unwrap();
         assert!(addresses.enter(&peer("192.0.2.1:5")).is_none());
         drop((second, _third, _other));
-        assert!(addresses.open.lock().unwrap().is_empty(), "nothing is kept of those who left");
+        assert!(crowd.0.lock().unwrap().is_empty(), "nothing is kept of those who left");
+    }
+
+    #[test]
+    fn another_limit_counts_those_who_are_there() {
+        let (crowd, caller) = (Arc::default(), peer("192.0.2.1:1"));
+        let limited = |connections_per_address| {
+            Addresses::new(&Limits { connections_per_address, ..Limits::default() }, &crowd).unwrap()
+        };
+        let before = limited(3);
+        let places: Vec<_> = (0..3).map(|_| before.enter(&caller).unwrap()).collect();
+        let after = limited(2);
+        assert!(after.enter(&caller).is_none());
+        drop(places);
+        assert!(after.enter(&caller).is_some());
     }
 
     #[test]
     fn a_v6_network_and_a_unix_user_count_as_one() {
         let limits = Limits { connections_per_address: 1, ..Limits::default() };
-        let addresses = Addresses::new(&limits).unwrap();
+        let addresses = Addresses::new(&limits, &Arc::default()).unwrap();
         let _first = addresses.enter(&peer("[2001:db8::1]:1")).unwrap();
         assert!(addresses.enter(&peer("[2001:db8::ffff:0:0:2]:1")).is_none());
         let _next = addresses.enter(&peer("[2001:db8:0:1::1]:1")).unwrap();
@@ -115,6 +134,6 @@ mod tests {
 
     #[test]
     fn without_a_limit_nothing_is_counted() {
-        assert!(Addresses::new(&Limits::default()).is_none());
+        assert!(Addresses::new(&Limits::default(), &Arc::default()).is_none());
     }
 }

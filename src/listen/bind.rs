@@ -3,9 +3,7 @@
 //! On an address every worker has a socket of its own; the socket of a path is one for all.
 
 use std::{
-    fmt, io,
-    net::SocketAddr,
-    path::PathBuf,
+    io,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -18,12 +16,13 @@ use crate::{
     caller::{TrustedProxies, roster::Roster},
     listen::{
         Limits, Settings,
-        addresses::Addresses,
+        addresses::{Addresses, Crowd},
+        bound::{self, BoundSocket, Held},
         certificate::CertificateError,
         inherited::Inherited,
-        socket::tcp,
+        place::Address,
         tls::{Follower, Live},
-        unix::{self, SocketFile},
+        unix::SocketFile,
     },
     telemetry::listeners::{Certificates, ListenerShard},
     upstream::room::Room,
@@ -31,53 +30,6 @@ use crate::{
 
 /// Connections that may wait to be accepted.
 pub(super) const BACKLOG: i32 = 4096;
-
-/// Where a listener listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
-    /// An address and a port; port 0 takes a free one.
-    Ip(SocketAddr),
-    /// A socket in the file system.
-    Unix(UnixSocket),
-}
-
-impl Address {
-    /// Whether both cannot be bound at a time.
-    pub fn collides_with(&self, other: &Address) -> bool {
-        match (self, other) {
-            (Self::Ip(one), Self::Ip(other)) => {
-                // All addresses in IPv6 are those in IPv4 as well.
-                let overlap =
-                    one.ip() == other.ip() || (one.ip().is_unspecified() && other.ip().is_unspecified());
-                overlap && one.port() == other.port() && one.port() != 0
-            }
-            (Self::Unix(one), Self::Unix(other)) => one.path == other.path,
-            _ => false,
-        }
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Ip(address) => address.fmt(f),
-            Self::Unix(socket) => write!(f, "unix:{}", socket.path.display()),
-        }
-    }
-}
-
-/// A socket in the file system, and who may connect to it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnixSocket {
-    /// Its absolute path.
-    pub path: PathBuf,
-    /// Permission bits; whoever may write may connect.
-    pub mode: u32,
-    /// Its user; `None` leaves the gateway's.
-    pub owner: Option<u32>,
-    /// Its group; `None` leaves the gateway's.
-    pub group: Option<u32>,
-}
 
 /// Why a listener could not be bound.
 #[derive(Debug, thiserror::Error)]
@@ -120,8 +72,15 @@ pub struct Listener {
     address: Address,
     sockets: Vec<BoundSocket>,
     is_inherited: bool,
+    /// One of this process has had its address until now.
+    follows: bool,
+    /// The socket of a path.
+    held: Option<Held>,
+    /// The file of the one that it follows.
+    followed: Option<Arc<SocketFile>>,
     live: watch::Sender<Option<Shared>>,
     open: Arc<AtomicUsize>,
+    crowd: Arc<Crowd>,
     room: Arc<Room>,
     shards: Vec<Arc<ListenerShard>>,
     rosters: Vec<Arc<Roster>>,
@@ -150,40 +109,55 @@ pub struct Change {
     follower: Option<Follower>,
 }
 
+impl Change {
+    /// What it will be told.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+}
+
 impl Listener {
     /// Binds a listener, with sockets for so many `workers`, unless its socket is `inherited`. It `follows`
-    /// one of this process on the same address, or not.
+    /// one of this process on the same address, or none. Nobody reaches it before [`Listener::listen`].
     ///
     /// # Errors
-    /// [`BindError`]; it does not listen then.
+    /// [`BindError`]; nothing is bound then.
     pub fn bind(
         settings: &Settings,
         limits: &Limits,
         workers: usize,
         room: &Arc<Room>,
-        follows: bool,
+        follows: Option<&Self>,
         inherited: &Inherited,
     ) -> Result<Self, BindError> {
-        let (open, certificates) = (Arc::default(), Arc::default());
-        let (shared, follower) = shared(settings, limits, room, &open, &certificates)?;
-        let refused = |cause| BindError::Socket {
-            name: settings.name.clone(),
-            address: settings.address.clone(),
-            cause,
-        };
-        let handed = handed(settings, workers, inherited).transpose().map_err(refused)?;
+        let (open, certificates, crowd) = (Arc::default(), Arc::default(), Arc::default());
+        let (shared, follower) = shared(settings, limits, room, &open, &certificates, &crowd)?;
+        if let Some(tls) = &shared.tls {
+            tls.show();
+        }
+        let refused = |cause| refused(settings, cause);
+        let handed = bound::handed(settings, workers, inherited).transpose().map_err(refused)?;
         let is_inherited = handed.is_some();
         let (address, sockets) = match handed {
             Some(handed) => handed,
-            None => sockets(settings, workers, follows).map_err(refused)?,
+            None => {
+                let held = follows.and_then(|before| before.held.as_ref());
+                bound::sockets(settings, workers, held).map_err(refused)?
+            }
         };
+        let held = sockets.first().map(BoundSocket::held).transpose().map_err(refused)?.flatten();
+        let followed = follows.and_then(|before| before.held.as_ref()).filter(|_| held.is_some());
         Ok(Self {
             settings: settings.clone(),
             address,
             sockets,
             is_inherited,
+            follows: follows.is_some(),
+            followed: followed.map(|before| Arc::clone(&before.file)),
+            held,
             live: watch::Sender::new(Some(shared)),
             open,
+            crowd,
             room: Arc::clone(room),
             shards: (0..workers).map(|_| Arc::default()).collect(),
             rosters: (0..workers).map(|_| Arc::default()).collect(),
@@ -192,9 +166,60 @@ impl Listener {
         })
     }
 
+    /// Refuses an address on which another process listens. To be asked of all listeners before one of them
+    /// listens.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub fn probe(&self) -> Result<(), BindError> {
+        match self.address {
+            Address::Ip(address) if !self.is_inherited && !self.follows && !self.settings.reuse_port => {
+                bound::refuse_shared(address).map_err(|cause| refused(&self.settings, cause))
+            }
+            Address::Ip(_) | Address::Unix(_) => Ok(()),
+        }
+    }
+
+    /// From now on connections wait to be accepted.
+    ///
+    /// # Errors
+    /// [`BindError`], when another process has begun to listen on the address meanwhile.
+    pub fn listen(&self) -> Result<(), BindError> {
+        if self.is_inherited {
+            return Ok(());
+        }
+        let listening = self.sockets.iter().try_for_each(BoundSocket::listen);
+        listening.map_err(|cause| refused(&self.settings, cause))
+    }
+
+    /// Whether it has the socket of another listener, whose file may have other permissions than it wants.
+    pub fn takes_over(&self) -> bool {
+        self.followed.is_some()
+    }
+
+    /// Says who may connect to the socket of a path.
+    ///
+    /// # Errors
+    /// [`BindError`]; some of it may have been done then.
+    pub fn permit(&self, settings: &Settings) -> Result<(), BindError> {
+        match (&self.held, &settings.address) {
+            (Some(held), Address::Unix(socket)) => {
+                held.file.permit(socket).map_err(|cause| refused(settings, cause))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// From now on the file of the socket that it takes over is its own.
+    pub fn take_over(&self) {
+        if let (Some(before), Some(held)) = (&self.followed, &self.held) {
+            before.pass_to(&held.file);
+        }
+    }
+
     /// Whether `settings` can be had without another socket.
     pub fn can_become(&self, settings: &Settings) -> bool {
-        self.settings.name == settings.name && self.settings.address == settings.address
+        self.settings.name == settings.name && self.settings.address.is_at(&settings.address)
     }
 
     /// Makes ready to be told `settings` and `limits`, on the same socket.
@@ -202,7 +227,8 @@ impl Listener {
     /// # Errors
     /// [`BindError`] when its certificates cannot be used; nothing has changed then.
     pub fn prepare(&self, settings: &Settings, limits: &Limits) -> Result<Change, BindError> {
-        let (shared, follower) = shared(settings, limits, &self.room, &self.open, &self.certificates)?;
+        let (room, open, certificates) = (&self.room, &self.open, &self.certificates);
+        let (shared, follower) = shared(settings, limits, room, open, certificates, &self.crowd)?;
         Ok(Change { settings: settings.clone(), shared, follower })
     }
 
@@ -210,11 +236,18 @@ impl Listener {
     /// connect, those there are end soon, at the latest after the drain time.
     pub fn apply(&mut self, change: Change) {
         let is_same = self.settings == change.settings;
+        match &change.shared.tls {
+            Some(tls) => tls.show(),
+            None => self.certificates.show(Vec::new()),
+        }
         let before = self.live.send_replace(Some(change.shared));
         if let Some(before) = before.filter(|_| !is_same) {
             before.is_replaced.store(true, Ordering::Relaxed);
         }
         self.settings = change.settings;
+        if let Address::Unix(_) = self.settings.address {
+            self.address = self.settings.address.clone();
+        }
         self.follower = change.follower;
     }
 
@@ -223,6 +256,15 @@ impl Listener {
         if let Some(shared) = self.live.send_replace(None) {
             shared.is_replaced.store(true, Ordering::Relaxed);
         }
+        // At once: the next reload may want the path again.
+        if let Some(held) = &self.held {
+            held.file.remove();
+        }
+    }
+
+    /// Lets go of the socket that another listener might have taken over.
+    pub fn release(&mut self) {
+        self.held = None;
     }
 
     /// The listener's name.
@@ -277,12 +319,17 @@ impl Listener {
     }
 }
 
+fn refused(settings: &Settings, cause: io::Error) -> BindError {
+    BindError::Socket { name: settings.name.clone(), address: settings.address.clone(), cause }
+}
+
 fn shared(
     settings: &Settings,
     limits: &Limits,
     room: &Arc<Room>,
     open: &Arc<AtomicUsize>,
     certificates: &Arc<Certificates>,
+    crowd: &Arc<Crowd>,
 ) -> Result<(Shared, Option<Follower>), BindError> {
     let name: Arc<str> = settings.name.as_str().into();
     let following = settings.tls.as_ref().map(|tls| Follower::start(&name, tls, certificates));
@@ -292,85 +339,13 @@ fn shared(
         open: Arc::clone(open),
         room: Arc::clone(room),
         limits: Arc::new(*limits),
-        addresses: Addresses::new(limits),
+        addresses: Addresses::new(limits, crowd),
         trusted: Arc::new(settings.trusted_proxies.clone()),
         tls,
         reuse_port: settings.reuse_port,
         is_replaced: Arc::default(),
     };
     Ok((shared, follower))
-}
-
-/// The service manager's socket for a listener, once for each worker: all of them have one queue.
-fn handed(
-    settings: &Settings,
-    workers: usize,
-    inherited: &Inherited,
-) -> Option<io::Result<(Address, Vec<BoundSocket>)>> {
-    let (name, wanted) = (settings.name.as_str(), &settings.address);
-    let one = || match wanted {
-        Address::Ip(_) => inherited.tcp(name, wanted).map(|socket| socket.map(BoundSocket::Tcp)),
-        Address::Unix(_) => {
-            inherited.unix(name, wanted).map(|socket| socket.map(|socket| BoundSocket::Unix(socket, None)))
-        }
-    };
-    let first = one()?;
-    let all = [first].into_iter().chain((1..workers).filter_map(|_| one()));
-    Some(all.collect::<io::Result<Vec<_>>>().map(|sockets| {
-        let address = sockets.first().and_then(BoundSocket::address).unwrap_or_else(|| wanted.clone());
-        if address != *wanted {
-            tracing::warn!(
-                listener = name,
-                "the service manager's socket of that name is bound to {address}, not to {wanted}: it is used as it is"
-            );
-        }
-        (address, sockets)
-    }))
-}
-
-fn sockets(settings: &Settings, workers: usize, follows: bool) -> io::Result<(Address, Vec<BoundSocket>)> {
-    let address = &settings.address;
-    let mut sockets = Vec::new();
-    match address {
-        Address::Ip(address) => {
-            // Another process that shares the port by `SO_REUSEPORT` would get a part of the traffic.
-            if !follows && !settings.reuse_port {
-                drop(tcp(*address, false)?);
-            }
-            let first = tcp(*address, true)?;
-            let address = first.local_addr()?;
-            sockets.push(BoundSocket::Tcp(first));
-            for _ in 1..workers {
-                sockets.push(BoundSocket::Tcp(tcp(address, true)?));
-            }
-            Ok((Address::Ip(address), sockets))
-        }
-        Address::Unix(socket) => {
-            let (first, file) = unix::bind(socket)?;
-            for _ in 1..workers {
-                sockets.push(BoundSocket::Unix(first.try_clone()?, Some(Arc::clone(&file))));
-            }
-            sockets.push(BoundSocket::Unix(first, Some(file)));
-            Ok((address.clone(), sockets))
-        }
-    }
-}
-
-/// A socket that listens, on its way to its worker.
-pub(super) enum BoundSocket {
-    Tcp(std::net::TcpListener),
-    /// With its file, unless that is the service manager's.
-    Unix(std::os::unix::net::UnixListener, Option<Arc<SocketFile>>),
-}
-
-impl BoundSocket {
-    /// Where a TCP socket really listens.
-    fn address(&self) -> Option<Address> {
-        match self {
-            Self::Tcp(socket) => socket.local_addr().ok().map(Address::Ip),
-            Self::Unix(..) => None,
-        }
-    }
 }
 
 /// One worker's part of a listener.

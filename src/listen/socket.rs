@@ -1,22 +1,13 @@
 //! A worker's socket that accepts: on an address, or in the file system.
 
-use std::{
-    io,
-    net::{SocketAddr, TcpListener as StdTcpListener},
-    os::unix::net::UnixListener as StdUnixListener,
-    sync::Arc,
-};
+use std::{io, net::SocketAddr, os::unix::net::UnixListener as StdUnixListener, sync::Arc};
 
-use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
+use socket2::{SockFilter, SockRef};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use crate::{
     caller::Peer,
-    listen::{
-        bind::{BACKLOG, BoundSocket},
-        transport::Transport,
-        unix::SocketFile,
-    },
+    listen::{bound::BoundSocket, transport::Transport, unix::SocketFile},
 };
 
 /// What the system may hold of an answer beside what is on its way. It makes room again when half of this is
@@ -37,21 +28,6 @@ const IGNORE_NEW: [SockFilter; 5] = [
 const FLAGS_AT: u32 = 13;
 const SYN: u32 = 0x02;
 const ACK: u32 = 0x10;
-
-/// A socket that listens on `address`; `shared` with others of the same user.
-pub(super) fn tcp(address: SocketAddr, shared: bool) -> io::Result<StdTcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(shared)?;
-    if address.is_ipv6() {
-        // Whatever the machine is set to: all addresses in IPv6 are those in IPv4 as well.
-        socket.set_only_v6(!address.ip().is_unspecified())?;
-    }
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
 
 /// A socket that accepts.
 pub(super) enum AcceptSocket {
@@ -95,6 +71,11 @@ impl AcceptSocket {
             // Its file can be taken away instead.
             Self::Unix(..) => Ok(()),
         }
+    }
+
+    /// Whether another listener has the socket's queue by now.
+    pub(super) fn is_passed_on(&self) -> bool {
+        matches!(self, Self::Unix(_, Some(file)) if file.is_passed_on())
     }
 
     /// Ends accepting: the connections that wait to be accepted, and no more.

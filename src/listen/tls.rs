@@ -104,14 +104,12 @@ impl Live {
         settings: &Settings,
         shown: &Arc<Certificates>,
     ) -> Result<Self, CertificateError> {
-        let live = Self {
+        Ok(Self {
             listener: Arc::clone(listener),
             settings: settings.clone(),
             snapshot: ArcSwap::from_pointee(load(settings)?),
             shown: Arc::clone(shown),
-        };
-        live.show();
-        Ok(live)
+        })
     }
 
     /// Makes a TLS connection of `stream`, within the limit of time.
@@ -144,8 +142,8 @@ impl Live {
         Ok((stream, facts))
     }
 
-    /// Shows the snapshot in `/metrics`.
-    fn show(&self) {
+    /// Shows the snapshot in `/metrics`. To be told once it is in force.
+    pub(super) fn show(&self) {
         let snapshot = self.snapshot.load();
         let expiries =
             snapshot.facts.iter().map(|facts| (facts.path.display().to_string(), facts.expires_at));

@@ -20,7 +20,7 @@ use std::{
 use nix::unistd::{Group, User};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::listen::bind::{BACKLOG, UnixSocket};
+use crate::listen::{bind::BACKLOG, place::UnixSocket};
 
 /// How long binding waits for others who bind in the same folder; each takes some microseconds.
 const ALONE_TRY: Duration = Duration::from_millis(5);
@@ -66,11 +66,7 @@ pub(super) fn bind(settings: &UnixSocket) -> io::Result<(UnixListener, Arc<Socke
     socket.bind(&address)?;
     // From here on it is ours: also a failure below takes it away again.
     let file = Arc::new(SocketFile::of(path)?);
-    fs::set_permissions(path, fs::Permissions::from_mode(settings.mode))?;
-    if settings.owner.is_some() || settings.group.is_some() {
-        chown(path, settings.owner, settings.group)
-            .map_err(|error| io::Error::other(format!("its owner or group cannot be set: {error}")))?;
-    }
+    file.permit(settings)?;
     socket.listen(BACKLOG)?;
     Ok((UnixListener::from(std::os::fd::OwnedFd::from(socket)), file))
 }
@@ -79,9 +75,8 @@ pub(super) fn bind(settings: &UnixSocket) -> io::Result<(UnixListener, Arc<Socke
 ///
 /// # Errors
 /// The system's.
-pub fn bind_file(settings: &UnixSocket) -> io::Result<(UnixListener, Box<dyn Send + Sync>)> {
-    let (listener, file) = bind(settings)?;
-    Ok((listener, Box::new(file)))
+pub fn bind_file(settings: &UnixSocket) -> io::Result<(UnixListener, Arc<SocketFile>)> {
+    bind(settings)
 }
 
 /// Keeps other gateways from binding a socket in the same folder, until it is dropped. Whoever may not read the folder,
@@ -122,11 +117,15 @@ fn clear(path: &Path, address: &SockAddr) -> io::Result<()> {
 }
 
 /// The file of a socket of ours. Taken away at the end, unless it is another's by then.
-pub(super) struct SocketFile {
+pub struct SocketFile {
     path: PathBuf,
     device: u64,
     inode: u64,
-    is_removed: AtomicBool,
+    /// The user and group that the system gave it to.
+    made_for: (u32, u32),
+    /// Whether it is to be taken away at the end.
+    is_ours: AtomicBool,
+    is_passed_on: AtomicBool,
 }
 
 impl SocketFile {
@@ -136,18 +135,67 @@ impl SocketFile {
             path: path.to_owned(),
             device: made.dev(),
             inode: made.ino(),
-            is_removed: AtomicBool::new(false),
+            made_for: (made.uid(), made.gid()),
+            is_ours: AtomicBool::new(true),
+            is_passed_on: AtomicBool::default(),
         })
     }
 
+    /// The same file for a listener that may take the socket over, see [`SocketFile::pass_to`].
+    pub(super) fn next(&self) -> Self {
+        Self {
+            path: self.path.clone(),
+            device: self.device,
+            inode: self.inode,
+            made_for: self.made_for,
+            is_ours: AtomicBool::new(false),
+            is_passed_on: AtomicBool::default(),
+        }
+    }
+
+    /// From now on the file is `next`'s, and so is the queue of its socket.
+    pub(super) fn pass_to(&self, next: &Self) {
+        self.is_passed_on.store(true, Ordering::Relaxed);
+        let is_ours = self.is_ours.swap(false, Ordering::Relaxed);
+        next.is_ours.store(is_ours, Ordering::Relaxed);
+    }
+
+    /// Whether another listener has the socket by now.
+    pub(super) fn is_passed_on(&self) -> bool {
+        self.is_passed_on.load(Ordering::Relaxed)
+    }
+
+    /// Says who may connect. In between nobody may who may not before and after.
+    ///
+    /// # Errors
+    /// The system's, or that the file is not there any more. Some of it may have been done then.
+    pub fn permit(&self, settings: &UnixSocket) -> io::Result<()> {
+        let there = fs::symlink_metadata(&self.path)?;
+        if !self.is(&there) {
+            return Err(io::Error::other("another file is in its place by now"));
+        }
+        let set = |mode| fs::set_permissions(&self.path, fs::Permissions::from_mode(mode));
+        set(there.mode() & settings.mode)?;
+        let (user, group) = self.made_for;
+        let wanted = (settings.owner.unwrap_or(user), settings.group.unwrap_or(group));
+        if wanted != (there.uid(), there.gid()) {
+            chown(&self.path, Some(wanted.0), Some(wanted.1))
+                .map_err(|error| io::Error::other(format!("its owner or group cannot be set: {error}")))?;
+        }
+        set(settings.mode)
+    }
+
+    fn is(&self, there: &fs::Metadata) -> bool {
+        (there.dev(), there.ino()) == (self.device, self.inode)
+    }
+
     /// Takes the file away: nobody can connect from here on.
-    pub(super) fn remove(&self) {
-        if self.is_removed.swap(true, Ordering::Relaxed) {
+    pub fn remove(&self) {
+        if !self.is_ours.swap(false, Ordering::Relaxed) {
             return;
         }
-        let is_ours = fs::symlink_metadata(&self.path)
-            .is_ok_and(|there| (there.dev(), there.ino()) == (self.device, self.inode));
-        if is_ours && let Err(error) = fs::remove_file(&self.path) {
+        let is_there = fs::symlink_metadata(&self.path).is_ok_and(|there| self.is(&there));
+        if is_there && let Err(error) = fs::remove_file(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "the socket's file cannot be removed");
         }
     }

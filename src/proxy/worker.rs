@@ -66,6 +66,27 @@ pub struct Route {
     pub slots: Slots,
     /// One per worker.
     pub shards: Vec<Arc<Shard>>,
+    /// What it had with other profiles.
+    pub former: Vec<Former>,
+}
+
+impl Route {
+    /// Its counters with all profiles that it has had.
+    pub fn all_shards(&self) -> Vec<Arc<Shard>> {
+        let former = self.former.iter().flat_map(|former| &former.shards);
+        self.shards.iter().chain(former).cloned().collect()
+    }
+}
+
+/// What a route had with another profile, and goes on with when it has that one again.
+#[derive(Clone)]
+pub struct Former {
+    /// The profile's name; `None` for `profile: none`.
+    pub profile: Option<String>,
+    /// One per worker.
+    pub shards: Vec<Arc<Shard>>,
+    /// Where its requests went, with the owners of the tokens on them; `None` when that has to be made anew.
+    pub upstream: Option<(Vec<u64>, Arc<Upstream>)>,
 }
 
 /// The routing table that is in force, with its routes by index.

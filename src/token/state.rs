@@ -135,6 +135,8 @@ pub(super) enum Report {
 }
 
 pub(super) struct Shared {
+    /// Of all that there have been.
+    pub(super) id: u64,
     pub(super) settings: Settings,
     pub(super) current: ArcSwapOption<Token>,
     pub(super) status: watch::Sender<Status>,
@@ -153,8 +155,10 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(settings: Settings) -> Self {
+        static IDS: AtomicU64 = AtomicU64::new(0);
         let status = Status { phase: Phase::Fetching, error: None, rounds: 0, latest: None };
         Self {
+            id: IDS.fetch_add(1, Ordering::Relaxed),
             settings,
             current: ArcSwapOption::empty(),
             status: watch::Sender::new(status),

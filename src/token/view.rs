@@ -46,6 +46,11 @@ pub struct View {
 }
 
 impl Handle {
+    /// Tells its owner apart from every other one, and from that of the same name before a reload.
+    pub fn id(&self) -> u64 {
+        self.0.shared.id
+    }
+
     /// What health checks and metrics show.
     pub fn view(&self) -> View {
         let shared = &self.0.shared;

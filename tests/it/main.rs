@@ -58,6 +58,7 @@ mod logs; // access lines and metrics, and what never gets into them
 mod managed_identity; // the gateway on a pretended Azure machine
 mod metrics;
 mod microsoft; // MSAL and azure-identity against the demo's provider
+mod moves; // listeners that a reload gives other names, addresses and permissions
 mod mutants; // requests that are one edit away from a right one
 mod operating; // commands that speak to a running gateway
 mod outbound; // proxies and certificate authorities towards identity providers

@@ -6,7 +6,10 @@ use keybearer::admin::changes::Wish;
 
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
-use crate::stage::{PATIENCE, Plan, Stage, pause};
+use crate::{
+    stage::{PATIENCE, Plan, Stage, pause, start_file},
+    switches,
+};
 
 async fn scrape(stage: &Stage) -> String {
     let (status, text) = stage.admin("/metrics").await;
@@ -104,6 +107,58 @@ async fn a_switched_route_shows_until_it_is_undone() {
     assert!(scrape(&stage).await.contains(line));
     tokio::task::block_in_place(|| control.undo(Some("orders"), "a test")).unwrap();
     assert!(!scrape(&stage).await.contains(line));
+}
+
+#[tokio::test]
+async fn a_token_without_an_end_has_no_life_left_to_tell() {
+    let more = "profiles: {account: {kind: static, header: {name: X-Key, value: {file: secret}}}}";
+    let stage = Stage::start().await;
+    let path = stage.folder.path().join("static.yaml");
+    let (before, rest) = stage.yaml.split_once("profiles:\n").unwrap();
+    let (_, routes) = rest.split_once("routes:\n").unwrap();
+    fs::write(&path, format!("{before}{more}\nroutes:\n{routes}")).unwrap();
+    let gateway = start_file(&path, None);
+    let stage = Stage { gateway, ..stage };
+    let static_one = scrape(stage.ready().await).await;
+    assert!(static_one.contains("keybearer_token_ready{profile=\"account\"} 1\n"), "{static_one}");
+    assert!(!static_one.contains("keybearer_token_expires_in_seconds{"), "{static_one}");
+    let waiting = Plan::default().without_idp().start().await;
+    let none = scrape(&waiting).await;
+    assert!(none.contains("keybearer_token_expires_in_seconds{profile=\"account\"} 0.0\n"), "{none}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_route_counts_with_each_of_its_profiles_apart() {
+    let stage = switches::start().await;
+    let control = stage.gateway.control().unwrap();
+    let wish =
+        Wish { route: Some("orders".into()), to: Some("other".into()), lasts: None, is_dry_run: false };
+    for _ in 0..2 {
+        assert_eq!(stage.status("/v1/a").await, 200);
+    }
+    tokio::task::block_in_place(|| control.switch(&wish, "a test")).unwrap();
+    assert_eq!(stage.status("/v1/a").await, 200);
+    let counted = async |account: u32, other: u32| {
+        let text = scrape(&stage).await;
+        for (profile, number) in [("account", account), ("other", other)] {
+            let line = format!("_total{{route=\"orders\",profile=\"{profile}\",class=\"2xx\"}} {number}\n");
+            assert!(text.contains(&line), "{line}{text}");
+            let line = format!("keybearer_in_flight{{route=\"orders\",profile=\"{profile}\"}} 0\n");
+            assert!(text.contains(&line), "{line}{text}");
+        }
+        let (_, routes) = stage.admin("/api/v1/routes").await;
+        let routes: serde_json::Value = serde_json::from_str(&routes).unwrap();
+        assert_eq!(routes[0]["requests"]["2xx"], account + other, "the route as a whole");
+    };
+    counted(2, 1).await;
+    tokio::task::block_in_place(|| control.undo(Some("orders"), "a test")).unwrap();
+    assert_eq!(stage.status("/v1/a").await, 200);
+    counted(3, 1).await;
+    // What is not configured any more is forgotten.
+    let path = stage.folder.path().join("keybearer.yaml");
+    fs::write(&path, &stage.yaml).unwrap();
+    tokio::task::block_in_place(|| control.reload("a test")).unwrap();
+    assert!(!scrape(&stage).await.contains("profile=\"other\""));
 }
 
 #[tokio::test]

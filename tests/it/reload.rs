@@ -2,16 +2,19 @@
 
 use std::{
     fs,
+    net::{SocketAddr, TcpListener},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    thread::{self, JoinHandle},
 };
 
 use keybearer::{
-    app::ReloadError,
+    admin::changes::Reloaded,
+    app::{ReloadError, control::ChangeError},
     config::{self, Settings},
-    demo::idp::Account,
+    demo::idp::{Account, Behaviour},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -23,7 +26,7 @@ use crate::{
     frames::{HEADERS, connect, get, nth},
     front::{Peer, played},
     process::Process,
-    stage::{PATIENCE, Plan, ROLE, SECRET, Stage, eventually, pause},
+    stage::{CLIENT, PATIENCE, Plan, ROLE, SECRET, Stage, eventually, pause, raw},
     websocket::{HANDSHAKE, SWITCH},
 };
 
@@ -67,7 +70,7 @@ async fn routes_change_at_once_and_an_unchanged_profile_keeps_its_token() {
 async fn a_changed_profile_has_its_token_before_the_change() {
     let stage = start(Plan::default()).await;
     stage.idp.add_account(Account::new(OTHER, SECRET, &[ROLE]));
-    let after = settings(&stage, |text| text.replace(crate::stage::CLIENT, OTHER));
+    let after = settings(&stage, |text| text.replace(CLIENT, OTHER));
     reload(&stage, &after).unwrap();
     assert_eq!(stage.idp.issued(), 2, "the token was there when the reload was done");
     assert_eq!(stage.status("/v1/a").await, 200);
@@ -78,8 +81,7 @@ async fn a_changed_profile_has_its_token_before_the_change() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_profile_that_gets_no_token_changes_nothing() {
     let stage = start(Plan::default()).await;
-    let after =
-        settings(&stage, |text| text.replace(crate::stage::CLIENT, OTHER).replace("path: /v1", "path: /v2"));
+    let after = settings(&stage, |text| text.replace(CLIENT, OTHER).replace("path: /v1", "path: /v2"));
     let error = reload(&stage, &after).unwrap_err().to_string();
     assert!(
         error.contains("profile \"account\" gets no token") && error.contains("nothing was changed"),
@@ -256,6 +258,55 @@ async fn what_does_not_end_on_a_listener_with_other_rules_is_cut_after_the_drain
     assert_eq!(gauge(&stage, "keybearer_connections{").await, 0);
 }
 
+/// An address that was free a moment ago.
+fn free() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// Begins to reload `text` on a thread of its own, and comes back when the reload waits for a token.
+async fn reload_that_waits(stage: &Stage, text: &str) -> JoinHandle<Result<Reloaded, ChangeError>> {
+    stage.idp.set_behaviour(Behaviour::Hang);
+    let before = stage.idp.requests();
+    fs::write(stage.folder.path().join("keybearer.yaml"), text).unwrap();
+    let control = Arc::clone(stage.gateway.control().unwrap());
+    let reloading = thread::spawn(move || control.reload("a test"));
+    stage.idp.wait_for_requests(before + 1).await;
+    reloading
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renamed_listener_keeps_nobody_waiting_and_a_refused_reload_resets_nobody() {
+    let address = free();
+    let stage = start(Plan::default().listeners(&format!("local: {{address: \"{address}\"}}"))).await;
+    let after = stage.yaml.replace("  local:", "  front:").replace(CLIENT, OTHER);
+    let reloading = reload_that_waits(&stage, &after).await;
+    let ask = || raw(address, b"GET /v1/a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    // Of so many connections some would be for the sockets of the new listener, if they listened.
+    for _ in 0..40 {
+        assert!(ask().await.starts_with("HTTP/1.1 200"));
+    }
+    assert!(!reloading.is_finished(), "the token has not come");
+    stage.idp.set_behaviour(Behaviour::Status(400));
+    while !reloading.is_finished() {
+        assert!(ask().await.starts_with("HTTP/1.1 200"));
+    }
+    let error = reloading.join().unwrap().unwrap_err().to_string();
+    assert!(error.contains("profile \"account\" gets no token"), "{error}");
+    assert!(ask().await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_ends_a_reload_that_waits_for_a_token() {
+    let stage = start(Plan::default()).await;
+    let reloading = reload_that_waits(&stage, &stage.yaml.replace(CLIENT, OTHER)).await;
+    let Stage { gateway, folder, idp, .. } = stage;
+    gateway.stop();
+    tokio::task::block_in_place(|| gateway.wait());
+    let outcome = tokio::task::block_in_place(|| reloading.join()).expect("it does not panic");
+    assert!(matches!(outcome, Err(ChangeError::Reload(ReloadError::Stopping))), "{outcome:?}");
+    drop((folder, idp));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn limits_and_timeouts_change_without_a_restart() {
     let stage = start(Plan::default()).await;
@@ -277,7 +328,7 @@ async fn the_admin_listener_moves() {
     open.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     let mut begin = [0; 12];
     open.read_exact(&mut begin).await.unwrap();
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = free();
     rewrite(&stage, |text| {
         text.replace("admin: {address: \"127.0.0.1:0\"}", &format!("admin: {{address: \"{free}\"}}"))
     });

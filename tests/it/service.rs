@@ -37,6 +37,10 @@ impl Manager {
     fn start(stage: &Stage) -> Self {
         let path = stage.folder.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
+        Self::listen(socket, &path)
+    }
+
+    fn listen(socket: UnixDatagram, path: &Path) -> Self {
         let told = Arc::<Mutex<Vec<String>>>::default();
         let heard = Arc::clone(&told);
         // Ends with the test's process: nobody can be made to stop listening to a datagram socket.
@@ -96,6 +100,31 @@ async fn systemd_is_told_of_start_reload_and_stop() {
     assert!(manager.told()[5].starts_with("STOPPING=1\nSTATUS="), "{:?}", manager.told());
     // Nobody asked for signs of life.
     assert_eq!(manager.states(), manager.told());
+}
+
+#[tokio::test]
+async fn signals_are_heard_before_systemd_is_told_that_it_runs() {
+    let stage = Stage::start().await;
+    let path = stage.folder.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    // With a full queue the gateway waits in the middle of telling.
+    let fill = || {
+        let sender = UnixDatagram::unbound().unwrap();
+        sender.set_nonblocking(true).unwrap();
+        (0..).take_while(|_| sender.send_to(b"full", &path).is_ok()).count()
+    };
+    while fill() > 0 {}
+    let config = write(&stage, &stage.yaml);
+    let variables = [("NOTIFY_SOCKET", path.to_str().unwrap().to_owned())];
+    let mut process = Process::start_with_variables(&config, &variables).await;
+    process.signal("-HUP");
+    process.signal("-TERM");
+    let manager = Manager::listen(socket, &path);
+    assert_eq!(process.end().await.code(), Some(0));
+    eventually("it has said that it stops", || {
+        manager.states().iter().any(|told| told.starts_with("STOPPING=1"))
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use keybearer::{
 use serde_json::Value;
 
 use crate::{
+    peer::Authority,
     process::{Process, command},
     stage::{CLIENT, Plan, ROLE, SECRET, Stage, eventually, start_file},
 };
@@ -188,6 +189,57 @@ async fn a_dry_run_tries_the_accounts_that_an_environment_brings_along() {
     assert!(matches!(&error, ChangeError::NoToken(profile, _) if profile == "account"), "{error}");
     assert_eq!(stage.status("/v1/a").await, 200);
     assert_eq!(stage.gateway.profiles().len(), 2, "what was tried is gone");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_that_cannot_be_used_keep_no_switch_from_beginning_and_ending() {
+    let stage = start().await;
+    let authority = Authority::new();
+    let (certificate, key) = authority.issue("127.0.0.1");
+    // Of a listener and an upstream that have nothing to do with it, and of the route's own upstream.
+    let path = stage.folder.path().join("keybearer.yaml");
+    let text = fs::read_to_string(&path).unwrap();
+    let secured = format!(
+        "listeners:\n  secured:\n    address: \"127.0.0.1:0\"\n    tls: {{certificate: {{file: {certificate:?}}}, key: {{file: {key:?}}}}}\n"
+    );
+    let upstream =
+        format!("upstream: {{url: \"https://127.0.0.1:9\", ca: {{file: {:?}}}}}", authority.file());
+    let away = format!("routes:\n  away: {{match: {{path: /away}}, {upstream}, profile: none}}\n");
+    let own = format!("  own: {{match: {{path: /own}}, {upstream}, profile: account}}\n\nenvironments:");
+    let text = text.replace("listeners:\n", &secured).replace("\nroutes:\n", &format!("\n{away}"));
+    fs::write(&path, text.replace("\nenvironments:", &own)).unwrap();
+    let control = stage.gateway.control().unwrap();
+    tokio::task::block_in_place(|| control.reload("a test")).unwrap();
+    let wish = |route: &str, lasts| Wish {
+        route: Some(route.into()),
+        to: Some("other".into()),
+        lasts,
+        is_dry_run: false,
+    };
+    let change = |wish: &Wish| tokio::task::block_in_place(|| control.switch(wish, "a test")).unwrap();
+    // While the files are in order, for the account that the route goes back to.
+    change(&wish("own", None));
+    for file in [&key, &authority.file()] {
+        fs::write(file, "-----BEGIN").unwrap();
+    }
+    change(&wish("orders", Some(Duration::from_secs(1))));
+    assert_eq!(client(&stage).await, OTHER);
+    let is_over = || !control.view().switches.profiles().contains_key("orders");
+    eventually("the switch has ended", is_over).await;
+    assert_ne!(client(&stage).await, OTHER);
+    for environment in [Some("staging"), None] {
+        let wish = Wish { route: None, to: environment.map(str::to_owned), lasts: None, is_dry_run: false };
+        match environment {
+            Some(_) => drop(change(&wish)),
+            None => drop(tokio::task::block_in_place(|| control.undo(None, "a test")).unwrap()),
+        }
+        assert_eq!(client(&stage).await == OTHER, environment.is_some());
+    }
+    tokio::task::block_in_place(|| control.undo(Some("own"), "a test")).unwrap();
+    assert!(control.view().switches.profiles().is_empty());
+    // A reload judges them.
+    let error = tokio::task::block_in_place(|| control.reload("a test")).unwrap_err();
+    assert!(matches!(error, ChangeError::Problems(_)), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,11 +1,12 @@
 //! Connections to upstreams: what is spoken on them, who shares them, and what becomes of requests
 //! when one ends.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, fs, time::Duration};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http::Version;
+use keybearer::demo::idp::Account;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -16,7 +17,7 @@ use crate::{
     attacks::gauge,
     counters::becomes,
     peer::{Act, Authority, Peer, Scripted, Tls},
-    stage::{PATIENCE, Plan, Stage, eventually, fault, pause},
+    stage::{CLIENT, PATIENCE, Plan, ROLE, SECRET, Stage, eventually, fault, pause},
 };
 
 /// One worker, so that there is one pool.
@@ -460,6 +461,33 @@ async fn routes_share_connections_only_with_the_same_account_and_the_same_settin
             assert_eq!(peer.accepted(), connections, "{second} {keys}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_profile_that_becomes_another_account_gets_connections_of_its_own() {
+    let peer = Peer::start(None).await;
+    let upstream = format!("url: \"{}\", http2: prior_knowledge", peer.url("http"));
+    let stage = gateway(&format!(
+        "a: {{match: {{path: /a}}, upstream: {{{upstream}}}, profile: account}}\n\
+         b: {{match: {{path: /b}}, upstream: {{{upstream}}}, profile: none}}"
+    ))
+    .await;
+    let ask = async || assert_eq!((stage.status("/a").await, stage.status("/b").await), (200, 200));
+    ask().await;
+    assert_eq!(peer.accepted(), 2);
+    let other = "77777777-7615-472f-8200-a81d5c87c0ca";
+    stage.idp.add_account(Account::new(other, SECRET, &[ROLE]));
+    let path = stage.folder.path().join("keybearer.yaml");
+    let reload = |text: &str| {
+        fs::write(&path, text).unwrap();
+        tokio::task::block_in_place(|| stage.gateway.control().unwrap().reload("a test")).unwrap();
+    };
+    reload(&(stage.yaml.clone() + "\n"));
+    ask().await;
+    assert_eq!(peer.accepted(), 2, "the same accounts keep their connections");
+    reload(&stage.yaml.replace(CLIENT, other));
+    ask().await;
+    assert_eq!(peer.accepted(), 3, "the other account has one of its own, and nobody else needs another");
 }
 
 #[tokio::test]

@@ -23,11 +23,12 @@ pub(super) fn encode(profiles: &[View], encoder: &mut DescriptorEncoder<'_>) -> 
     }
     let mut family = encoder.encode_descriptor(
         "token_expires_in",
-        "Life left in the profile's token, 0 for none",
+        "Life left in the profile's token, 0 for no token; absent for one without an end",
         Some(&Unit::Seconds),
         MetricType::Gauge,
     )?;
-    for view in profiles {
+    // Without an end it has no life left to tell, and 0 would look like the end.
+    for view in profiles.iter().filter(|view| view.age.is_none() || view.expires_in.is_some()) {
         let left = view.expires_in.map_or(0.0, |left| left.as_secs_f64());
         one(&mut family, &vec![("profile", &view.name)], &ConstGauge::new(left))?;
     }
