@@ -108,6 +108,8 @@ impl Door {
             Some(Ending::SlowHead) => &shard.ended_slow_head,
             Some(Ending::SlowReader) => &shard.ended_slow_reader,
             Some(Ending::Silence) => &shard.ended_silence,
+            Some(Ending::SilentTunnel) => &shard.ended_tunnel,
+            Some(Ending::Drain) => &shard.ended_drain,
             Some(Ending::Flood) => &shard.ended_flood,
             Some(Ending::Http2) => &shard.ended_http2,
             None => return,

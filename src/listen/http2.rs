@@ -165,7 +165,8 @@ async fn answer(
         (Some(tunnel), Some(receiving)) => {
             // A tunnel watches its own time.
             let pieces = stream.become_tunnel();
-            tunnel.counted_by(pieces).run(Duplex::new(sending, receiving), Vec::new()).await;
+            let was_silent = tunnel.counted_by(pieces).run(Duplex::new(sending, receiving), Vec::new()).await;
+            side.watched.shard.lost_streams.add(u64::from(was_silent));
             stream.finish();
         }
         _ if is_whole => side.answered(),

@@ -28,7 +28,7 @@ use crate::{
         http2,
         isolated::Isolated,
         transport::{Accepted, Transport},
-        watched::{End, Watched},
+        watched::{End, Ending, Watched},
     },
     proxy::{self, Held, Inbound, Interim, Line, answer::Answer, tunnel::Tunnel, worker::Worker},
 };
@@ -175,14 +175,16 @@ async fn end(guard: Guard<Transport>, read: Bytes, watched: &Watched) {
             // What came right behind the head was held back until the upstream agreed.
             let (transport, held) = guard.into_tunnel();
             let mut running = pin!(tunnel.run(transport, [read.as_ref(), &held].concat()));
-            poll_fn(|cx| {
+            let was_silent = poll_fn(|cx| {
                 if watched.end.get() != End::No {
-                    return Poll::Ready(());
+                    return Poll::Ready(false);
                 }
                 watched.wake_by(cx);
                 running.as_mut().poll(cx)
-            })
-            .await;
+            });
+            if was_silent.await {
+                watched.blame(Ending::SilentTunnel);
+            }
         }
         None => {
             let (transport, is_sending) = guard.into_parts();

@@ -99,6 +99,10 @@ pub(super) enum Ending {
     SlowReader,
     /// An answer did not come.
     Silence,
+    /// A WebSocket on which nothing moved.
+    SilentTunnel,
+    /// It stayed when its listener was gone or had other rules.
+    Drain,
     /// More control frames than anybody needs.
     Flood,
     /// What came was no HTTP/2, or too much of it for the library.
@@ -199,7 +203,7 @@ impl Watched {
         // worker's business.
         let has_stayed = leaving_since.is_some_and(|at| now - at > timeouts.drain);
         if has_stayed && stopping_since.is_none() {
-            return self.end_silently();
+            return self.end_because(Ending::Drain);
         }
         let stopping_since = stopping_since.or(leaving_since);
         // Here and not with each request, which would pay for it.

@@ -48,8 +48,8 @@ impl Tunnel {
     }
 
     /// Carries bytes between `near` and the upstream until both are done. `early` is what the caller
-    /// has sent already.
-    pub async fn run(self, near: impl AsyncRead + AsyncWrite + Unpin, early: Vec<u8>) {
+    /// has sent already. Whether it was ended because nothing moved.
+    pub async fn run(self, near: impl AsyncRead + AsyncWrite + Unpin, early: Vec<u8>) -> bool {
         let Self { far, silence_max, mut record, pieces } = self;
         let counts = Rc::new(Counts { pieces, ..Counts::default() });
         let mut far = Counted { end: far, counts: Rc::clone(&counts) };
@@ -60,13 +60,14 @@ impl Tunnel {
             tokio::io::copy_bidirectional_with_sizes(&mut near, &mut far, BUFFER_BYTES, BUFFER_BYTES).await
         };
         let carried = tokio::select! {
-            carried = carry => carried.is_ok(),
-            () = counts.silence(silence_max) => false,
+            carried = carry => Some(carried),
+            () = counts.silence(silence_max) => None,
         };
         record.tunnelled(counts.received.get(), counts.sent.get());
-        if carried {
+        if carried.as_ref().is_some_and(|carried| carried.is_ok()) {
             record.complete();
         }
+        carried.is_none()
     }
 
     /// `pieces` counts how often the upstream sends something.

@@ -33,11 +33,16 @@ pub struct ListenerShard {
     pub ended_slow_reader: Count,
     /// Because an answer did not come.
     pub ended_silence: Count,
+    /// WebSockets over HTTP/1.1 on which nothing moved.
+    pub ended_tunnel: Count,
+    /// Because they stayed when their listener was gone or had other rules.
+    pub ended_drain: Count,
     /// Because of control frames that nobody needs.
     pub ended_flood: Count,
     /// Because what came was no HTTP/2, or too much of it.
     pub ended_http2: Count,
-    /// HTTP/2 streams that were given up because their answers were not taken or did not come.
+    /// HTTP/2 streams that were given up because their answers were not taken or did not come, and WebSockets
+    /// on which nothing moved.
     pub lost_streams: Count,
     /// HTTP/2 streams that were refused because the connection carried as many as it may.
     pub refused_streams: Count,

@@ -23,6 +23,7 @@ use tokio::{
 
 use crate::{
     attacks::gauge,
+    counters::becomes,
     frames::{HEADERS, connect, get, nth},
     front::{Peer, played},
     process::Process,
@@ -255,6 +256,7 @@ async fn what_does_not_end_on_a_listener_with_other_rules_is_cut_after_the_drain
     assert_eq!(waiting.rest().await, "", "an answer that has not come");
     assert_eq!(socket.rest().await, "", "a WebSocket");
     upstream.rest().await;
+    becomes(&stage, "keybearer_connections_ended_total{listener=\"local\",reason=\"drain\"}", 2).await;
     assert_eq!(gauge(&stage, "keybearer_connections{").await, 0);
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::{
+    counters::becomes,
     frames::{
         DATA, END_HEADERS, END_STREAM, HEADERS, PING, RST_STREAM, Reader, SETTINGS, WINDOW_UPDATE, Writer,
         connect, field, frame, setting,
@@ -354,7 +355,7 @@ async fn a_tunnel_ends_for_one_when_the_other_is_gone() {
 
 #[tokio::test]
 async fn a_silent_tunnel_ends_after_its_time_and_a_busy_one_does_not() {
-    let (mut caller, mut upstream, _stage) = tunnel("timeouts: {stream: 500ms}").await;
+    let (mut caller, mut upstream, stage) = tunnel("timeouts: {stream: 500ms}").await;
     let mut ticks = tokio::time::interval(Duration::from_millis(100));
     for _ in 0..15 {
         ticks.tick().await;
@@ -364,6 +365,8 @@ async fn a_silent_tunnel_ends_after_its_time_and_a_busy_one_does_not() {
     // Three times its limit, and it is still open. Now nobody says anything.
     let ended = async { (caller.rest().await, upstream.rest().await) };
     assert_eq!(tokio::time::timeout(PATIENCE, ended).await.unwrap(), (String::new(), String::new()));
+    let series = "keybearer_connections_ended_total{listener=\"local\",reason=\"silent_tunnel\"}";
+    becomes(&stage, series, 1).await;
 }
 
 /// The header block of a handshake by RFC 8441.
@@ -452,11 +455,12 @@ async fn either_side_may_stop_sending_over_http_2() {
 
 #[tokio::test]
 async fn a_silent_tunnel_over_http_2_ends_and_the_connection_goes_on() {
-    let (mut reader, mut writer, mut upstream, _stage) =
-        tunnel_over_http_2("timeouts: {stream: 500ms}").await;
+    let (mut reader, mut writer, mut upstream, stage) = tunnel_over_http_2("timeouts: {stream: 500ms}").await;
     assert_eq!(upstream.rest().await, "");
     let end = reader.find(|f| f.stream == 1).await.unwrap();
     assert!(end.kind == RST_STREAM || end.flags & END_STREAM != 0, "{end:?}");
     assert!(writer.send(&frame(PING, 0, 0, &[7; 8])).await);
     assert!(reader.find(|f| f.kind == PING).await.is_some());
+    let series = "keybearer_streams_ended_total{listener=\"local\",reason=\"stood_still\"}";
+    becomes(&stage, series, 1).await;
 }
