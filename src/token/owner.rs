@@ -196,7 +196,8 @@ async fn wait(
                 }
             }
             identity = source.told() => {
-                if source.is_changed_to(identity) {
+                // A reading may have begun long ago. What comes too early is read again at a later look.
+                if clock::now() >= next.change_from && source.is_changed_to(identity) {
                     tracing::info!(profile = shared.settings.profile.name, "the secret has changed");
                     return;
                 }
@@ -235,6 +236,9 @@ struct SourceWatch<'a, E> {
     profile: &'a str,
     patience: Duration,
     asked_with: Option<Identity>,
+    /// What the source gave last. Stands in where nobody knows what was asked with, as the source is slow: else
+    /// each of its answers would look like a change.
+    known: Option<Identity>,
     /// What the token that was kept last was asked for with.
     kept_with: Option<Identity>,
     changed_at: Option<Moment>,
@@ -255,6 +259,7 @@ impl<'a, E: Exchange> SourceWatch<'a, E> {
             profile: &profile.name,
             patience: SOURCE_PATIENCE.min(profile.timeout),
             asked_with: None,
+            known: None,
             kept_with: None,
             changed_at: None,
             reading: None,
@@ -266,7 +271,10 @@ impl<'a, E: Exchange> SourceWatch<'a, E> {
     async fn identity(&mut self) -> Option<Identity> {
         self.read();
         match tokio::time::timeout(self.patience, self.told()).await {
-            Ok(identity) => identity,
+            Ok(identity) => {
+                self.known = identity.or(self.known);
+                identity
+            }
             Err(_) => {
                 self.is_late();
                 None
@@ -280,9 +288,13 @@ impl<'a, E: Exchange> SourceWatch<'a, E> {
         if self.reading.as_ref().is_some_and(|reading| now.since(reading.began) >= self.patience) {
             self.is_late();
         }
-        if self.changed_at.is_none_or(|at| now.since(at) >= SOURCE_SPACING) {
+        if self.may_change(now) {
             self.read();
         }
+    }
+
+    fn may_change(&self, now: Moment) -> bool {
+        self.changed_at.is_none_or(|at| now.since(at) >= SOURCE_SPACING)
     }
 
     fn read(&mut self) {
@@ -310,9 +322,14 @@ impl<'a, E: Exchange> SourceWatch<'a, E> {
     }
 
     fn is_changed_to(&mut self, identity: Option<Identity>) -> bool {
-        let has_changed = identity.is_some() && identity != self.asked_with;
+        let now = clock::now();
+        if identity.is_none() || !self.may_change(now) {
+            return false;
+        }
+        let has_changed = identity != self.asked_with.or(self.known);
+        self.known = identity;
         if has_changed {
-            self.changed_at = Some(clock::now());
+            self.changed_at = Some(now);
         }
         has_changed
     }

@@ -63,6 +63,8 @@ struct Script {
     secret: Option<u64>,
     /// Reading the source does not end.
     stuck: bool,
+    /// How long reading the source takes.
+    reads_for: Duration,
     /// The source gives something else each time.
     flaps: bool,
     /// What tokens it gives.
@@ -86,6 +88,7 @@ impl Provider {
             most_in_flight: 0,
             secret: Some(1),
             stuck: false,
+            reads_for: Duration::ZERO,
             flaps: false,
             token: "t".into(),
             skew: None,
@@ -160,6 +163,7 @@ impl Exchange for Provider {
         while self.with(|script| script.stuck) {
             sleep(ms(50)).await;
         }
+        sleep(self.with(|script| script.reads_for)).await;
         let secret = self.with(|script| {
             if script.flaps {
                 script.secret = script.secret.map(|secret| secret + 1);

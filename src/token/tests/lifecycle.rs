@@ -376,6 +376,28 @@ async fn a_source_that_hangs_holds_no_exchange_up() {
     assert_eq!(provider.calls(), 4, "a new secret is noticed when it can be read");
 }
 
+/// What an exchange is made with is not known before it begins, and each reading that ended later looked like a
+/// change: a token request every few seconds, whatever the provider had said.
+#[tokio::test(start_paused = true)]
+async fn a_source_that_is_slow_causes_no_requests() {
+    let throttled = Answer::Wait { class: Class::Throttled, retry_after: s(1000) };
+    for (usual, calls) in [(Answer::Life(HOUR * 10), 2), (throttled, 4)] {
+        let provider = Provider::new(usual);
+        provider.with(|script| script.reads_for = ms(3500));
+        let handle = provider.start();
+        sleep(HOUR).await;
+        assert!(provider.calls() <= calls, "{usual:?}: {:?}", provider.times());
+        provider.answers(Answer::Life(HOUR * 10));
+        provider.with(|script| script.secret = Some(2));
+        sleep(s(1100)).await;
+        assert!(handle.current().is_some());
+        let before = provider.calls();
+        provider.with(|script| script.secret = Some(3));
+        sleep(s(30)).await;
+        assert_eq!(provider.calls(), before + 1, "a new secret is noticed, once");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_source_that_gives_another_secret_each_time_is_no_request_every_two_seconds() {
     for usual in [Answer::Life(HOUR), Answer::No(Class::Credential)] {
