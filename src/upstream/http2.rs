@@ -22,7 +22,7 @@ use http::{
     uri::{Authority, PathAndQuery},
 };
 use http_body::{Body, Frame, SizeHint};
-use tokio::{task::AbortHandle, time::Instant};
+use tokio::{task::JoinHandle, time::Instant};
 
 use crate::{
     body::{self, Duplex, Received},
@@ -201,7 +201,7 @@ pub(super) struct Upload(Rc<Cell<Option<Going>>>);
 
 /// An upload that has a task of its own.
 struct Going {
-    task: AbortHandle,
+    task: JoinHandle<()>,
     /// Pieces of the body that have been taken.
     taken: Rc<Cell<u64>>,
 }
@@ -225,18 +225,18 @@ impl Upload {
                 tracing::debug!(%error, "a request body was not sent to its end");
             }
         });
-        self.0.set(Some(Going { task: task.abort_handle(), taken }));
+        self.0.set(Some(Going { task, taken }));
     }
 
     /// The response has been read, or is not wanted: nobody waits for the rest of the upload, but an upstream
     /// that takes it gets it. Gives the wait for its end, if it has not ended.
     pub(super) fn wind_up(&self) -> Option<impl Future<Output = ()> + use<>> {
-        let going = self.0.take().filter(|going| !going.task.is_finished())?;
+        let mut going = self.0.take().filter(|going| !going.task.is_finished())?;
         Some(async move {
             loop {
                 let before = going.taken.get();
-                tokio::time::sleep(STALL_LIMIT).await;
-                if going.task.is_finished() {
+                // An end is an end, whatever it was like.
+                if tokio::time::timeout(STALL_LIMIT, &mut going.task).await.is_ok() {
                     return;
                 }
                 if going.taken.get() == before {
@@ -350,32 +350,46 @@ fn authority(headers: &HeaderMap, upstream: &Upstream) -> Authority {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::oneshot;
+
     use super::*;
 
-    /// An upload of which nothing more leaves until it is aborted, `moves` of its pieces apart, one a second.
-    async fn lasts(moves: u64) -> Duration {
+    /// How long an upload is waited for of which a piece leaves each second, `pieces` in all, and then nothing any
+    /// more, or its end.
+    async fn lasts(pieces: u64, ends: bool) -> Duration {
         let (taken, upload) = (Rc::<Cell<u64>>::default(), Upload::default());
-        let counted = Rc::clone(&taken);
+        let (counted, (lives, over)) = (Rc::clone(&taken), oneshot::channel::<()>());
         let task = tokio::task::spawn_local(async move {
-            for number in 1..=moves {
+            let _lives = lives;
+            for number in 1..=pieces {
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 counted.set(number);
             }
-            std::future::pending::<()>().await;
+            if !ends {
+                std::future::pending::<()>().await;
+            }
         });
-        upload.0.set(Some(Going { task: task.abort_handle(), taken }));
+        upload.0.set(Some(Going { task, taken }));
         let begun = Instant::now();
         upload.wind_up().expect("it is under way").await;
-        assert!(task.await.unwrap_err().is_cancelled());
-        begun.elapsed()
+        let lasted = begun.elapsed();
+        assert!(over.await.is_err(), "it is over in both cases");
+        lasted
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_upload_that_nobody_waits_for_ends_when_it_stands_still() {
         let lasting = async {
-            assert_eq!(lasts(0).await, STALL_LIMIT);
-            assert_eq!(lasts(25).await, 4 * STALL_LIMIT);
+            assert_eq!(lasts(0, false).await, STALL_LIMIT);
+            assert_eq!(lasts(25, false).await, 4 * STALL_LIMIT);
         };
+        tokio::task::LocalSet::new().run_until(lasting).await;
+    }
+
+    /// Its place on the connection was kept until the next look.
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_that_comes_to_its_end_is_not_waited_for_any_longer() {
+        let lasting = async { assert_eq!(lasts(3, true).await, Duration::from_secs(3)) };
         tokio::task::LocalSet::new().run_until(lasting).await;
     }
 }
