@@ -204,10 +204,14 @@ impl Source {
 
     async fn bytes(&self, is_document: bool) -> Result<Vec<u8>, SourceError> {
         let bytes = match self {
-            Source::Env(_) | Source::File(_) | Source::Credential(_) => {
-                // On a thread of its own: a file system that hangs must not hold up the other profiles.
+            Source::Env(_) => self.bytes_now()?,
+            Source::File(_) | Source::Credential(_) => {
+                let path = match self {
+                    Source::File(path) => path.as_path(),
+                    _ => Path::new(self.name()),
+                };
                 let source = self.clone();
-                let read = tokio::task::spawn_blocking(move || source.bytes_now());
+                let read = file::apart(path, move || source.bytes_now());
                 read.await.unwrap_or_else(|_| Err(SourceError::Empty(self.clone())))?
             }
             Source::Exec(command) => {

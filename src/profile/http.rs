@@ -12,7 +12,7 @@ use crate::{
     outbound::{self, Proxy, Roots, RootsError, Settings},
     profile::{certificate::Certificate, refusal::ExchangeError},
     secret::Fingerprint,
-    source::{Kept, budget::Budget, flaws::Flaws},
+    source::{Kept, budget::Budget, file, flaws::Flaws},
 };
 
 /// The largest answer that is read from an identity provider.
@@ -65,7 +65,8 @@ impl Http {
     pub async fn refresh(&self, budget: &Budget) -> Result<(), ExchangeError> {
         let Some(path) = self.settings.ca.clone() else { return Ok(()) };
         let (fallback, slow) = (RootsError::Absent(path.clone()), RootsError::Slow(path.clone()));
-        let read = tokio::task::spawn_blocking(move || Roots::read(&path));
+        let file = path.clone();
+        let read = file::apart(&path, move || Roots::read(&file));
         let read = match budget.within(self.roots.last().is_some(), read).await {
             Ok(read) => read.unwrap_or(Err(fallback)),
             Err(_) => Err(slow),

@@ -1,11 +1,14 @@
 //! Reading a file that the configuration names: only what is a file, and not more of it than a bound.
 
 use std::{
+    collections::HashMap,
     fs,
     io::{self, Read as _},
-    path::Path,
+    path::{Path, PathBuf},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
 };
 
+use tokio::{sync::Mutex as Turn, task::JoinError};
 use zeroize::Zeroizing;
 
 use crate::source::Reason;
@@ -43,11 +46,53 @@ pub fn read(path: &Path, bytes_max: u64) -> Result<Zeroizing<Vec<u8>>, FileError
     if bytes.len() as u64 > bytes_max { Err(FileError::TooLarge) } else { Ok(bytes) }
 }
 
+/// What `read` gives, which reads the file at `path`, on a thread of its own: a file system that hangs must not
+/// hold up other profiles. It holds one thread for each file, however often that is wanted: the next reading
+/// begins when the one before has ended. A wait that is dropped takes no thread.
+///
+/// # Errors
+/// When `read` panicked, or the runtime ends.
+pub async fn apart<T: Send + 'static>(
+    path: &Path,
+    read: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, JoinError> {
+    // As many as files have been named.
+    static TURNS: LazyLock<Mutex<HashMap<PathBuf, Arc<Turn<()>>>>> = LazyLock::new(Mutex::default);
+    let turn = {
+        let mut turns = TURNS.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(turns.entry(path.to_owned()).or_default())
+    };
+    let turn = turn.lock_owned().await;
+    let reading = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        read()
+    });
+    reading.await
+}
+
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
+    use std::{process::Command, sync::mpsc, time::Duration};
 
     use super::*;
+
+    /// Each token request left one more thread behind, until none was left for anybody.
+    #[tokio::test]
+    async fn a_file_that_hangs_holds_one_thread() {
+        let (path, (lets, held)) = (Path::new("/nowhere/hangs"), mpsc::channel::<()>());
+        let mut first = Box::pin(apart(path, move || held.recv()));
+        // A part of a second is enough for the thread to begin; the reading goes on without its first reader.
+        let _ = tokio::time::timeout(Duration::from_millis(10), first.as_mut()).await.unwrap_err();
+        drop(first);
+        let (begun, begins) = mpsc::channel();
+        let mut second = Box::pin(apart(path, move || begun.send(())));
+        tokio::time::timeout(Duration::from_millis(50), second.as_mut()).await.unwrap_err();
+        assert!(begins.try_recv().is_err(), "the first reading has not ended");
+        assert!(apart(Path::new("/nowhere/else"), || true).await.unwrap(), "other files are read");
+        lets.send(()).unwrap();
+        second.await.unwrap().unwrap();
+        assert!(begins.try_recv().is_ok());
+    }
 
     #[test]
     fn pipes_devices_folders_and_what_is_too_large_are_refused() {
