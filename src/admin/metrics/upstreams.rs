@@ -23,8 +23,12 @@ pub(super) struct UpstreamSum {
 /// Every origin of the routing table that has been connected to.
 pub(super) fn sums(gateway: &Gateway) -> Vec<UpstreamSum> {
     let snapshot = gateway.snapshot();
-    let by_id: BTreeMap<u64, _> =
-        snapshot.routes.iter().map(|route| (route.upstream.id(), &route.upstream)).collect();
+    // Those of former accounts as well: a route that goes back to one goes on with its numbers.
+    let all = snapshot.routes.iter().flat_map(|route| {
+        let former = route.former.iter().filter_map(|former| former.upstream.as_ref());
+        former.map(|(_, upstream)| upstream).chain([&route.upstream])
+    });
+    let by_id: BTreeMap<u64, _> = all.map(|upstream| (upstream.id(), upstream)).collect();
     let mut by_origin = BTreeMap::<String, UpstreamSum>::new();
     for (id, upstream) in by_id.into_iter().filter(|(_, upstream)| upstream.opened() > 0) {
         let open = upstream.open() as u64;
