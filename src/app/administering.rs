@@ -64,8 +64,11 @@ impl Drop for Administering {
 }
 
 impl Administering {
-    /// Puts the permissions back that a reload has changed before it was refused.
+    /// Puts back what a reload has changed of the socket before it was refused.
     fn restore(&self) {
+        if let Err(error) = self.place.socket.share(self.place.reuse_port) {
+            tracing::warn!(%error, "whether others may listen on the admin listener's address has changed");
+        }
         if let (Some(file), Address::Unix(socket)) = (&self.place.file, &self.place.wanted)
             && let Err(error) = file.permit(socket)
         {
