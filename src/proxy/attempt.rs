@@ -210,13 +210,16 @@ impl Exchange {
                 return Err(Fault::UpstreamProtocol);
             }
             // A connection may have been long in coming. What has expired meanwhile must not leave.
-            if let Some(credentials) = credentials.as_deref_mut().filter(|taken| taken.have_expired()) {
+            let expired = credentials.as_deref_mut().filter(|taken| taken.have_expired());
+            let has_waited = expired.is_some();
+            if let Some(credentials) = expired {
                 *credentials = Box::pin(acquire::successors(&route, record)).await?;
             }
             let credentials = credentials.as_deref();
             let (request, asking) = self.prepared(credentials, connection.version(), asks)?;
             let mut trip = Trip { interims: connection.interims(), asking };
-            let (was_reused, sent_bytes) = (connection.is_reused(), connection.sent_bytes());
+            // The upstream may have closed it meanwhile, as one that lay in the pool.
+            let (was_reused, sent_bytes) = (connection.is_reused() || has_waited, connection.sent_bytes());
             let outcome = {
                 let sending = pin!(connection.send(request));
                 self.answered(sending, &mut trip).await
