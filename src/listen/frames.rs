@@ -219,6 +219,7 @@ impl<T: AsyncWrite + Unpin> Frames<T> {
             streams.sent(*bytes);
             let shard = &self.watched.shard;
             self.outgoing.read(pieces, *bytes, |step| match step {
+                Step::Begins(stream) => streams.begins(stream),
                 Step::Moves(stream) => streams.moves(stream),
                 Step::Ends(stream) => _ = streams.ends(stream),
                 // An answer on a stream that was never handed over is the library's own, a 431.

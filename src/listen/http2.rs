@@ -171,7 +171,7 @@ async fn answer(
         }
         _ if is_whole => side.answered(),
         _ => {
-            let paced = Paced { answer, stream: Rc::clone(&stream) };
+            let paced = Paced { answer, stream: Rc::clone(&stream), broken: None };
             let sending = body::send(paced, sending, Reason::INTERNAL_ERROR);
             match stream.unless_cancelled(sending).await {
                 Some(Ok(())) => side.answered(),

@@ -10,6 +10,8 @@ use crate::listen::heads::{DATA, END_STREAM, HEADERS, Head, Heads, RST_STREAM};
 /// What the head of a frame says of its stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
+    /// The answer's head goes out.
+    Begins(u32),
     /// Some of the answer's content goes out.
     Moves(u32),
     /// Nothing comes behind this frame.
@@ -42,6 +44,7 @@ fn step(head: &Head) -> Option<Step> {
         DATA if head.has(END_STREAM) => Some(Step::Ends(head.stream)),
         DATA if head.length > 0 => Some(Step::Moves(head.stream)),
         HEADERS if head.has(END_STREAM) => Some(Step::EndsWithFields(head.stream)),
+        HEADERS => Some(Step::Begins(head.stream)),
         RST_STREAM => head.code.map(|code| Step::Resets(head.stream, code)),
         _ => None,
     }
@@ -73,7 +76,7 @@ mod tests {
             frame(RST_STREAM, 0, 7, 4),
         ];
         let bytes = frames.concat();
-        let expected = [Step::Moves(1), Step::Ends(1), Step::Ends(3)];
+        let expected = [Step::Begins(1), Step::Moves(1), Step::Ends(1), Step::Ends(3)];
         let expected = [&expected[..], &[Step::EndsWithFields(5), Step::Resets(7, 0x0101_0101)]].concat();
         for step in [1, 2, 8, 9, 10, 100, bytes.len()] {
             let (mut outgoing, mut seen) = (Outgoing::default(), Vec::new());

@@ -61,6 +61,8 @@ pub(super) struct Stream {
     blocked_since: Rc<Cell<Option<Instant>>>,
     /// Its answer waits until the caller takes what is written.
     is_held: Cell<bool>,
+    /// The head of its answer, or of an informational one, has been written.
+    has_begun: Cell<bool>,
     sent: Rc<Cell<u64>>,
 }
 
@@ -195,6 +197,7 @@ impl Streams {
             passed: Rc::clone(&self.passed),
             blocked_since: Rc::clone(&self.blocked_since),
             is_held: Cell::default(),
+            has_begun: Cell::default(),
             sent: Rc::clone(&self.sent),
         });
         self.open.borrow_mut().insert(id, Rc::clone(&stream));
@@ -209,6 +212,15 @@ impl Streams {
         }
         self.open.borrow_mut().remove(&stream.id);
         self.idle_since.set(Instant::now());
+    }
+
+    /// The head of a stream's answer has been written.
+    pub(super) fn begins(&self, id: u32) {
+        if let Some(stream) = self.open.borrow().get(&id)
+            && !stream.has_begun.replace(true)
+        {
+            stream.wake();
+        }
     }
 
     /// A part of a stream's answer has been written.
@@ -325,6 +337,9 @@ impl Streams {
 pub(super) struct Paced {
     pub(super) answer: Answer,
     pub(super) stream: Rc<Stream>,
+    /// The answer has broken off before its head was written. The library throws away what has not left when a
+    /// stream is reset, and its caller would get no answer at all.
+    pub(super) broken: Option<<Answer as Body>::Error>,
 }
 
 impl Body for Paced {
@@ -343,7 +358,17 @@ impl Body for Paced {
             this.stream.is_held.set(true);
             return Poll::Pending;
         }
-        let frame = Pin::new(&mut this.answer).poll_frame(cx);
+        let mut frame = match this.broken.take() {
+            Some(error) => Poll::Ready(Some(Err(error))),
+            None => Pin::new(&mut this.answer).poll_frame(cx),
+        };
+        if let Poll::Ready(Some(Err(error))) = frame {
+            if !this.stream.has_begun.get() {
+                this.broken = Some(error);
+                return Poll::Pending;
+            }
+            frame = Poll::Ready(Some(Err(error)));
+        }
         match &frame {
             Poll::Ready(_) => {
                 this.stream.pass();
