@@ -388,3 +388,24 @@ impl Body for Paced {
         self.answer.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::body::ReceiveError;
+
+    /// The library throws away a head that has not left when its stream is reset: the caller got no answer.
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_breaks_off_at_once_is_not_reset_before_its_head_is_written() {
+        let streams = Streams::new();
+        let broken = Some(ReceiveError::from(h2::Error::from(h2::Reason::CANCEL)));
+        let mut paced = Paced { answer: Answer::none(), stream: streams.open(1), broken };
+        let mut next = |cx: &mut Context<'_>| Pin::new(&mut paced).poll_frame(cx);
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(next(&mut cx).is_pending());
+        streams.begins(3);
+        assert!(next(&mut cx).is_pending(), "another one's head");
+        streams.begins(1);
+        assert!(matches!(next(&mut cx), Poll::Ready(Some(Err(_)))));
+    }
+}
