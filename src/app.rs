@@ -310,6 +310,7 @@ pub(crate) fn snapshot(
     let common = Common {
         timeouts: settings.timeouts,
         connections: settings.connections,
+        http2_idle_connections: settings.limits.http2_idle_connections.div_ceil(workers.max(1)),
         logs_access: settings.log.access,
     };
     Ok(Snapshot { table, routes, common, tracer: None })

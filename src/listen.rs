@@ -81,6 +81,8 @@ pub struct Limits {
     /// Connections of one caller address on one listener: an IPv4 address, an IPv6 /64, or a user on a
     /// unix socket. Off unless it is below `connections`.
     pub connections_per_address: usize,
+    /// Idle HTTP/2 connections that are kept, of all listeners and workers together.
+    pub http2_idle_connections: usize,
     /// Requests at a time on one HTTP/2 connection.
     pub http2_streams: u32,
     /// Bytes of a request body that an HTTP/2 caller may send ahead on one stream.
@@ -99,6 +101,7 @@ impl Default for Limits {
             uri_bytes: 16 * 1024,
             connections: 10_000,
             connections_per_address: 10_000,
+            http2_idle_connections: 3_000,
             http2_streams: 100,
             http2_stream_window: 64 * 1024,
             http2_connection_window: 1024 * 1024,

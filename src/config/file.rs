@@ -270,6 +270,9 @@ pub(super) struct Limits {
     pub(super) body_bytes: Option<Field<SizeText>>,
     /// Requests that may wait for one profile's token, 1 to 1000000. Default 10000.
     pub(super) waiters: Option<Field<u64>>,
+    /// Idle HTTP/2 connections that are kept, of all callers, 1 to 1000000. Default 3000. Of more, those that have been
+    /// idle longest, and for five seconds, are told to go.
+    pub(super) http2_idle_connections: Option<Field<u64>>,
     /// Requests at a time on one HTTP/2 connection, 1 to 10000. Default 100.
     pub(super) http2_streams: Option<Field<u64>>,
     /// Bytes that an HTTP/2 caller may send ahead on one stream, 16KiB to 16MiB. Default 64KiB.

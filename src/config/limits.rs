@@ -56,6 +56,12 @@ pub(super) fn limits(file: &file::File, cx: &Context<'_>) -> listen::Limits {
             CONNECTIONS,
             connections,
         ),
+        http2_idle_connections: cx.number(
+            "limits.http2_idle_connections",
+            &limits.http2_idle_connections,
+            CONNECTIONS,
+            default.http2_idle_connections,
+        ),
         http2_streams: small(cx.number(
             "limits.http2_streams",
             &limits.http2_streams,

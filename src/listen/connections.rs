@@ -14,13 +14,15 @@ use crate::{
     listen::{
         Limits,
         bind::{Entry, Shared},
-        watched::Watched,
+        watched::{Ending, Watched},
     },
     proxy::worker::Worker,
 };
 
 /// The longest time between two looks at the connections' clocks.
 const WATCH_PERIOD_MAX: Duration = Duration::from_secs(1);
+/// An HTTP/2 connection that has been idle for less is never one too many: its caller may be between two requests.
+const SURPLUS_AFTER: Duration = Duration::from_secs(5);
 
 /// A worker's connections, to watch and to wait for.
 #[derive(Default)]
@@ -60,7 +62,27 @@ impl Connections {
             for watched in self.live.borrow().iter() {
                 watched.look(now, &timeouts, stopping_since);
             }
+            self.thin_out(now, worker.http2_idle_connections());
             worker.pool().prune();
+        }
+    }
+
+    /// Keeps `most` idle HTTP/2 connections, those that were used last. Each holds some 30 kB of the library's buffers
+    /// and tables, which cannot be given back as with HTTP/1.1.
+    fn thin_out(&self, now: Instant, most: usize) {
+        let live = self.live.borrow();
+        if live.len() <= most {
+            return;
+        }
+        let idle = |watched: &Rc<Watched>| Some((watched.streams.get()?.idle_since()?, Rc::clone(watched)));
+        let mut idle: Vec<_> = live.iter().filter_map(idle).collect();
+        let surplus = idle.len().saturating_sub(most);
+        idle.sort_unstable_by_key(|(since, _)| *since);
+        idle.retain(|(since, _)| now - *since > SURPLUS_AFTER);
+        for (_, watched) in idle.iter().take(surplus) {
+            if let Some(streams) = watched.streams.get() {
+                streams.leave(watched, now, Some(Ending::Surplus));
+            }
         }
     }
 }

@@ -105,6 +105,7 @@ impl Door {
         let shard = &self.entry.shard;
         let ended = match watched.ending.get() {
             Some(Ending::Idle) => &shard.ended_idle,
+            Some(Ending::Surplus) => &shard.ended_surplus,
             Some(Ending::SlowHead) => &shard.ended_slow_head,
             Some(Ending::SlowReader) => &shard.ended_slow_reader,
             Some(Ending::Silence) => &shard.ended_silence,

@@ -296,12 +296,8 @@ impl Streams {
             return watched.end_because(Ending::SlowReader);
         }
         let is_idle = is_empty && now - self.idle_since.get() > timeouts.idle;
-        if (is_idle || stopping) && !self.leaves.replace(true) {
-            self.left_at.set(Some(now));
-            if is_idle && !stopping {
-                watched.blame(Ending::Idle);
-            }
-            watched.wake();
+        if (is_idle || stopping) && !self.leaves() {
+            self.leave(watched, now, (!stopping).then_some(Ending::Idle));
         }
         // A caller that was told to go and stays. It may still be reading what it got last.
         let left_at = self.left_at.get().map(|at| at.max(self.idle_since.get()));
@@ -312,6 +308,23 @@ impl Streams {
         if has_lingered || (is_empty && exceeds(left_at, timeouts.header_read)) {
             watched.end_silently();
         }
+    }
+
+    /// Since when nothing has been asked on it, unless it is told to go already.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        let is_idle = !self.leaves() && self.open.borrow().is_empty() && self.blocked_since.get().is_none();
+        is_idle.then(|| self.idle_since.get())
+    }
+
+    /// Tells the caller that no further streams are wanted (GOAWAY, RFC 9113 §6.8). What it sends before it
+    /// knows is still served.
+    pub(super) fn leave(&self, watched: &Watched, now: Instant, why: Option<Ending>) {
+        self.leaves.set(true);
+        self.left_at.set(Some(now));
+        if let Some(why) = why {
+            watched.blame(why);
+        }
+        watched.wake();
     }
 
     /// Gives up the streams that have waited for too long. Whether one of them was nobody's any more: it is

@@ -93,6 +93,8 @@ pub(super) struct Watched {
 pub(super) enum Ending {
     /// Nothing was asked for a while.
     Idle,
+    /// Nothing was asked for a moment, and more HTTP/2 connections are idle than are kept.
+    Surplus,
     /// A head did not get complete.
     SlowHead,
     /// An answer was not taken.

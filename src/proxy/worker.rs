@@ -108,6 +108,8 @@ pub struct Common {
     pub timeouts: Timeouts,
     /// Connections to upstreams.
     pub connections: pool::Settings,
+    /// Idle HTTP/2 connections of callers that one worker keeps.
+    pub http2_idle_connections: usize,
     /// Whether every request makes a line in the log.
     pub logs_access: bool,
 }
@@ -260,6 +262,11 @@ impl Worker {
     /// Time limits in force.
     pub fn timeouts(&self) -> Timeouts {
         self.view().snapshot.common.timeouts
+    }
+
+    /// Idle HTTP/2 connections of callers that this worker keeps.
+    pub fn http2_idle_connections(&self) -> usize {
+        self.view().snapshot.common.http2_idle_connections
     }
 
     /// Whether the gateway is about to stop.

@@ -27,6 +27,8 @@ pub struct ListenerShard {
     pub paused_system: Count,
     /// Connections that were ended because nothing was asked for a while.
     pub ended_idle: Count,
+    /// Because more HTTP/2 connections were idle than are kept.
+    pub ended_surplus: Count,
     /// Because a head did not get complete.
     pub ended_slow_head: Count,
     /// Because an answer was not taken.

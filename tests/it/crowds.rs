@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use crate::{
-    frames::{HEADERS, connect, get, nth},
+    frames::{GOAWAY, HEADERS, connect, get, nth},
     listeners::metric,
     process::Process,
     stage::{PATIENCE, Plan, Stage, eventually, pause, raw},
@@ -201,6 +201,41 @@ async fn idle_connections_give_their_buffers_back_and_go_on() {
     for stream in &mut streams {
         assert!(answer(stream, request).await.starts_with("HTTP/1.1 200"));
     }
+}
+
+/// Over HTTP/2 they cannot give their buffers back, so only so many are kept.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_too_many_idle_http_2_connections_those_go_that_were_used_least_lately() {
+    let stage = Plan::default().more("workers: 1\nlimits: {http2_idle_connections: 2}").start().await;
+    stage.ready().await;
+    let mut callers = Vec::new();
+    for _ in 0..4 {
+        let (mut reader, mut writer) = connect(stage.address(), &[]).await;
+        assert!(writer.send(&get(nth(0), "/v1/orders")).await);
+        assert!(reader.find(|frame| frame.kind == HEADERS).await.unwrap().has_status(200));
+        callers.push((reader, writer));
+    }
+    let mut kept = callers.split_off(2);
+    for (reader, writer) in &mut callers {
+        let told = reader.find(|frame| frame.kind == GOAWAY).await.unwrap();
+        assert_eq!(told.error(), Some(0), "no error: {told:?}");
+        // What was sent before the caller knew is served.
+        assert!(writer.send(&get(nth(1), "/v1/orders")).await);
+        assert!(reader.find(|frame| frame.kind == HEADERS).await.unwrap().has_status(200));
+    }
+    for (reader, writer) in &mut kept {
+        assert!(writer.send(&get(nth(1), "/v1/orders")).await);
+        let next = reader.find(|frame| matches!(frame.kind, HEADERS | GOAWAY)).await.unwrap();
+        assert!(next.has_status(200), "{next:?}");
+    }
+    drop(callers);
+    let name = "keybearer_connections_ended_total{listener=\"local\",reason=\"surplus\"}";
+    let counted = async {
+        while metric(&stage, name).await != 2.0 {
+            pause().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, counted).await.expect("both are counted");
 }
 
 /// Sends a request and reads what comes at once, which is the whole answer or its beginning.

@@ -42,7 +42,7 @@ pub(super) struct ListenerSum {
     accepted: u64,
     refused: [(&'static str, u64); 2],
     paused: [(&'static str, u64); 3],
-    ended: [(&'static str, u64); 8],
+    ended: [(&'static str, u64); 9],
     streams: [(&'static str, u64); 4],
     expiries: Vec<(String, i64)>,
     reloads: [(&'static str, u64); 2],
@@ -68,6 +68,7 @@ impl ListenerSum {
             ],
             ended: [
                 ("idle", sum(|shard| &shard.ended_idle)),
+                ("surplus", sum(|shard| &shard.ended_surplus)),
                 ("slow_head", sum(|shard| &shard.ended_slow_head)),
                 ("slow_reader", sum(|shard| &shard.ended_slow_reader)),
                 ("silent_upstream", sum(|shard| &shard.ended_silence)),
