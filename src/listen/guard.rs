@@ -278,7 +278,8 @@ impl<T: AsyncWrite + Unpin> Guard<T> {
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut interim = self.watched.interim.borrow_mut();
         while !interim.is_empty() {
-            let written = ready!(Pin::new(&mut self.io).poll_write(cx, &interim))?;
+            let written = Pin::new(&mut self.io).poll_write(cx, &interim);
+            let written = ready!(self.note(written))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }

@@ -10,7 +10,8 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use http_body::Body;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -131,10 +132,11 @@ async fn converse(
     let (watched, limits) = (registered.watched(), registered.limits());
     let service = service_fn(|request| {
         let refused = watched.serve();
+        let is_old = request.version() == Version::HTTP_10;
         let line = Held::new(Rc::clone(watched) as Rc<dyn Line>);
         let inbound = Inbound { request: Request::map(request, Received::Http1), refused, caller, line };
         let responding = Isolated::begin(|| proxy::respond(Rc::clone(worker), inbound));
-        Serving { responding, watched: Rc::clone(watched), worker }
+        Serving { responding, watched: Rc::clone(watched), worker, is_old }
     });
     // The guard has judged every head before hyper sees it, so hyper's limits only have to be no
     // smaller. Its header timer is replaced by the watch.
@@ -154,7 +156,9 @@ async fn converse(
             Pin::new(&mut connection).graceful_shutdown();
         }
         // Its shutdown writes what the library holds, and ends with the guard.
-        Pin::new(&mut connection).poll(cx).map(Some)
+        let polled = Pin::new(&mut connection).poll(cx).map(Some);
+        // Nothing that it waits for may outlive the watch.
+        if polled.is_pending() && watched.end.get() == End::Silently { Poll::Ready(None) } else { polled }
     })
     .await;
     let Some(Ok(())) = ended else {
@@ -213,6 +217,8 @@ struct Serving<'a, F> {
     responding: Isolated<F>,
     watched: Rc<Watched>,
     worker: &'a Worker,
+    /// The request came over HTTP/1.0, where an answer without a length ends with its connection.
+    is_old: bool,
 }
 
 impl<F: Future<Output = Response<Answer>>> Future for Serving<'_, F> {
@@ -220,7 +226,8 @@ impl<F: Future<Output = Response<Answer>>> Future for Serving<'_, F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut answer = ready!(Pin::new(&mut self.responding).poll(cx));
-        if self.watched.is_replaced() || self.worker.is_draining() {
+        let has_no_end = self.is_old && answer.body().size_hint().exact().is_none();
+        if self.watched.is_replaced() || self.worker.is_draining() || has_no_end {
             say_close(&mut answer);
         }
         self.watched.begin_answer();

@@ -120,8 +120,8 @@ pub struct Gateway {
     /// Counts snapshots, so that a worker notices a new one by reading a number.
     version: AtomicU64,
     pseudonym: String,
-    /// Our entry for `Via`, for requests that came over HTTP/1.1 and HTTP/2.
-    via: [HeaderValue; 2],
+    /// Our entry for `Via`, for requests that came over HTTP/1.0, HTTP/1.1 and HTTP/2.
+    via: [HeaderValue; 3],
     budget: Arc<Budget>,
     /// For connections to upstreams.
     room: Arc<Room>,
@@ -149,7 +149,7 @@ impl Gateway {
             let entry = format!("{version} {pseudonym}");
             HeaderValue::from_str(&entry).expect("hexadecimal is legal in a header")
         };
-        let via = [via("1.1"), via("2")];
+        let via = [via("1.0"), via("1.1"), via("2")];
         Arc::new(Self {
             snapshot: ArcSwap::from_pointee(snapshot),
             version: AtomicU64::new(1),
@@ -294,8 +294,12 @@ impl Worker {
     }
 
     pub(super) fn via(&self, version: Version) -> &HeaderValue {
-        let [http1, http2] = &self.gateway.via;
-        if version == Version::HTTP_2 { http2 } else { http1 }
+        let [http10, http11, http2] = &self.gateway.via;
+        match version {
+            Version::HTTP_10 => http10,
+            Version::HTTP_2 => http2,
+            _ => http11,
+        }
     }
 
     pub(super) fn pseudonym(&self) -> &str {

@@ -405,6 +405,31 @@ async fn a_reader_that_stops_ends_also_when_much_is_pipelined() {
     assert_eq!(up.count(), 1);
 }
 
+/// Nor when it is informational answers that fill the caller's window: nothing looked blocked then, and neither `idle` nor
+/// `drain` ended such a connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_stops_ends_also_when_early_hints_wait_for_it() {
+    let hint = format!("HTTP/1.1 103 Early Hints\r\nX: {}\r\n\r\n", "h".repeat(15_000));
+    let answers = format!("{}{OK}", hint.repeat(3));
+    let up = Hostile::start(move |_, _| keep(&answers)).await;
+    let stage = up.stage("timeouts: {idle: 1s}").await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut caller = socket.connect(stage.address()).await.unwrap();
+    caller.write_all("GET /v1 HTTP/1.1\r\nHost: a\r\n\r\n".repeat(400).as_bytes()).await.unwrap();
+    eventually("answers are on their way", || up.count() > 1).await;
+    let ended = async {
+        while gauge(&stage, "keybearer_connections{").await > 0 {
+            pause().await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(10), ended).await.is_ok(), "it is still open");
+    assert_eq!(
+        gauge(&stage, "keybearer_connections_ended_total{listener=\"local\",reason=\"slow_reader\"").await,
+        1
+    );
+}
+
 /// Nor does an upload that the upstream does not read while it answers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_stops_ends_also_in_the_middle_of_its_upload() {

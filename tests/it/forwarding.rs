@@ -8,7 +8,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::stage::{CLIENT, Plan, ROLE, Stage, fault};
+use crate::{
+    hostile::Hostile,
+    stage::{CLIENT, Plan, ROLE, Stage, fault},
+};
 
 #[tokio::test]
 async fn a_request_without_credentials_reaches_the_api_with_the_accounts_token() {
@@ -165,6 +168,22 @@ async fn hop_by_hop_fields_stay_on_their_hop() {
     }
     assert_eq!(seen.values("x-kept"), ["1"]);
     assert!(seen.values("via")[0].starts_with("1.1 kb-"));
+}
+
+#[tokio::test]
+async fn what_came_over_http_1_0_is_told_so_and_its_answers_end_with_the_connection_or_have_a_length() {
+    let stage = Stage::start().await;
+    let kept = "GET /v1/orders HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n";
+    let raw = stage.raw(&format!("{kept}GET /v1/last HTTP/1.0\r\nHost: a\r\n\r\n")).await;
+    assert_eq!(raw.matches("HTTP/1.0 200 OK\r\n").count(), 2, "{raw}");
+    assert!(stage.api.last().unwrap().values("via")[0].starts_with("1.0 kb-"));
+    // Without a length its end is that of the connection.
+    let up =
+        Hostile::saying("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n").await;
+    let stage = up.stage("").await;
+    let raw = stage.raw(kept).await.to_lowercase();
+    assert!(raw.contains("\r\nconnection: close\r\n") && !raw.contains("keep-alive"), "{raw}");
+    assert!(raw.ends_with("\r\n\r\nok"), "{raw}");
 }
 
 #[tokio::test]
