@@ -77,6 +77,8 @@ impl Listeners {
         if open.iter().all(|open| open.limits.connections != limits.connections) {
             self.room.warn_if_below(limits.connections);
         }
+        let admin = settings.admin.iter().map(|admin| &admin.address);
+        let all: Vec<_> = settings.listeners.iter().map(|wanted| &wanted.address).chain(admin).collect();
         let mut plan = Plan { changed: Vec::new(), new: Vec::new(), gone: Vec::new(), limits };
         for wanted in &settings.listeners {
             match open.iter().find(|open| open.listener.can_become(wanted)) {
@@ -89,8 +91,8 @@ impl Listeners {
                     let mut listeners = open.iter().map(|open| &open.listener);
                     let follows = listeners.find(|open| open.address().collides_with(&wanted.address));
                     let workers = self.workers.len();
-                    let (room, inherited) = (&self.room, &self.inherited);
-                    plan.new.push(Listener::bind(wanted, &limits, workers, room, follows, inherited)?);
+                    let inherited = (&*self.inherited, all.as_slice());
+                    plan.new.push(Listener::bind(wanted, &limits, workers, &self.room, follows, inherited)?);
                 }
             }
         }

@@ -117,8 +117,8 @@ impl Change {
 }
 
 impl Listener {
-    /// Binds a listener, with sockets for so many `workers`, unless its socket is `inherited`. It `follows`
-    /// one of this process on the same address, or none. Nobody reaches it before [`Listener::listen`].
+    /// Binds a listener, with sockets for so many `workers`, unless its socket is `inherited`, which may not be at
+    /// another one's of `all` addresses. It `follows` one of this process on the same address, or none. Nobody reaches it before [`Listener::listen`].
     ///
     /// # Errors
     /// [`BindError`]; nothing is bound then.
@@ -128,7 +128,7 @@ impl Listener {
         workers: usize,
         room: &Arc<Room>,
         follows: Option<&Self>,
-        inherited: &Inherited,
+        (inherited, all): (&Inherited, &[&Address]),
     ) -> Result<Self, BindError> {
         let (open, certificates, crowd) = (Arc::default(), Arc::default(), Arc::default());
         let (shared, follower) = shared(settings, limits, room, &open, &certificates, &crowd)?;
@@ -136,7 +136,7 @@ impl Listener {
             tls.show();
         }
         let refused = |cause| refused(settings, cause);
-        let handed = bound::handed(settings, workers, inherited).transpose().map_err(refused)?;
+        let handed = bound::handed(settings, workers, inherited, all).transpose().map_err(refused)?;
         let is_inherited = handed.is_some();
         let (address, sockets) = match handed {
             Some(handed) => handed,

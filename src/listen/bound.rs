@@ -12,18 +12,20 @@ use crate::listen::{
     unix::{self, SocketFile},
 };
 
-/// The service manager's socket for a listener, once for each worker: all of them have one queue.
+/// The service manager's socket for a listener, once for each worker: all of them have one queue. `all` are the addresses
+/// of all listeners.
 pub(super) fn handed(
     settings: &Settings,
     workers: usize,
     inherited: &Inherited,
+    all: &[&Address],
 ) -> Option<io::Result<(Address, Vec<BoundSocket>)>> {
     let (name, wanted) = (settings.name.as_str(), &settings.address);
     let one = || match wanted {
-        Address::Ip(_) => inherited.tcp(name, wanted).map(|socket| socket.map(BoundSocket::Tcp)),
-        Address::Unix(_) => {
-            inherited.unix(name, wanted).map(|socket| socket.map(|socket| BoundSocket::Unix(socket, None)))
-        }
+        Address::Ip(_) => inherited.tcp(name, wanted, all).map(|socket| socket.map(BoundSocket::Tcp)),
+        Address::Unix(_) => inherited
+            .unix(name, wanted, all)
+            .map(|socket| socket.map(|socket| BoundSocket::Unix(socket, None))),
     };
     let first = one()?;
     let all = [first].into_iter().chain((1..workers).filter_map(|_| one()));

@@ -72,9 +72,10 @@ impl Inherited {
     }
 
     /// The TCP socket for the listener `name` at `wanted`: the one with that address, else the one with that
-    /// name. With the system's error when it cannot be doubled.
-    pub fn tcp(&self, name: &str, wanted: &Address) -> Option<io::Result<TcpListener>> {
-        let handed = self.find(name, wanted, |socket| matches!(socket, Socket::Tcp(_)))?;
+    /// name, unless it is at one of `all` addresses and so another one's. With the system's error when it cannot be
+    /// doubled.
+    pub fn tcp(&self, name: &str, wanted: &Address, all: &[&Address]) -> Option<io::Result<TcpListener>> {
+        let handed = self.find(name, wanted, all, |socket| matches!(socket, Socket::Tcp(_)))?;
         match &handed.socket {
             Socket::Tcp(socket) => Some(socket.try_clone()),
             Socket::Unix(_) => None,
@@ -83,27 +84,34 @@ impl Inherited {
 
     /// The TCP socket at an address, and at no other.
     pub fn tcp_at(&self, wanted: &Address) -> Option<io::Result<TcpListener>> {
-        self.tcp(NO_NAME, wanted)
+        self.tcp(NO_NAME, wanted, &[])
     }
 
     /// The unix socket at a path, and at no other.
     pub fn unix_at(&self, wanted: &Address) -> Option<io::Result<UnixListener>> {
-        self.unix(NO_NAME, wanted)
+        self.unix(NO_NAME, wanted, &[])
     }
 
     /// The same for a path.
-    pub fn unix(&self, name: &str, wanted: &Address) -> Option<io::Result<UnixListener>> {
-        let handed = self.find(name, wanted, |socket| matches!(socket, Socket::Unix(_)))?;
+    pub fn unix(&self, name: &str, wanted: &Address, all: &[&Address]) -> Option<io::Result<UnixListener>> {
+        let handed = self.find(name, wanted, all, |socket| matches!(socket, Socket::Unix(_)))?;
         match &handed.socket {
             Socket::Unix(socket) => Some(socket.try_clone()),
             Socket::Tcp(_) => None,
         }
     }
 
-    fn find(&self, name: &str, wanted: &Address, fits: fn(&Socket) -> bool) -> Option<&Handed> {
+    fn find(
+        &self,
+        name: &str,
+        wanted: &Address,
+        all: &[&Address],
+        fits: fn(&Socket) -> bool,
+    ) -> Option<&Handed> {
         let fitting = || self.sockets.iter().filter(|handed| fits(&handed.socket));
+        let is_free = |handed: &&Handed| !all.iter().any(|address| handed.socket.is_at(address));
         let found = fitting().find(|handed| handed.socket.is_at(wanted));
-        let found = found.or_else(|| fitting().find(|handed| handed.name == name))?;
+        let found = found.or_else(|| fitting().filter(is_free).find(|handed| handed.name == name))?;
         found.is_used.store(true, Ordering::Relaxed);
         Some(found)
     }
@@ -166,5 +174,32 @@ impl fmt::Display for Socket {
                 None => f.write_str("a unix socket without a path"),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn handed(name: &str) -> (Handed, Address) {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = Address::Ip(socket.local_addr().unwrap());
+        (Handed { name: name.into(), socket: Socket::Tcp(socket), is_used: AtomicBool::default() }, address)
+    }
+
+    /// Two listeners had one socket: whoever called the one was served by the rules of the other.
+    #[test]
+    fn a_socket_at_the_address_of_one_listener_is_not_anothers_by_its_name() {
+        let (socket, of_b) = handed("a");
+        let (other, elsewhere) = handed("a");
+        let of_a = Address::Ip(([127, 0, 0, 1], 9).into());
+        let inherited = Inherited { sockets: vec![socket] };
+        assert!(inherited.tcp("a", &of_a, &[&of_a, &of_b]).is_none());
+        assert!(inherited.tcp("b", &of_b, &[&of_a, &of_b]).is_some());
+        assert!(inherited.tcp("a", &of_a, &[&of_a]).is_some(), "where nobody else is called that");
+        // A unit with two addresses gives both of its sockets one name.
+        let inherited = Inherited { sockets: vec![handed("a").0, other] };
+        let found = inherited.tcp("a", &of_a, &[&of_a, &elsewhere]).unwrap().unwrap();
+        assert_ne!(Address::Ip(found.local_addr().unwrap()), elsewhere);
     }
 }
