@@ -58,6 +58,13 @@ pub enum Peer {
     },
 }
 
+impl Peer {
+    /// The peer at an address. One that called over IPv4 is told so, also where a socket of IPv6 took it.
+    pub fn at(address: SocketAddr) -> Self {
+        Self::Ip(SocketAddr::new(address.ip().to_canonical(), address.port()))
+    }
+}
+
 /// Without the port, which tells nothing about who it is.
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -108,7 +108,7 @@ impl AcceptSocket {
 fn accepted(stream: TcpStream, peer: SocketAddr) -> (Transport, Peer) {
     // Without it a small answer waits for the acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
-    (Transport::Tcp(stream), Peer::Ip(peer))
+    (Transport::Tcp(stream), Peer::at(peer))
 }
 
 /// Who it is, the kernel knows (`SO_PEERCRED`).

@@ -646,6 +646,22 @@ async fn only_trusted_proxies_are_believed_about_callers_before_them() {
     }
 }
 
+/// An upstream that knows its callers by IPv4 addresses knew nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_over_ipv4_is_told_so_also_where_the_listener_takes_all_addresses() {
+    for (kind, field, expected) in
+        [("x", "x-forwarded-for", "127.0.0.1"), ("rfc7239", "forwarded", "for=127.0.0.1;")]
+    {
+        let plan =
+            Plan::default().listeners("local: {address: \"[::]:0\"}").more(&format!("forwarded: {kind}"));
+        let stage = plan.start().await;
+        let url = format!("http://127.0.0.1:{}/v1/orders", stage.address().port());
+        assert_eq!(stage.http.get(url).send().await.unwrap().status(), 200);
+        let told = stage.api.last().unwrap().values(field).join(", ");
+        assert!(told.starts_with(expected), "{told}");
+    }
+}
+
 /// What ALPN has settled is what is spoken. Anything else ends the connection, and nothing is forwarded.
 #[tokio::test]
 async fn whoever_speaks_another_http_than_was_settled_is_not_served() {
