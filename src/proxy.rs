@@ -16,6 +16,7 @@ use crate::{
         attempt::{Exchange, Sent},
         fault::{BadRequest, Fault, RefusedMethod},
         headers::Outgoing,
+        notable::Notable,
         record::Record,
         settings::Underscores,
         tunnel::{Far, Tunnel},
@@ -108,6 +109,10 @@ fn plan(
 ) -> Result<Box<Exchange>, Fault> {
     let (mut head, body) = request.into_parts();
     let handshake = upgrade::take(&mut head, record.found())?;
+    // A rule means the same over every version.
+    if head.version == Version::HTTP_2 && record.found().has(Notable::COOKIE) {
+        headers::join_cookies(&mut head.headers);
+    }
     let matched = find_route(worker, &head, &**record.line())?;
     record.routed(&matched.route);
     let route = matched.admit(&head.method)?;

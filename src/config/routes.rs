@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method, header};
 
 use super::{
     field::{Field, Named, given},
@@ -25,6 +25,10 @@ use crate::{
 };
 
 /// What holds for routes that say nothing else.
+/// Fields of one connection (RFC 9110 §7.6.1), which HTTP/2 does not have.
+const OF_THE_HOP: [&str; 7] =
+    ["connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"];
+
 pub(super) struct Defaults {
     pub(super) replay: Replay,
     pub(super) body_bytes_max: u64,
@@ -177,6 +181,15 @@ impl Trip<'_> {
             };
             if out.iter().any(|(other, _)| *other == key) {
                 self.problem(key_at, format_args!("match.headers: {name:?} is written twice"));
+                continue;
+            }
+            if key == header::HOST {
+                self.problem(key_at, "match.headers: the host is matched by match.host");
+                continue;
+            }
+            if OF_THE_HOP.contains(&key.as_str()) {
+                let words = "is between a caller and the gateway only, and not there over HTTP/2: no rule can go by it";
+                self.problem(key_at, format_args!("match.headers: {name:?} {words}"));
                 continue;
             }
             match HeaderValue::from_str(text) {

@@ -225,9 +225,6 @@ pub fn prepare(headers: &mut HeaderMap, outgoing: &Outgoing<'_>) -> Result<(), F
     if outgoing.forwarded != Forwarding::Off || found.has(Notable::FORWARDING) {
         forwarded::tell(headers, outgoing.forwarded, &outgoing.source);
     }
-    if outgoing.version == Version::HTTP_2 && found.has(Notable::COOKIE) {
-        join_cookies(headers);
-    }
     if wants_trailers {
         headers.insert(TE, TRAILERS);
     }
@@ -281,8 +278,8 @@ pub fn is_grpc<B>(request: &Request<B>) -> bool {
     }
 }
 
-/// HTTP/2 callers may send a cookie in crumbs; HTTP/1.1 knows one field only (RFC 9113 §8.2.3).
-fn join_cookies(headers: &mut HeaderMap) {
+/// HTTP/2 callers may send a cookie in crumbs, which are one field to everybody else (RFC 9113 §8.2.3).
+pub fn join_cookies(headers: &mut HeaderMap) {
     if headers.get_all(COOKIE).iter().count() < 2 {
         return;
     }
@@ -515,7 +512,11 @@ mod tests {
 
     #[test]
     fn a_cookie_in_crumbs_is_put_together() {
-        let sent = prepared(&[("cookie", "a=1"), ("cookie", "b=2")]).unwrap();
+        let mut sent = HeaderMap::new();
+        for crumb in ["a=1", "b=2"] {
+            sent.append(COOKIE, HeaderValue::from_static(crumb));
+        }
+        join_cookies(&mut sent);
         assert_eq!(sent.get_all(COOKIE).iter().collect::<Vec<_>>(), ["a=1; b=2"]);
     }
 

@@ -159,6 +159,32 @@ async fn a_scheme_without_an_authority_decides_nothing() {
     }
 }
 
+/// Crumbs are one field (RFC 9113 §8.2.3), to rules as well.
+#[tokio::test]
+async fn a_cookie_in_crumbs_matches_what_it_would_match_in_one_piece() {
+    let rule = "match: {path: /v1, headers: {cookie: \"a=1; b=2\"}}";
+    let routes = format!(
+        "all: {{match: {{path: /v1}}, upstream: \"{{api}}\", profile: account}}\n\
+         cookie: {{{rule}, upstream: \"{{api}}/cookie\", profile: account}}"
+    );
+    let stage = Plan::default().routes(&routes).start().await;
+    stage.ready().await;
+    let cookie = stage.http.get(stage.url("/v1/orders")).header("cookie", "a=1; b=2");
+    assert_eq!(cookie.send().await.unwrap().status(), 200);
+    assert_eq!(stage.api.last().unwrap().target, "/cookie/v1/orders");
+    let fields = [
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":authority", "a"),
+        (":path", "/v1/crumbs"),
+        ("cookie", "a=1"),
+        ("cookie", "b=2"),
+    ];
+    assert!(is_served(&stage, &frame(HEADERS, END_HEADERS | END_STREAM, 1, &block(&fields))).await);
+    let seen = stage.api.last().unwrap();
+    assert_eq!((seen.target.as_str(), seen.values("cookie")), ("/cookie/v1/crumbs", vec!["a=1; b=2"]));
+}
+
 /// An upstream over HTTP/2 that says them to a caller over HTTP/1.1.
 #[tokio::test]
 async fn names_of_an_upstream_that_http_1_could_not_say_do_not_pass() {
