@@ -16,10 +16,12 @@ use hyper::body::Incoming;
 
 mod driven;
 mod duplex;
+mod kept;
 mod sending;
 
 pub use driven::{Drive, Driven, Read};
 pub use duplex::Duplex;
+use kept::Kept;
 pub use sending::{Unsent, send};
 
 /// A body on its way in.
@@ -34,6 +36,8 @@ pub enum Received {
     Http2(Http2),
     /// None, but bytes in both directions: the answer to a CONNECT.
     Duplex(Duplex),
+    /// Whatever it comes over, its beginning has been read already.
+    Kept(Box<Kept>),
 }
 
 /// What is done when somebody begins to read a body.
@@ -69,6 +73,19 @@ impl Received {
         Self::Http2(Http2 { stream, left: length(headers), has_data: true, may_be_closed, wanted })
     }
 
+    /// Reads on and keeps what comes for whoever reads the body later, until there are more than `bytes_max`. Whether
+    /// all of it has come, so that what it came over is free. What has come is kept also if this is dropped.
+    pub async fn keep(&mut self, bytes_max: usize) -> bool {
+        let rest = std::mem::replace(self, Self::Empty);
+        let kept = match rest {
+            Self::Kept(kept) => kept,
+            rest => Box::new(Kept::new(rest)),
+        };
+        *self = Self::Kept(kept);
+        let Self::Kept(kept) = self else { return false };
+        kept.read(bytes_max).await
+    }
+
     /// Takes the bytes of both directions out.
     pub fn take_duplex(&mut self) -> Option<Duplex> {
         match std::mem::replace(self, Self::Empty) {
@@ -94,6 +111,7 @@ impl Body for Received {
             Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(ReceiveError::Http1),
             Self::Driven(body) => body.poll_frame(cx).map_err(ReceiveError::Http1),
             Self::Http2(body) => body.poll_frame(cx).map_err(ReceiveError::Http2),
+            Self::Kept(body) => body.poll_frame(cx),
         }
     }
 
@@ -103,6 +121,7 @@ impl Body for Received {
             Self::Http1(body) => body.is_end_stream(),
             Self::Driven(body) => body.is_end_stream(),
             Self::Http2(body) => body.stream.is_end_stream(),
+            Self::Kept(body) => body.is_end_stream(),
         }
     }
 
@@ -112,6 +131,7 @@ impl Body for Received {
             Self::Http1(body) => body.size_hint(),
             Self::Driven(body) => body.size_hint(),
             Self::Http2(body) => body.left.map_or_else(SizeHint::default, SizeHint::with_exact),
+            Self::Kept(body) => body.size_hint(),
         }
     }
 }

@@ -279,13 +279,14 @@ async fn switch(
     handshake: Handshake,
     mut record: Box<Record>,
 ) -> Response<Answer> {
-    let Sent { mut response, carrier: attempt::Carrier { connection, .. }, .. } = sent;
-    let far = match connection.version() {
-        Version::HTTP_2 => {
+    let Sent { mut response, carrier, .. } = sent;
+    let far = match carrier.map(|carrier| carrier.connection) {
+        None => None,
+        Some(connection) if connection.version() == Version::HTTP_2 => {
             let stream = response.body_mut().take_duplex();
             stream.map(|stream| Far::Http2(stream, connection))
         }
-        _ => connection.into_upgraded().await.map(|(stream, ahead)| Far::Http1(stream, ahead)),
+        Some(connection) => connection.into_upgraded().await.map(|(stream, ahead)| Far::Http1(stream, ahead)),
     };
     let Some(far) = far else { return Answer::fault(Fault::UpstreamProtocol, record) };
     headers::answer(response.headers_mut(), record.request_id(), false);

@@ -7,19 +7,16 @@
 //!
 //! Everything of one request lives on one thread; only the [`Budget`] is shared.
 
-use std::{
-    cell::RefCell,
-    pin::Pin,
-    rc::Rc,
-    sync::Arc,
-    task::{Context, Poll, Waker},
-};
+use std::{cell::RefCell, rc::Rc, sync::Arc, task::Waker, time::Duration};
 
 use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Body, SizeHint};
+use tokio::time::Instant;
 
+mod attempt;
 mod budget;
 
+pub use attempt::Attempt;
 pub use budget::Budget;
 
 /// What keeping one frame costs beside its bytes: a flood of tiny frames must not be cheap.
@@ -85,12 +82,13 @@ struct Tape<S> {
     drawn_bytes: u64,
     /// A longer body is not drawn to its end.
     bytes_max: u64,
-    /// The caller was asked for more and has not sent it yet.
-    awaits_caller: bool,
+    /// Since when the caller has been asked for more, if it has not sent it yet.
+    asked_at: Option<Instant>,
+    /// How long the caller was waited for before that.
+    awaited: Duration,
+    /// When an attempt was last given something.
+    moved_at: Instant,
 }
-
-/// No attempt has this number.
-const NOBODY: u8 = u8::MAX;
 
 impl<S> Tape<S> {
     fn erase(&mut self) {
@@ -100,6 +98,11 @@ impl<S> Tape<S> {
 
     fn is_over(&self, attempt: u8) -> bool {
         self.settled && attempt != self.active
+    }
+
+    /// Nobody waits for the caller.
+    fn heard(&mut self) {
+        self.awaited += self.asked_at.take().map_or(Duration::ZERO, |at| at.elapsed());
     }
 
     fn wait(&mut self, attempt: u8, waker: &Waker) {
@@ -179,7 +182,9 @@ impl<S: Body<Data = Bytes> + Unpin> Recorder<S> {
             waiting: Vec::new(),
             drawn_bytes: 0,
             bytes_max,
-            awaits_caller: false,
+            asked_at: None,
+            awaited: Duration::ZERO,
+            moved_at: Instant::now(),
         };
         Self { tape: Rc::new(RefCell::new(tape)) }
     }
@@ -214,18 +219,30 @@ impl<S: Body<Data = Bytes> + Unpin> Recorder<S> {
 
     /// Whether it is the caller who has to send more before anything can go on.
     pub fn awaits_caller(&self) -> bool {
-        self.tape.borrow().awaits_caller
+        self.tape.borrow().asked_at.is_some()
+    }
+
+    /// How long it has been the caller who had to send more, all in all.
+    pub fn awaited(&self) -> Duration {
+        let tape = self.tape.borrow();
+        tape.awaited + tape.asked_at.map_or(Duration::ZERO, |at| at.elapsed())
+    }
+
+    /// When an attempt was last given a part of the body, or its end.
+    pub fn moved_at(&self) -> Instant {
+        self.tape.borrow().moved_at
     }
 
     /// A new attempt at sending the body from its first byte. An earlier one is parked.
     pub fn attempt(&self) -> Attempt<S> {
         let mut tape = self.tape.borrow_mut();
         tape.active += 1;
+        tape.heard();
         // Whoever sends a body that is known to be empty does not ask for it.
         if tape.ended && tape.drawn_bytes == 0 {
             tape.caught_up |= bit(tape.active);
         }
-        Attempt { tape: Rc::clone(&self.tape), number: tape.active, position: 0 }
+        Attempt::new(Rc::clone(&self.tape), tape.active)
     }
 
     /// Holds the current attempt where it is: it takes nothing more from the caller's stream until
@@ -234,17 +251,20 @@ impl<S: Body<Data = Bytes> + Unpin> Recorder<S> {
         let mut tape = self.tape.borrow_mut();
         let parked = Parked { number: tape.active, drawn_bytes: tape.drawn_bytes };
         tape.active += 1;
+        tape.heard();
         parked
     }
 
     /// Gives the stream back to a parked attempt, because later ones have failed. It is the last.
     ///
-    /// When a later one has drawn what could not be kept, the parked one ends with an error: its body
-    /// would have a hole.
+    /// When a later one has drawn what could not be kept, the parked one would have a hole: it stays parked until
+    /// the recorder is dropped, so that the answer to it can be read meanwhile.
     pub fn resume(&self, parked: Parked) {
         let mut tape = self.tape.borrow_mut();
         let has_hole = tape.recording.is_err() && tape.drawn_bytes > parked.drawn_bytes;
-        tape.settle(if has_hole { NOBODY } else { parked.number });
+        if !has_hole {
+            tape.settle(parked.number);
+        }
     }
 
     /// Whether the caller's stream has been taken to its end and the current attempt was given all.
@@ -287,106 +307,6 @@ fn bit(attempt: u8) -> u32 {
 pub struct Parked {
     number: u8,
     drawn_bytes: u64,
-}
-
-/// One sending of a recorded body.
-pub struct Attempt<S> {
-    tape: Rc<RefCell<Tape<S>>>,
-    number: u8,
-    position: usize,
-}
-
-impl<S: Body<Data = Bytes> + Unpin> Body for Attempt<S> {
-    type Data = Bytes;
-    type Error = AttemptError<S::Error>;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let this = self.get_mut();
-        let mut guard = this.tape.borrow_mut();
-        let tape = &mut *guard;
-        // A stream that broke off has no end: silence would pass for one.
-        if tape.is_over(this.number) || tape.recording == Err(NotReplayable::Broken) {
-            return Poll::Ready(Some(Err(AttemptError::Abandoned)));
-        }
-        if let Some(frame) = tape.frames.get(this.position).cloned() {
-            this.position += 1;
-            if this.position == tape.frames.len() {
-                tape.caught_up |= bit(this.number);
-                // Whoever sends it may not ask again behind its end.
-                if tape.settled && this.number == tape.active {
-                    tape.erase();
-                    this.position = 0;
-                }
-            }
-            return Poll::Ready(Some(Ok(Frame::data(frame))));
-        }
-        if this.number != tape.active {
-            tape.wait(this.number, cx.waker());
-            return Poll::Pending;
-        }
-        if tape.settled && !tape.frames.is_empty() {
-            tape.erase();
-            this.position = 0;
-        }
-        drop(guard);
-        this.draw(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        let tape = self.tape.borrow();
-        let source_ended = tape.ended || tape.source.is_end_stream();
-        source_ended && self.position >= tape.frames.len() && !tape.is_over(self.number)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        // Asked before the first frame, when all attempts have the whole body in front of them.
-        if self.position == 0 { self.tape.borrow().length } else { SizeHint::default() }
-    }
-}
-
-type Drawn<E> = Result<Frame<Bytes>, AttemptError<E>>;
-
-impl<S: Body<Data = Bytes> + Unpin> Attempt<S> {
-    /// The next frame of the caller's stream.
-    fn draw(&mut self, cx: &mut Context<'_>) -> Poll<Option<Drawn<S::Error>>> {
-        let mut guard = self.tape.borrow_mut();
-        let tape = &mut *guard;
-        while !tape.ended {
-            let drawn = Pin::new(&mut tape.source).poll_frame(cx);
-            tape.awaits_caller = drawn.is_pending();
-            let frame = match drawn {
-                Poll::Pending => {
-                    tape.wait(self.number, cx.waker());
-                    return Poll::Pending;
-                }
-                Poll::Ready(None) => {
-                    tape.ended = true;
-                    break;
-                }
-                Poll::Ready(Some(Err(error))) => {
-                    tape.stop(NotReplayable::Broken);
-                    return Poll::Ready(Some(Err(AttemptError::Caller(error))));
-                }
-                Poll::Ready(Some(Ok(frame))) => frame,
-            };
-            let Ok(data) = frame.into_data() else { continue };
-            tape.drawn_bytes += data.len() as u64;
-            if tape.drawn_bytes > tape.bytes_max {
-                tape.stop(NotReplayable::Broken);
-                return Poll::Ready(Some(Err(AttemptError::TooLong)));
-            }
-            tape.caught_up = bit(self.number);
-            if tape.keep(&data) {
-                self.position += 1;
-            }
-            return Poll::Ready(Some(Ok(Frame::data(data))));
-        }
-        tape.caught_up |= bit(self.number);
-        Poll::Ready(None)
-    }
 }
 
 #[cfg(test)]

@@ -38,10 +38,10 @@ enum Content {
 
 impl Answer {
     /// An upstream's body.
-    pub fn upstream(body: Received, carrier: Carrier, upload: Upload, record: Box<Record>) -> Self {
+    pub fn upstream(body: Received, carrier: Option<Carrier>, upload: Upload, record: Box<Record>) -> Self {
         let ended = body.is_end_stream();
-        let mut answer =
-            Self { body: Content::Upstream(body), carrier: Some((carrier, upload)), record: Some(record) };
+        let carrier = carrier.map(|carrier| (carrier, upload));
+        let mut answer = Self { body: Content::Upstream(body), carrier, record: Some(record) };
         if ended {
             answer.end();
         }

@@ -21,7 +21,7 @@ use crate::{
     proxy::{
         acquire,
         credentials::Credentials,
-        fault::{BadRequest, Fault},
+        fault::Fault,
         headers,
         interim::Keeper,
         line::Line,
@@ -57,8 +57,8 @@ const RESENDS_MAX: usize = 2;
 pub struct Sent {
     /// The response.
     pub response: Response<Received>,
-    /// What it comes over.
-    pub carrier: Carrier,
+    /// What it comes over, unless all of it has come.
+    pub carrier: Option<Carrier>,
     /// The request's body, to know when the connection is free.
     pub upload: Upload,
     /// The upstream has agreed to a WebSocket.
@@ -147,19 +147,6 @@ impl Exchange {
         self.body.as_ref().map_or(Ok(()), |body| body.is_replayable())
     }
 
-    /// Whether it is not the caller's body that broke off. Over HTTP/2 that ends the stream without a
-    /// word about the cause.
-    fn is_sound(&self) -> Result<(), Fault> {
-        let body = self.body.as_ref().filter(|body| body.is_replayable() == Err(NotReplayable::Broken));
-        match body {
-            None => Ok(()),
-            Some(body) if body.drawn_bytes() > self.route.settings().body_bytes_max => {
-                Err(Fault::BodyTooLong)
-            }
-            Some(_) => Err(Fault::BadRequest(BadRequest::Body)),
-        }
-    }
-
     /// The recorded body.
     pub fn body(&self) -> &Upload {
         &self.body
@@ -231,7 +218,7 @@ impl Exchange {
                 // RFC 9110 §10.1.1: an upstream that knows no expectations is asked without one.
                 Ok(response) if trip.is_unexpected(&response) => {
                     asks = None;
-                    connection = self.connected(pool.another(upstream, want, &connection).await, record)?;
+                    connection = self.connected(pool.connection(upstream, want).await, record)?;
                     continue;
                 }
                 Ok(response) => {
@@ -255,8 +242,14 @@ impl Exchange {
             if !may_resend || resends_left == 0 {
                 return Err(Fault::UpstreamProtocol);
             }
+            // Where a stream was refused its connection may still be as good as any.
+            let is_refused = matches!(failure, Failure::Unprocessed) && resends_left == RESENDS_MAX;
             resends_left -= 1;
-            connection = self.connected(pool.another(upstream, want, &connection).await, record)?;
+            let next = match is_refused {
+                true => pool.connection(upstream, want).await,
+                false => pool.another(upstream, want, &connection).await,
+            };
+            connection = self.connected(next, record)?;
         }
     }
 
@@ -355,10 +348,6 @@ impl Exchange {
         Ok(())
     }
 
-    fn drawn_bytes(&self) -> u64 {
-        self.body.as_ref().map_or(0, |body| body.drawn_bytes())
-    }
-
     fn sent(
         &self,
         response: Response<Received>,
@@ -387,7 +376,7 @@ impl Exchange {
         if !is_upgraded && self.body.as_ref().is_some_and(is_on_its_way) {
             connection.let_go();
         }
-        let carrier = Carrier { connection, _keeper: trip.asking.map(|(keeper, _)| keeper) };
+        let carrier = Some(Carrier { connection, _keeper: trip.asking.map(|(keeper, _)| keeper) });
         Ok(Sent { response, carrier, upload: self.body.clone(), is_upgraded })
     }
 

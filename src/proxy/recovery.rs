@@ -3,27 +3,21 @@
 //! The first 401 is kept until the second attempt has a response head. Whenever there is no better
 //! answer the caller gets that 401 unchanged, body included.
 
-use std::time::Duration;
-
-use http_body_util::BodyExt;
-
 use crate::{
     proxy::{
         attempt::{Exchange, Sent},
         challenge::{self, Demand},
         credentials::Credentials,
-        fault::Fault,
         record::Record,
         worker::RouteState,
     },
-    replay::{NotReplayable, Parked},
+    replay::NotReplayable,
     token::{Handle, NotReplaced, Suppressed},
 };
 
-/// A rejected answer is read to its end up to here, so that its connection can be used again.
-const DRAIN_BYTES_MAX: usize = 64 * 1024;
-/// And for so long.
-const DRAIN_TIME_MAX: Duration = Duration::from_secs(1);
+mod first;
+
+use first::First;
 
 /// What became of a 401 that an upstream gave to our credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,9 +159,9 @@ pub async fn recover(
         let next = reject(route, &refused, claims).map_or(Next::Renewed, Next::NotRenewed);
         return unrepeated(first, why, next, record);
     }
-    let first = First::of(exchange, first);
+    let mut first = First::of(exchange, first);
     record.recovering();
-    match replace(route, &refused, claims, record).await {
+    match first.keep_while(replace(route, &refused, claims, record)).await {
         // Sending the same once more would get the same answer, and look like an attack.
         Ok(fresh) if fresh.is_same(&refused) => first.stands(Outcome::SameCredential, record),
         Ok(fresh) => second(exchange, fresh, first, record).await,
@@ -186,8 +180,9 @@ async fn with_nonce(
     if let Err(why) = exchange.is_replayable() {
         return Ok(unrepeated(first, why, Next::Nonce, record));
     }
-    let first = First::of(exchange, first);
+    let mut first = First::of(exchange, first);
     record.recovering();
+    first.keep_while(std::future::ready(())).await;
     match exchange.send(Some(credentials), record).await {
         Ok(second) if exchange.is_refused(&second) => {
             first.discard();
@@ -265,52 +260,6 @@ async fn replace(
     }
 }
 
-/// The first 401 while a better answer is looked for.
-struct First {
-    sent: Sent,
-    /// Its upload, held where it was, so that what the caller still sends is there for the second.
-    parked: Option<Parked>,
-    is_uploaded: bool,
-}
-
-impl First {
-    fn of(exchange: &Exchange, sent: Sent) -> Self {
-        let is_uploaded = sent.upload.as_ref().is_none_or(|body| body.is_sent());
-        Self { is_uploaded, parked: exchange.body().as_ref().map(|body| body.park()), sent }
-    }
-
-    /// The second attempt could not be made.
-    fn fails(self, fault: &Fault, record: &mut Record) -> Sent {
-        record.attempt_failed(fault);
-        tracing::debug!(code = fault.code(), "the second attempt failed, the caller gets the first 401");
-        self.stands(Outcome::SecondFailed, record)
-    }
-
-    /// There is no better answer: the caller gets this one, and its upload may go on.
-    fn stands(self, outcome: Outcome, record: &mut Record) -> Sent {
-        if let (Some(body), Some(parked)) = (&self.sent.upload, self.parked) {
-            body.resume(parked);
-        }
-        kept(self.sent, outcome, record)
-    }
-
-    /// Reads an answer that nobody wants to its end, if that is near, so that its connection lives on.
-    fn discard(self) {
-        if !self.is_uploaded {
-            return;
-        }
-        let Sent { response, carrier, .. } = self.sent;
-        let drain = async move {
-            let body = http_body_util::Limited::new(response.into_body(), DRAIN_BYTES_MAX);
-            if tokio::time::timeout(DRAIN_TIME_MAX, body.collect()).await.is_ok_and(|read| read.is_ok()) {
-                carrier.connection.give_back();
-            }
-        };
-        // Bounded by its own limits, so nobody has to stop it.
-        tokio::task::spawn_local(drain);
-    }
-}
-
 async fn second(exchange: &mut Exchange, mut fresh: Credentials, first: First, record: &mut Record) -> Sent {
     match exchange.send(Some(&mut fresh), record).await {
         Ok(second) => {
@@ -328,14 +277,22 @@ async fn second(exchange: &mut Exchange, mut fresh: Credentials, first: First, r
 
 fn kept(first: Sent, outcome: Outcome, record: &mut Record) -> Sent {
     record.recovered(outcome);
-    first
+    settled(first)
+}
+
+/// It is the answer: what was kept for a further attempt can go.
+fn settled(sent: Sent) -> Sent {
+    if let Some(body) = &sent.upload {
+        body.settle();
+    }
+    sent
 }
 
 /// The request cannot be sent again. Says why, and what comes of the 401 all the same.
 fn unrepeated(first: Sent, why: NotReplayable, next: Next, record: &mut Record) -> Sent {
     let outcome = of_body(why);
     record.recovered_as(outcome, format!("{}; {}", next.words(), outcome.words()));
-    first
+    settled(first)
 }
 
 fn of_body(why: NotReplayable) -> Outcome {

@@ -1,6 +1,15 @@
 //! A stream that the test feeds, and attempts that are polled by hand.
 
-use std::{cell::Cell, collections::VecDeque, convert::Infallible, future::poll_fn};
+use std::{
+    cell::Cell,
+    collections::VecDeque,
+    convert::Infallible,
+    future::poll_fn,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use http_body::Frame;
 
 use super::*;
 
@@ -256,7 +265,7 @@ fn the_only_attempt_goes_on_when_the_request_is_over() {
 }
 
 #[test]
-fn a_resumed_attempt_whose_body_would_have_a_hole_ends_with_an_error() {
+fn a_resumed_attempt_whose_body_would_have_a_hole_waits_until_nobody_is_left() {
     let stream = Stream::of(&["12345"]);
     let (recorder, _) = recorder(&stream, 10);
     let mut first = recorder.attempt();
@@ -268,8 +277,9 @@ fn a_resumed_attempt_whose_body_would_have_a_hole_ends_with_an_error() {
     recorder.resume(parked);
     stream.feed("23");
     stream.end();
+    assert_eq!(drain(&mut first), "", "the answer to it may be on its way");
+    drop(recorder);
     assert_eq!(drain(&mut first), "!");
-    assert_eq!(drain(&mut second), "!");
 }
 
 #[test]

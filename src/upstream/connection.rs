@@ -4,7 +4,6 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use http::{Request, Response, Version};
@@ -26,10 +25,6 @@ use crate::{
     },
 };
 
-/// A shared connection from which nothing at all has come for so long while a request was waiting is
-/// not trusted with further ones: its peer may have vanished without a word.
-const SILENCE_MAX: Duration = Duration::from_secs(5);
-
 /// Why a request got no response.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
@@ -39,6 +34,10 @@ pub enum SendError {
     /// The upstream has said that it did nothing with it (RFC 9113 §8.7).
     #[error("the upstream did not look at the request")]
     Unprocessed,
+    /// This request was ended, and nothing else of its connection: by the upstream, or because what came was no
+    /// answer.
+    #[error(transparent)]
+    Reset(h2::Error),
     /// TLS has failed before a first response. With TLS 1.3 that is when an upstream refuses our
     /// certificate, or the lack of one.
     #[error("TLS with the upstream failed after its handshake")]
@@ -313,13 +312,9 @@ type Outcome = Result<Response<Received>, SendError>;
 impl<B: Sendable> Share<B> {
     fn send(&self, request: Request<B>) -> impl Future<Output = Outcome> + use<B> {
         let (interims, upload) = (self.interims.clone(), self.upload.clone());
-        let awaiting = Awaiting {
-            shared: Rc::clone(&self.shared),
-            pool: Rc::clone(&self.pool),
-            since: Instant::now(),
-            received_bytes: self.shared.wire.received_bytes(),
-            is_over: false,
-        };
+        self.shared.ask();
+        let awaiting =
+            Awaiting { shared: Rc::clone(&self.shared), pool: Rc::clone(&self.pool), is_over: false };
         async move {
             let outcome = awaiting.shared.send(request, interims, &upload).await;
             awaiting.finish(outcome)
@@ -331,9 +326,6 @@ impl<B: Sendable> Share<B> {
 struct Awaiting<B: Sendable> {
     shared: Rc<Shared>,
     pool: Rc<Pool<B>>,
-    since: Instant,
-    /// What had come when the request was sent.
-    received_bytes: u64,
     is_over: bool,
 }
 
@@ -351,7 +343,14 @@ impl<B: Sendable> Awaiting<B> {
                 if !error.is_reset() {
                     self.pool.forget(&self.shared);
                 }
-                Err(if is_unprocessed(&error) { SendError::Unprocessed } else { SendError::Http2(error) })
+                Err(match error {
+                    error if is_unprocessed(&error) => SendError::Unprocessed,
+                    // What resets a stream on our side is the caller's body that broke off.
+                    error if error.is_reset() && (error.is_remote() || error.is_library()) => {
+                        SendError::Reset(error)
+                    }
+                    error => SendError::Http2(error),
+                })
             }
         }
     }
@@ -360,8 +359,7 @@ impl<B: Sendable> Awaiting<B> {
 /// A wait that was given up.
 impl<B: Sendable> Drop for Awaiting<B> {
     fn drop(&mut self) {
-        let is_silent = self.shared.wire.received_bytes() == self.received_bytes;
-        if !self.is_over && is_silent && self.since.elapsed() >= SILENCE_MAX {
+        if !self.is_over && self.shared.is_silent(Instant::now()) {
             self.pool.forget(&self.shared);
         }
     }

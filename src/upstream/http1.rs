@@ -18,6 +18,8 @@ use crate::upstream::{
 /// A response head of an upstream, and at most this much of its body read ahead. Bounds what a busy
 /// connection costs.
 const READ_BUFFER_MAX: usize = 64 * 1024;
+/// Fields of a response head. The library's own measure is 100.
+const HEADERS_MAX: usize = 500;
 
 /// A connection, as it lies in the pool.
 pub(super) struct Idle<B: Sendable> {
@@ -66,6 +68,7 @@ pub(super) async fn begin<B: Sendable>(stream: Stream, expires: Instant) -> Resu
     let wire = stream.wire();
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(READ_BUFFER_MAX)
+        .max_headers(HEADERS_MAX)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|e| ConnectError::Unreachable(Rc::new(std::io::Error::other(e))))?;

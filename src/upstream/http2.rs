@@ -35,21 +35,26 @@ use crate::{
 };
 
 /// What an upstream may send of one response before we have passed it on. Enough for a fast transfer
-/// over some distance (100 ms at 80 Mbit/s).
-const STREAM_WINDOW: u32 = 1024 * 1024;
-/// The same for all responses of a connection.
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// over some distance (100 ms at 20 Mbit/s).
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// The same for all responses of a connection: as much as they may have together. With less, callers that do not read
+/// what they asked for would hold up everybody else's answers.
+const CONNECTION_WINDOW: u32 = STREAMS_MAX as u32 * STREAM_WINDOW;
 /// What the library lets pieces of responses that no caller has read yet lack of 256 bytes each, which is
 /// about what a piece takes in memory. Its own measure, half the window, ends the connection, and everybody's
-/// requests with it, when one caller does not read its short events. With this one a stream's whole window
-/// may come in pieces of 16.
-const PIECES_LACK_MAX: usize = 16 * STREAM_WINDOW as usize;
+/// requests with it, when callers do not read their short events. With this one all windows may come in pieces
+/// of 86 bytes, and those of twelve streams in pieces of 16.
+const PIECES_LACK_MAX: usize = 2 * CONNECTION_WINDOW as usize;
 /// A response's fields, and its trailers; as much as over HTTP/1.1.
 const HEADER_LIST_MAX: u32 = 64 * 1024;
 /// How long the rest of an upload may stand still when everybody has gone.
 const STALL_LIMIT: Duration = Duration::from_secs(10);
 /// Streams of one connection, whatever the peer allows: one lost packet holds up all of them.
 pub(super) const STREAMS_MAX: usize = 100;
+
+/// A connection from which nothing at all has come for so long while a request was waiting gets no further ones until
+/// something comes: its peer may have vanished without a word.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
 
 /// What the peer's limit is taken for until it has said something: more than a number on the wire can
 /// say, so that it tells whether the peer's settings are there.
@@ -73,6 +78,8 @@ pub(super) struct Shared {
     pub(super) is_used: Cell<bool>,
     /// From then on it takes no new request.
     pub(super) expires: Instant,
+    /// When a request began to wait behind which nothing has come, and what had come by then.
+    asked: Cell<Option<(Instant, u64)>>,
 }
 
 impl Shared {
@@ -92,6 +99,21 @@ impl Shared {
         // A sender that has sent nothing is ready at once or never, so nobody has to be woken.
         let mut cx = Context::from_waker(Waker::noop());
         matches!(self.sender.borrow_mut().poll_ready(&mut cx), Poll::Ready(Err(_)))
+    }
+
+    /// A request waits for its response from now on.
+    pub(super) fn ask(&self) {
+        let received_bytes = self.wire.received_bytes();
+        let has_come = self.asked.get().is_none_or(|(_, bytes)| bytes != received_bytes);
+        if has_come || self.streams.get() <= 1 {
+            self.asked.set(Some((Instant::now(), received_bytes)));
+        }
+    }
+
+    /// Whether nothing has come for long, though a request waits.
+    pub(super) fn is_silent(&self, now: Instant) -> bool {
+        let asked = self.asked.get().filter(|(_, bytes)| *bytes == self.wire.received_bytes());
+        self.streams.get() > 0 && asked.is_some_and(|(at, _)| now - at >= SILENCE_MAX)
     }
 
     /// Whether it may carry one more now.
@@ -319,6 +341,7 @@ pub(super) async fn begin(
         since: Cell::new(Instant::now()),
         is_used: Cell::new(false),
         expires,
+        asked: Cell::default(),
     });
     shared.settled().await?;
     Ok(shared)

@@ -43,14 +43,16 @@ impl<B: Sendable> Shelf<B> {
     }
 
     /// A shared connection with room. The newest first, so that old ones come to their ends. If the newest takes no
-    /// request at all for now, it is the one to wait on: another would take none either.
+    /// request at all for now, it is the one to wait on: another would take none either. One that has fallen silent
+    /// is passed over.
     pub(super) fn share(&mut self, newer_than: u64) -> Option<Rc<Shared>> {
         if self.shared.is_empty() {
             return None;
         }
         let now = Instant::now();
         self.shared.retain(|shared| shared.is_fit(now));
-        let mut newer = self.shared.iter().rev().take_while(|shared| shared.number > newer_than);
+        let newer = self.shared.iter().rev().take_while(|shared| shared.number > newer_than);
+        let mut newer = newer.filter(|shared| !shared.is_silent(now));
         let newest = newer.clone().next().filter(|shared| shared.streams_max() == 0);
         newer.find(|shared| shared.has_room()).or(newest).cloned()
     }

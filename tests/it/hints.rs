@@ -244,3 +244,30 @@ async fn an_upload_that_is_reset_is_reset_upstream_too() {
     }
     assert!(ends.lock().unwrap().iter().all(Option::is_some), "{:?}", ends.lock().unwrap());
 }
+
+/// The next attempt took a further connection, though the first was as good as before.
+#[tokio::test]
+async fn an_expectation_that_an_http_2_upstream_refuses_costs_no_connection() {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let (seen, connections) = (Arc::clone(&asked), Arc::new(AtomicUsize::new(0)));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let count = Arc::clone(&connections);
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::SeqCst);
+            let mut connection = server::handshake(tcp).await.unwrap();
+            while let Some(Ok((request, mut reply))) = connection.accept().await {
+                let expects = request.headers().contains_key("expect");
+                seen.lock().unwrap().push(expects);
+                reply.send_response(status(if expects { 417 } else { 204 }), true).unwrap();
+            }
+        }
+    });
+    let stage = gateway(&url, "replay: {limit: 1KiB}").await;
+    for _ in 0..2 {
+        assert_eq!(stage.post("/v1", vec![0; 4096]).await.status(), 204);
+    }
+    assert_eq!(*asked.lock().unwrap(), [true, false, true, false]);
+    assert_eq!(connections.load(Ordering::SeqCst), 1);
+}

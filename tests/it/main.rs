@@ -84,5 +84,6 @@ mod tokens; // what the identity provider does, and what callers see of it
 mod traces;
 mod uploads; // bodies, large and interrupted
 mod upstreams; // connections to upstreams: HTTP/2, TLS, sharing, ends
+mod waits; // whose time runs: the caller's, the upstream's, never a neighbour's
 mod websocket; // upgraded connections, over HTTP/1.1 and HTTP/2
 mod words; // what is said to an operator who has mistyped something

@@ -298,6 +298,9 @@ async fn answer(
         let head = Response::builder().status(101).header("upgrade", "websocket");
         return head.header("connection", "upgrade").body(Full::default()).unwrap();
     }
+    if request.uri().path() == "/v1/large" {
+        return Response::new(Full::new(Bytes::from(vec![b'x'; 16 << 20])));
+    }
     if request.uri().path().starts_with("/v1/slow") {
         let _ = released.wait_for(|is_released| *is_released).await;
     }
@@ -320,6 +323,8 @@ pub(crate) enum Act {
     Answer,
     /// RST_STREAM with REFUSED_STREAM, at once.
     Refuse,
+    /// RST_STREAM with INTERNAL_ERROR, at once.
+    Reset,
     /// GOAWAY with NO_ERROR and the last answered stream, at once.
     GoAway,
     /// Closes the connection without a word.
@@ -398,6 +403,7 @@ async fn frames(
                         bodies.insert(stream, 0);
                     }
                     Act::Refuse => frame(&mut tcp, 3, 0, stream, &7u32.to_be_bytes()).await?,
+                    Act::Reset => frame(&mut tcp, 3, 0, stream, &2u32.to_be_bytes()).await?,
                     Act::GoAway => {
                         let payload = [u32::to_be_bytes(last), [0; 4]].concat();
                         frame(&mut tcp, 7, 0, 0, &payload).await?;

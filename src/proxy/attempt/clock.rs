@@ -2,26 +2,32 @@
 
 use std::time::Duration;
 
-use crate::proxy::{
-    attempt::{Exchange, Failure, trip::Trip},
-    fault::{Fault, Overdue},
+use tokio::time::Instant;
+
+use crate::{
+    body::Received,
+    proxy::{
+        attempt::{Exchange, Failure, trip::Trip},
+        fault::{Fault, Overdue},
+    },
+    replay::Recorder,
 };
 
-/// The time until the response's head. It runs for the answer, not for an upload
-/// that moves on.
+/// The time until the response's head. The upstream's runs from when it was last given a part of the request, or its
+/// end. While the request's body has to come, it is the caller's time that runs.
 pub(super) struct Clock<'a> {
     exchange: &'a Exchange,
-    drawn_bytes: u64,
-    /// Spent waiting for the upstream, the caller having done its part.
-    waited: Duration,
-    /// What the wait that is under way was given. Asked again behind it, the answer may be another: the body
-    /// may have ended meanwhile.
-    given: Duration,
+    /// When the upstream's time began, if there is a body; without one it is never looked at before it is over.
+    since: Option<Instant>,
+    /// When the caller's time began: what it had sent by then, and how long it had been waited for.
+    begun: (u64, Duration),
 }
 
 impl<'a> Clock<'a> {
     pub(super) fn new(exchange: &'a Exchange) -> Self {
-        Self { exchange, drawn_bytes: exchange.drawn_bytes(), waited: Duration::ZERO, given: Duration::ZERO }
+        let body = exchange.body.as_ref();
+        let begun = body.map(|body| (body.drawn_bytes(), body.awaited())).unwrap_or_default();
+        Self { exchange, since: body.map(|_| Instant::now()), begun }
     }
 
     fn response_limit(&self) -> Duration {
@@ -29,16 +35,33 @@ impl<'a> Clock<'a> {
         own.unwrap_or(self.exchange.worker.timeouts().response)
     }
 
+    fn body_limit(&self) -> Duration {
+        self.exchange.worker.timeouts().body
+    }
+
+    /// What is left of the upstream's time.
+    fn left(&self, body: &Recorder<Received>) -> Duration {
+        let moved_at = Some(body.moved_at()).max(self.since);
+        self.response_limit().saturating_sub(moved_at.map_or(Duration::ZERO, |at| at.elapsed()))
+    }
+
+    /// Whether the caller has a time for what is to come. A stream of messages may be silent for long by its nature.
+    fn has_time(&self, body: &Recorder<Received>) -> bool {
+        !self.exchange.is_grpc && !body.is_sent()
+    }
+
     /// How long to wait until the next look.
-    pub(super) fn next(&mut self, trip: &Trip) -> Duration {
-        let left = self.response_limit().saturating_sub(self.waited);
-        self.given = match &self.exchange.body {
-            Some(body) if !body.has_ended() => {
-                trip.waits_for_continue().unwrap_or(left.min(self.exchange.worker.timeouts().body))
-            }
-            _ => left,
-        };
-        self.given
+    pub(super) fn next(&self, trip: &Trip) -> Duration {
+        if let Some(limit) = trip.waits_for_continue() {
+            return limit;
+        }
+        let Some(body) = &self.exchange.body else { return self.response_limit() };
+        if !self.has_time(body) {
+            return self.left(body);
+        }
+        // Behind a look it may be the other one's turn.
+        let left = if body.awaits_caller() { self.response_limit() } else { self.left(body) };
+        left.min(self.body_limit().saturating_sub(body.awaited() - self.begun.1))
     }
 
     /// The time was over without an answer.
@@ -46,27 +69,28 @@ impl<'a> Clock<'a> {
         if let Some((keeper, _)) = trip.asking.as_ref().filter(|(keeper, _)| keeper.gate().is_closed()) {
             // RFC 9110 §10.1.1: an upstream may not know the expectation, so the wait has an end.
             keeper.gate().open();
+            self.since = Some(Instant::now());
             return Ok(());
         }
-        let given = self.given;
-        let drawn_bytes = self.exchange.drawn_bytes() - self.drawn_bytes;
-        self.drawn_bytes += drawn_bytes;
-        let body = self.exchange.body.as_ref().filter(|body| !body.has_ended());
-        let awaits_caller = body.is_some_and(|body| body.awaits_caller());
-        // A stream of messages may be silent for long by its nature.
-        let is_steady =
-            if self.exchange.is_grpc { drawn_bytes > 0 } else { drawn_bytes >= given.as_secs().max(1) };
-        match (awaits_caller, is_steady) {
-            (_, true) => self.waited = Duration::ZERO,
-            (true, false) if !self.exchange.is_grpc => {
-                return Err(Failure::Fault(Fault::CallerTimeout));
+        let overdue = Err(Failure::Fault(Fault::UpstreamTimeout(Overdue::Response)));
+        let Some(body) = &self.exchange.body else { return overdue };
+        let awaits_caller = body.awaits_caller();
+        if self.has_time(body) {
+            let (sent_bytes, awaited) = (body.drawn_bytes(), body.awaited());
+            if awaited - self.begun.1 >= self.body_limit() {
+                if sent_bytes - self.begun.0 < self.body_limit().as_secs().max(1) {
+                    return Err(Failure::Fault(Fault::CallerTimeout));
+                }
+                self.begun = (sent_bytes, awaited);
             }
-            _ => self.waited += given,
+            if awaits_caller {
+                return Ok(());
+            }
         }
-        if self.waited < self.response_limit() {
-            return Ok(());
+        match (self.left(body), awaits_caller) {
+            (Duration::ZERO, true) => Err(Failure::Fault(Fault::CallerTimeout)),
+            (Duration::ZERO, false) => overdue,
+            _ => Ok(()),
         }
-        let overdue = Fault::UpstreamTimeout(Overdue::Response);
-        Err(Failure::Fault(if awaits_caller { Fault::CallerTimeout } else { overdue }))
     }
 }

@@ -12,7 +12,7 @@ use crate::{
         fault::{BadRequest, Fault, Overdue, Overload},
         record::Record,
     },
-    replay::AttemptError,
+    replay::{AttemptError, NotReplayable},
     upstream::{connect::ConnectError, connection::SendError},
 };
 
@@ -56,6 +56,8 @@ pub(super) fn failure(error: SendError) -> Failure {
         SendError::Unsent => return Failure::Unsent,
         SendError::Unprocessed => return Failure::Unprocessed,
         SendError::Tls => return Failure::Fault(Fault::UpstreamTls),
+        // Its connection is sound: to ask once more would be to ask twice.
+        SendError::Reset(_) => return Failure::Fault(Fault::UpstreamProtocol),
         SendError::Http2(_) => return Failure::Broken,
         SendError::Http1(error) => error,
     };
@@ -82,6 +84,19 @@ fn callers(error: &hyper::Error) -> Option<Fault> {
 }
 
 impl Exchange {
+    /// Whether it is not the caller's body that broke off. Over HTTP/2 that ends the stream without a
+    /// word about the cause.
+    pub(super) fn is_sound(&self) -> Result<(), Fault> {
+        let body = self.body.as_ref().filter(|body| body.is_replayable() == Err(NotReplayable::Broken));
+        match body {
+            None => Ok(()),
+            Some(body) if body.drawn_bytes() > self.route.settings().body_bytes_max => {
+                Err(Fault::BodyTooLong)
+            }
+            Some(_) => Err(Fault::BadRequest(BadRequest::Body)),
+        }
+    }
+
     /// The connection, or the fault when there is none.
     pub(super) fn connected<C>(&self, outcome: Result<C, ConnectError>, record: &Record) -> Result<C, Fault> {
         outcome.map_err(|error| self.unconnected(&error, record))
