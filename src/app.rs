@@ -54,6 +54,7 @@ mod reload;
 mod running;
 pub mod service;
 pub mod switches;
+mod switching;
 mod undefined;
 mod worker;
 
