@@ -51,6 +51,7 @@ mod owners;
 mod pulse;
 mod reading;
 mod reload;
+mod relocation;
 mod running;
 pub mod service;
 pub mod switches;

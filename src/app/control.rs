@@ -18,6 +18,7 @@ use crate::{
         difference,
         expiry::Overdue,
         reading::{Prepared, environment, now, read},
+        relocation::Relocation,
         service,
         switches::{Store, Switches},
     },
@@ -73,6 +74,14 @@ pub enum ChangeError {
     /// The change could not be kept for the next start.
     #[error("the switch cannot be kept in state_dir ({0}); nothing was changed")]
     NotKept(std::io::Error),
+    /// Nothing can be kept in the state folder that a reload brings.
+    #[error("state_dir {} cannot be used ({cause}); nothing was changed", .folder.display())]
+    StateDir {
+        /// The folder.
+        folder: PathBuf,
+        /// The system's reason.
+        cause: std::io::Error,
+    },
     /// A span that makes no sense.
     #[error("a switch may last from 1 second to 366 days")]
     Span,
@@ -82,7 +91,6 @@ pub enum ChangeError {
 pub struct Control {
     pub(super) core: Arc<Core>,
     pub(super) origin: Origin,
-    pub(super) store: Option<Store>,
     state: Mutex<State>,
     /// What is told of `state`, also while a change holds it: that may wait for tokens, and those who look
     /// run where tokens are fetched.
@@ -94,6 +102,8 @@ pub(super) struct State {
     pub(super) text: String,
     pub(super) environments: Vec<String>,
     pub(super) switches: Switches,
+    /// Where they are kept.
+    pub(super) store: Option<Store>,
     reading: Reading,
     pub(super) overdue: Overdue,
 }
@@ -106,6 +116,15 @@ impl State {
             environments: self.environments.clone(),
             switches: self.switches.clone(),
             reading: self.reading.clone(),
+        }
+    }
+
+    /// Keeps `switches` for the next start, or warns.
+    pub(super) fn keep(&self, switches: &Switches) {
+        if let Some(store) = &self.store
+            && let Err(error) = store.save(switches)
+        {
+            tracing::warn!(%error, "the switches cannot be kept in state_dir");
         }
     }
 }
@@ -129,10 +148,10 @@ impl Control {
     pub(super) fn new(core: Arc<Core>, origin: Origin, prepared: Prepared) -> Self {
         let Prepared { loaded, text, switches, store } = prepared;
         let reading = Reading { loaded_at: now(), ..Reading::default() };
-        let state =
-            State { text, environments: loaded.environments, switches, reading, overdue: Overdue::default() };
+        let (environments, overdue) = (loaded.environments, Overdue::default());
+        let state = State { text, environments, switches, store, reading, overdue };
         let shown = ArcSwap::from_pointee(state.view(&origin));
-        Self { core, origin, store, state: Mutex::new(state), shown }
+        Self { core, origin, state: Mutex::new(state), shown }
     }
 
     /// What monitors want to know. Never blocks.
@@ -173,41 +192,53 @@ impl Control {
     pub fn reload(&self, by: &str) -> Result<Reloaded, ChangeError> {
         let mut state = self.state();
         service::reloading();
-        let mut switches = state.switches.clone();
-        let outcome = config::read_text(&self.origin.path).map_err(ChangeError::Problems).and_then(|text| {
-            let loaded =
-                read(&self.origin, &text, &mut switches, Secrets::Needed).map_err(ChangeError::Problems)?;
-            let before = self.core.serving.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            self.core.reload(&loaded.settings, Files::Anew)?;
-            let reloaded = difference::between(&before, &loaded);
-            Ok((text, loaded, reloaded))
+        let done = self.try_reload(&mut state).inspect_err(|error| {
+            tracing::error!(by, "the configuration was not reloaded: {error}");
         });
-        let done = match outcome {
-            Ok((text, loaded, reloaded)) => {
-                for warning in loaded.warnings_for_log() {
-                    tracing::warn!("{}", warning.to_string().trim_end());
-                }
-                self.keep(&switches);
-                state.text = text;
-                state.environments = loaded.environments;
-                state.switches = switches;
+        match &done {
+            Ok(_) => {
                 state.reading.loaded_at = now();
                 state.reading.refused = None;
                 state.reading.done += 1;
-                self.show(&state);
                 tracing::info!(target: "audit", action = "reload", by, "the configuration was reloaded");
-                Ok(reloaded)
             }
             Err(error) => {
                 state.reading.refused = Some(error.to_string());
                 state.reading.failed += 1;
-                self.show(&state);
-                tracing::error!(by, "the configuration was not reloaded: {error}");
-                Err(error)
             }
-        };
+        }
+        self.show(&state);
         service::ready(&self.status(&state));
         done
+    }
+
+    fn try_reload(&self, state: &mut State) -> Result<Reloaded, ChangeError> {
+        let text = config::read_text(&self.origin.path).map_err(ChangeError::Problems)?;
+        let mut switches = state.switches.clone();
+        let loaded =
+            read(&self.origin, &text, &mut switches, Secrets::Needed).map_err(ChangeError::Problems)?;
+        let before = self.core.serving.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let folder = loaded.settings.state_dir.as_deref();
+        let relocation = match before.state_dir.as_deref() == folder {
+            true => None,
+            false => Some(Relocation::begin(folder, &switches)?),
+        };
+        if let Err(error) = self.core.reload(&loaded.settings, Files::Anew) {
+            relocation.into_iter().for_each(Relocation::take_back);
+            return Err(error.into());
+        }
+        for warning in loaded.warnings_for_log() {
+            tracing::warn!("{}", warning.to_string().trim_end());
+        }
+        match relocation {
+            Some(relocation) => relocation.finish(&mut state.store),
+            None => state.keep(&switches),
+        }
+        let reloaded = difference::between(&before, &loaded);
+        state.text = text;
+        state.environments = loaded.environments;
+        state.switches = switches;
+        Ok(reloaded)
     }
 
     /// One line for the service manager: what is served.
@@ -223,13 +254,5 @@ impl Control {
             None => "",
         };
         format!("serving; routes: {routes}, profiles: {profiles}{refused}")
-    }
-
-    pub(super) fn keep(&self, switches: &Switches) {
-        if let Some(store) = &self.store
-            && let Err(error) = store.save(switches)
-        {
-            tracing::warn!(%error, "the switches cannot be kept in state_dir");
-        }
     }
 }

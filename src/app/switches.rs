@@ -125,21 +125,33 @@ impl Store {
         Ok(Self { folder: folder.to_owned() })
     }
 
+    /// The state folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The file as it is; `None` when there is none.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn bytes(&self) -> io::Result<Option<Vec<u8>>> {
+        match fs::read(self.folder.join(FILE)) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// What was kept. A file that cannot be understood is put aside, so that the next save does not
     /// destroy it.
     ///
     /// # Errors
     /// When the file cannot be read or understood.
     pub fn load(&self) -> io::Result<Switches> {
-        let path = self.folder.join(FILE);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Switches::default()),
-            Err(error) => return Err(error),
-        };
+        let Some(bytes) = self.bytes()? else { return Ok(Switches::default()) };
         serde_json::from_slice(&bytes).map_err(|error| {
             let aside = self.folder.join("switches.json.broken");
-            let _ = fs::rename(&path, &aside);
+            let _ = fs::rename(self.folder.join(FILE), &aside);
             io::Error::other(format!("{error} (the file was put aside as {})", aside.display()))
         })
     }
@@ -149,9 +161,26 @@ impl Store {
     /// # Errors
     /// The system's, for instance a full disk; the old state is kept then.
     pub fn save(&self, switches: &Switches) -> io::Result<()> {
-        let text = serde_json::to_vec_pretty(switches)?;
+        self.replace(&serde_json::to_vec_pretty(switches)?)
+    }
+
+    /// Makes the file what [`Store::bytes`] has said of it.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn restore(&self, bytes: Option<&[u8]>) -> io::Result<()> {
+        let Some(bytes) = bytes else {
+            return match fs::remove_file(self.folder.join(FILE)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            };
+        };
+        self.replace(bytes)
+    }
+
+    fn replace(&self, bytes: &[u8]) -> io::Result<()> {
         let (path, new) = (self.folder.join(FILE), self.folder.join("switches.json.new"));
-        let written = write(&new, &text).and_then(|()| fs::rename(&new, &path));
+        let written = write(&new, bytes).and_then(|()| fs::rename(&new, &path));
         if written.is_err() {
             let _ = fs::remove_file(&new);
         }

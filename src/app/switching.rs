@@ -48,7 +48,7 @@ impl Control {
         let mut switches = state.switches.clone();
         let (to, by) = (wish.to.clone(), by.to_owned());
         switches.push(wish.route.as_deref(), Switch { to, from: from.clone(), at, until, by });
-        let is_kept = self.store.is_some();
+        let is_kept = state.store.is_some();
         let switched = Switched { from, to: wish.to.clone(), until, is_kept };
         let loaded = self.again(&state.text, &mut switches)?;
         let used = self.new_accounts(&loaded.settings);
@@ -85,7 +85,7 @@ impl Control {
         };
         let loaded = self.again(&state.text, &mut switches)?;
         self.put_in_force(&mut state, switches, &loaded)?;
-        Ok(Switched { from: gone.to, to: gone.from, until: None, is_kept: self.store.is_some() })
+        Ok(Switched { from: gone.to, to: gone.from, until: None, is_kept: state.store.is_some() })
     }
 
     /// Profiles that routes of `settings` have and did not have before.
@@ -112,11 +112,11 @@ impl Control {
         loaded: &Loaded,
     ) -> Result<(), ChangeError> {
         // Kept first: what cannot be kept is not done.
-        if let Some(store) = &self.store {
+        if let Some(store) = &state.store {
             store.save(&switches).map_err(ChangeError::NotKept)?;
         }
         if let Err(error) = self.core.reload(&loaded.settings, Files::AsTheyWere) {
-            self.keep(&state.switches);
+            state.keep(&state.switches);
             return Err(no_token(error));
         }
         let new = switches.history().next();

@@ -381,3 +381,19 @@ async fn on_a_terminal_the_watch_draws_in_place_and_leaves_nothing_behind() {
         );
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_state_folder_brings_its_admin_token_with_it() {
+    let stage = start().await;
+    let path = stage.folder.path().join("keybearer.yaml");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("state_dir: state", "state_dir: moved")).unwrap();
+    // The command already looks for the token where the file says, and the gateway still has the old one.
+    run(&stage, "reload", 1).await;
+    let words = run(&stage, "reload --token-file state/admin-token", 0).await;
+    has(&words, &["  changed  state_dir"]);
+    has(&run(&stage, "switch orders other", 0).await, &["profile \"other\" instead of \"account\""]);
+    let old =
+        format!("switch orders --undo --token-file {}/state/admin-token", stage.folder.path().display());
+    run(&stage, &old, 1).await;
+}

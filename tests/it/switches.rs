@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use keybearer::{
-    admin::changes::{Switched, Wish},
+    admin::changes::{Reloaded, Switched, Wish},
     app::control::ChangeError,
     demo::idp::Account,
 };
@@ -289,4 +289,64 @@ async fn every_change_and_every_refusal_is_in_the_audit_log_with_who_asked() {
         ]
     );
     assert!(word(told[1], "message").contains("not switched: profile \"nobody\" is not defined"), "{told:?}");
+}
+
+/// Puts another text in the place of a part of the configuration and reloads.
+fn edit(stage: &Stage, from: &str, to: &str) -> Result<Reloaded, ChangeError> {
+    let path = stage.folder.path().join("keybearer.yaml");
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.contains(from), "{from:?} is not in\n{text}");
+    fs::write(&path, text.replacen(from, to, 1)).unwrap();
+    tokio::task::block_in_place(|| stage.gateway.control().unwrap().reload("a test"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn switches_are_kept_in_the_state_folder_that_a_reload_has_brought() {
+    let stage = start().await;
+    let kept = |folder: &str| stage.folder.path().join(folder).join("switches.json").exists();
+    switch(&stage, "other", None).unwrap();
+    edit(&stage, "state_dir: state", "state_dir: moved").unwrap();
+    assert!(kept("moved") && !kept("state"), "a start with the old folder would find them again");
+    let again = start_file(&stage.folder.path().join("keybearer.yaml"), None);
+    assert_eq!(again.control().unwrap().view().switches.profiles()["orders"], "other");
+    drop(again);
+    edit(&stage, "state_dir: moved", "state_dir: moved/../moved").unwrap();
+    assert!(kept("moved"), "it is the same folder");
+    edit(&stage, "state_dir: moved/../moved", "state_dir: moved").unwrap();
+    assert!(kept("moved"));
+    // Without a folder they last as long as the gateway, which is said.
+    edit(&stage, "state_dir: moved\n", "").unwrap();
+    assert_eq!(client(&stage).await, OTHER);
+    assert!(!kept("moved"));
+    let control = stage.gateway.control().unwrap();
+    let undone = tokio::task::block_in_place(|| control.undo(Some("orders"), "a test")).unwrap();
+    assert!(!undone.is_kept);
+    edit(&stage, "workers: 2\n", "workers: 2\nstate_dir: third\n").unwrap();
+    assert!(switch(&stage, "other", None).unwrap().is_kept);
+    let again = start_file(&stage.folder.path().join("keybearer.yaml"), None);
+    assert_eq!(again.control().unwrap().view().switches.profiles()["orders"], "other");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_that_is_refused_leaves_the_state_folders_as_they_were() {
+    let stage = start().await;
+    let read = |folder: &str| fs::read(stage.folder.path().join(folder).join("switches.json")).ok();
+    switch(&stage, "other", None).unwrap();
+    let before = read("state");
+    assert!(before.is_some());
+    fs::create_dir(stage.folder.path().join("moved")).unwrap();
+    let broken = "state_dir: moved\nworkers: 1\n";
+    edit(&stage, "workers: 2\nstate_dir: state\n", broken).unwrap_err();
+    assert_eq!((read("state"), read("moved")), (before.clone(), None));
+    fs::write(stage.folder.path().join("moved/switches.json"), "of another time").unwrap();
+    let error = edit(&stage, broken, "workers: 1\nstate_dir: moved\n").unwrap_err();
+    assert!(matches!(error, ChangeError::Reload(_)), "{error}");
+    assert_eq!((read("state"), read("moved")), (before.clone(), Some(b"of another time".to_vec())));
+    // A folder that cannot be one refuses the reload by its name.
+    let error =
+        edit(&stage, "workers: 1\nstate_dir: moved\n", "workers: 2\nstate_dir: secret\n").unwrap_err();
+    assert!(error.to_string().contains("secret cannot be used"), "{error}");
+    assert_eq!(read("state"), before);
+    assert!(switch(&stage, "account", None).unwrap().is_kept);
+    assert_ne!(read("state"), before, "what is switched now is kept where it was");
 }

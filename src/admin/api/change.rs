@@ -69,7 +69,8 @@ fn lasts(text: Option<&str>) -> Result<Option<Duration>, Refusal> {
     post, path = "/api/v1/reload", request_body = Empty,
     responses(
         (status = 200, body = Reloaded), (status = 400, body = Problem), (status = 401, body = Problem),
-        (status = 409, body = Problem), (status = 415, body = Problem), (status = 422, body = Problem)
+        (status = 409, body = Problem), (status = 415, body = Problem), (status = 422, body = Problem),
+        (status = 507, body = Problem)
     )
 )]
 pub(super) async fn reload(
