@@ -68,7 +68,9 @@ impl Switches {
         };
         all.push(switch);
         if all.len() > DEPTH_MAX {
-            all.remove(0);
+            // The row still begins where it began: the last undo goes there, and a restart asks for it.
+            let oldest = all.remove(0);
+            all.iter_mut().take(1).for_each(|next| next.from.clone_from(&oldest.from));
         }
     }
 
@@ -218,6 +220,20 @@ mod tests {
         let told: Vec<_> = switches.history().map(|e| (e.action, e.from.clone(), e.to.clone())).collect();
         assert_eq!(told.len(), 4);
         assert_eq!(told[0], (Action::Undo, Some("b".into()), Some("a".into())));
+    }
+
+    #[test]
+    fn a_row_that_is_cut_still_begins_where_it_began() {
+        let mut switches = Switches::default();
+        for n in 0..DEPTH_MAX + 5 {
+            switches.push(Some("orders"), switch(&format!("p{}", n + 1), &format!("p{n}"), None));
+        }
+        let mut undone = Vec::new();
+        while let Some(gone) = switches.pop(Some("orders"), Action::Undo, 2, "test") {
+            undone.push(gone.from.unwrap());
+        }
+        assert_eq!(undone.len(), DEPTH_MAX);
+        assert_eq!(undone[DEPTH_MAX - 2..], ["p6", "p0"]);
     }
 
     #[test]

@@ -350,3 +350,30 @@ async fn a_reload_that_is_refused_leaves_the_state_folders_as_they_were() {
     assert!(switch(&stage, "account", None).unwrap().is_kept);
     assert_ne!(read("state"), before, "what is switched now is kept where it was");
 }
+
+/// Serves everything in this environment.
+fn enter(stage: &Stage, environment: Option<&str>) -> Switched {
+    let to = environment.map(str::to_owned);
+    let wish = Wish { route: None, to, lasts: None, is_dry_run: false };
+    tokio::task::block_in_place(|| stage.gateway.control().unwrap().switch(&wish, "a test")).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_long_row_of_switches_the_latest_outlives_a_restart() {
+    let stage = start().await;
+    for _ in 0..10 {
+        enter(&stage, Some("staging"));
+        enter(&stage, None);
+    }
+    enter(&stage, Some("staging"));
+    let again = start_file(&stage.folder.path().join("keybearer.yaml"), None);
+    assert_eq!(again.control().unwrap().view().environment.as_deref(), Some("staging"));
+    // The whole row is undone to where it began.
+    let control = stage.gateway.control().unwrap();
+    let mut last = None;
+    while let Ok(undone) = tokio::task::block_in_place(|| control.undo(None, "a test")) {
+        last = Some(undone.to);
+    }
+    assert_eq!(last, Some(None));
+    assert_eq!(control.view().environment, None);
+}
