@@ -59,9 +59,8 @@ impl Switches {
         }
     }
 
-    /// Adds a switch of `route`, or of the environment.
+    /// Adds a switch of `route`, or of the environment. What is done is to be noted.
     pub fn push(&mut self, route: Option<&str>, switch: Switch) {
-        self.note(Action::Switch, route, &switch, switch.from.clone(), switch.to.clone());
         let all = match route {
             Some(route) => self.routes.entry(route.to_owned()).or_default(),
             None => &mut self.environment,
@@ -74,17 +73,31 @@ impl Switches {
         }
     }
 
-    /// Takes the latest switch away. `at` and `by` say when and who.
-    pub fn pop(&mut self, route: Option<&str>, action: Action, at: u64, by: &str) -> Option<Switch> {
+    /// Takes the latest switch away. What is done is to be noted.
+    pub fn take(&mut self, route: Option<&str>) -> Option<Switch> {
         let all = match route {
             Some(route) => self.routes.get_mut(route)?,
             None => &mut self.environment,
         };
         let switch = all.pop()?;
         self.routes.retain(|_, all| !all.is_empty());
-        let undone = Switch { at, by: by.to_owned(), until: None, ..switch.clone() };
-        self.note(action, route, &undone, switch.to.clone(), switch.from.clone());
         Some(switch)
+    }
+
+    /// Takes the latest switch away where nothing else is known of what is served then. `at` and `by` say when
+    /// and who.
+    pub fn pop(&mut self, route: Option<&str>, action: Action, at: u64, by: &str) -> Option<Switch> {
+        let gone = self.take(route)?;
+        let (from, to) = (gone.to.clone(), gone.from.clone());
+        let (route, by) = (route.map(str::to_owned), by.to_owned());
+        self.note(Entry { at, action, route, from, to, until: None, by });
+        Some(gone)
+    }
+
+    /// Puts down what was done.
+    pub fn note(&mut self, entry: Entry) {
+        self.history.push_front(entry);
+        self.history.truncate(HISTORY_MAX);
     }
 
     /// Routes, or `None` for the environment, whose latest switch has ended by `now`.
@@ -94,20 +107,6 @@ impl Switches {
         let mut all: Vec<_> = routes.map(|(route, _)| Some(route.to_owned())).collect();
         all.extend(self.environment().filter(|switch| is_over(switch)).map(|_| None));
         all
-    }
-
-    fn note(
-        &mut self,
-        action: Action,
-        route: Option<&str>,
-        switch: &Switch,
-        from: Option<String>,
-        to: Option<String>,
-    ) {
-        let (at, until, by) = (switch.at, switch.until, switch.by.clone());
-        let route = route.map(str::to_owned);
-        self.history.push_front(Entry { at, action, route, from, to, until, by });
-        self.history.truncate(HISTORY_MAX);
     }
 }
 
@@ -218,7 +217,7 @@ mod tests {
         assert!(switches.profiles().is_empty());
         assert!(switches.pop(Some("orders"), Action::Undo, 2, "test").is_none());
         let told: Vec<_> = switches.history().map(|e| (e.action, e.from.clone(), e.to.clone())).collect();
-        assert_eq!(told.len(), 4);
+        assert_eq!(told.len(), 2);
         assert_eq!(told[0], (Action::Undo, Some("b".into()), Some("a".into())));
     }
 

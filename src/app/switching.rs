@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    admin::changes::{Action, Switch, Switched, Wish},
+    admin::changes::{Action, Entry, Switch, Switched, Wish},
     app::{
         ReloadError,
         control::{ChangeError, Control, State},
@@ -46,17 +46,18 @@ impl Control {
         let at = now();
         let until = wish.lasts.map(|lasts| at + lasts.as_secs());
         let mut switches = state.switches.clone();
-        let (to, by) = (wish.to.clone(), by.to_owned());
-        switches.push(wish.route.as_deref(), Switch { to, from: from.clone(), at, until, by });
-        let is_kept = state.store.is_some();
-        let switched = Switched { from, to: wish.to.clone(), until, is_kept };
+        let (route, to, by) = (wish.route.clone(), wish.to.clone(), by.to_owned());
+        let switch = Switch { to: to.clone(), from: from.clone(), at, until, by: by.clone() };
+        switches.push(route.as_deref(), switch);
         let loaded = self.again(&state.text, &mut switches)?;
         let used = self.new_accounts(&loaded.settings);
         self.core.owners.obtain(&loaded.settings.profiles, &used, wish.is_dry_run).map_err(no_token)?;
         if !wish.is_dry_run {
-            self.put_in_force(&mut state, switches, &loaded)?;
+            let (from, to) = (from.clone(), to.clone());
+            let entry = Entry { at, action: Action::Switch, route, from, to, until, by };
+            self.put_in_force(&mut state, switches, &loaded, entry)?;
         }
-        Ok(switched)
+        Ok(Switched { from, to, until, is_kept: state.store.is_some() })
     }
 
     /// Takes back the latest switch of `route`, or of the environment.
@@ -76,7 +77,7 @@ impl Control {
     ) -> Result<Switched, ChangeError> {
         let mut state = self.state();
         let mut switches = state.switches.clone();
-        let Some(gone) = switches.pop(route, action, now(), by) else {
+        let Some(gone) = switches.take(route) else {
             let words = match route {
                 Some(route) => format!("route \"{route}\" is not switched"),
                 None => "the environment is not switched".to_owned(),
@@ -84,8 +85,16 @@ impl Control {
             return Err(ChangeError::Already(words));
         };
         let loaded = self.again(&state.text, &mut switches)?;
-        self.put_in_force(&mut state, switches, &loaded)?;
-        Ok(Switched { from: gone.to, to: gone.from, until: None, is_kept: state.store.is_some() })
+        // What was served before the switch may have changed since, in the file or with the environment.
+        let to = match route {
+            Some(route) => account(&loaded.settings, route),
+            None => environment(&self.origin, &switches),
+        };
+        let (from, by) = (gone.to, by.to_owned());
+        let (at, route) = (now(), route.map(str::to_owned));
+        let entry = Entry { at, action, route, from: from.clone(), to: to.clone(), until: None, by };
+        self.put_in_force(&mut state, switches, &loaded, entry)?;
+        Ok(Switched { from, to, until: None, is_kept: state.store.is_some() })
     }
 
     /// Profiles that routes of `settings` have and did not have before.
@@ -105,12 +114,15 @@ impl Control {
         read(&self.origin, text, switches, Secrets::Optional).map_err(ChangeError::Problems)
     }
 
+    /// Serves what was `loaded`, and puts `entry` on record as what was done.
     fn put_in_force(
         &self,
         state: &mut State,
-        switches: Switches,
+        mut switches: Switches,
         loaded: &Loaded,
+        entry: Entry,
     ) -> Result<(), ChangeError> {
+        switches.note(entry.clone());
         // Kept first: what cannot be kept is not done.
         if let Some(store) = &state.store {
             store.save(&switches).map_err(ChangeError::NotKept)?;
@@ -119,19 +131,16 @@ impl Control {
             state.keep(&state.switches);
             return Err(no_token(error));
         }
-        let new = switches.history().next();
-        if let Some(entry) = new {
-            tracing::info!(
-                target: "audit",
-                action = entry.action.word(),
-                route = entry.route,
-                from = entry.from,
-                to = entry.to,
-                until = entry.until,
-                by = entry.by,
-                "the account was switched"
-            );
-        }
+        tracing::info!(
+            target: "audit",
+            action = entry.action.word(),
+            route = entry.route,
+            from = entry.from,
+            to = entry.to,
+            until = entry.until,
+            by = entry.by,
+            "the account was switched"
+        );
         state.switches = switches;
         self.show(state);
         Ok(())
@@ -161,13 +170,18 @@ impl Control {
         if !profiles().any(|name| name == profile) {
             return Err(undefined("profile", profile, profiles()));
         }
-        let from = entry.target.profile.clone();
-        if from.as_deref() == Some(profile) {
+        if entry.target.profile.as_deref() == Some(profile) {
             let words = format!("route \"{route}\" is served with profile \"{profile}\" already");
             return Err(ChangeError::Already(words));
         }
-        Ok(Some(from.unwrap_or_else(|| "none".to_owned())))
+        Ok(account(&serving, route))
     }
+}
+
+/// The profile of a route, or `none`.
+fn account(settings: &Settings, route: &str) -> Option<String> {
+    let entry = settings.routes.iter().find(|entry| entry.name == route)?;
+    Some(entry.target.profile.clone().unwrap_or_else(|| "none".to_owned()))
 }
 
 /// Puts on record that somebody wanted a change and did not get it.

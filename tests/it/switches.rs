@@ -377,3 +377,56 @@ async fn of_a_long_row_of_switches_the_latest_outlives_a_restart() {
     assert_eq!(last, Some(None));
     assert_eq!(control.view().environment, None);
 }
+
+const THIRD: &str = "88888888-7615-472f-8200-a81d5c87c0ca";
+
+/// The file gives the route a third account, whatever is switched.
+fn give_a_third(stage: &Stage) {
+    stage.idp.add_account(Account::new(THIRD, SECRET, &[ROLE]));
+    let account = stage.yaml.split_once("profiles:\n").unwrap().1.split_once("routes:\n").unwrap().0;
+    let third = account.replace("  account:", "  third:").replace(CLIENT, THIRD);
+    let path = stage.folder.path().join("keybearer.yaml");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("profiles:\n", &format!("profiles:\n{third}\n"))).unwrap();
+    edit(stage, "profile: account}", "profile: third}").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_goes_back_is_told_with_the_account_that_is_served_then() {
+    let stage = start().await;
+    let control = stage.gateway.control().unwrap();
+    switch(&stage, "other", None).unwrap();
+    give_a_third(&stage);
+    assert_eq!(client(&stage).await, OTHER);
+    let undone = tokio::task::block_in_place(|| control.undo(Some("orders"), "a test")).unwrap();
+    assert_eq!(client(&stage).await, THIRD);
+    assert_eq!((undone.from.as_deref(), undone.to.as_deref()), (Some("other"), Some("third")));
+    let latest = control.view().switches.history().next().cloned().unwrap();
+    assert_eq!((latest.action.word(), latest.to.as_deref()), ("undo", Some("third")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_a_switch_is_told_with_the_account_that_is_served_then() {
+    let stage = start().await;
+    let control = stage.gateway.control().unwrap();
+    // Longer than a reload takes.
+    switch(&stage, "other", Some(Duration::from_secs(5))).unwrap();
+    give_a_third(&stage);
+    assert_eq!(client(&stage).await, OTHER);
+    eventually("the switch has ended", || control.view().switches.profiles().is_empty()).await;
+    assert_eq!(client(&stage).await, THIRD);
+    let latest = control.view().switches.history().next().cloned().unwrap();
+    assert_eq!((latest.action.word(), latest.to.as_deref()), ("expire", Some("third")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_undo_under_another_environment_is_told_with_the_account_that_is_served_then() {
+    let stage = start().await;
+    let control = stage.gateway.control().unwrap();
+    enter(&stage, Some("staging"));
+    assert_eq!(switch(&stage, "account", None).unwrap().from.as_deref(), Some("other"));
+    tokio::task::block_in_place(|| control.undo(None, "a test")).unwrap();
+    let undone = tokio::task::block_in_place(|| control.undo(Some("orders"), "a test")).unwrap();
+    assert_ne!(client(&stage).await, OTHER);
+    assert_eq!((undone.from.as_deref(), undone.to.as_deref()), (Some("account"), Some("account")));
+}
