@@ -21,6 +21,8 @@ use crate::{
 
 /// The longest that a switch for a while may last.
 const SWITCH_MAX: Duration = Duration::from_secs(366 * 86_400);
+/// The word for no profile, and for no environment.
+const NONE: &str = "none";
 
 impl Control {
     /// Serves a route with another profile, or everything in another environment. The tokens of profiles that
@@ -32,7 +34,8 @@ impl Control {
         let outcome = self.try_switch(wish, by);
         outcome.inspect_err(|error| {
             if !wish.is_dry_run {
-                refused(Action::Switch, wish.route.as_deref(), wish.to.as_deref(), by, error);
+                let to = wish.to.as_deref().unwrap_or(NONE);
+                refused(Action::Switch, wish.route.as_deref(), Some(to), by, error);
             }
         })
     }
@@ -134,9 +137,10 @@ impl Control {
         tracing::info!(
             target: "audit",
             action = entry.action.word(),
+            what = what(entry.route.as_deref()),
             route = entry.route,
-            from = entry.from,
-            to = entry.to,
+            from = entry.from.as_deref().unwrap_or(NONE),
+            to = entry.to.as_deref().unwrap_or(NONE),
             until = entry.until,
             by = entry.by,
             "the account was switched"
@@ -163,8 +167,8 @@ impl Control {
             return Err(undefined("route", route, serving.routes.iter().map(|entry| entry.name.as_str())));
         };
         let profiles = || serving.profiles.iter().map(|profile| profile.profile.name.as_str());
-        let profile = wish.to.as_deref().unwrap_or("none");
-        if profile == "none" {
+        let profile = wish.to.as_deref().unwrap_or(NONE);
+        if profile == NONE {
             return Err(ChangeError::NoAccount);
         }
         if !profiles().any(|name| name == profile) {
@@ -181,13 +185,18 @@ impl Control {
 /// The profile of a route, or `none`.
 fn account(settings: &Settings, route: &str) -> Option<String> {
     let entry = settings.routes.iter().find(|entry| entry.name == route)?;
-    Some(entry.target.profile.clone().unwrap_or_else(|| "none".to_owned()))
+    Some(entry.target.profile.clone().unwrap_or_else(|| NONE.to_owned()))
+}
+
+/// What is switched, as the audit log calls it.
+fn what(route: Option<&str>) -> &'static str {
+    if route.is_some() { "route" } else { "environment" }
 }
 
 /// Puts on record that somebody wanted a change and did not get it.
 fn refused(action: Action, route: Option<&str>, to: Option<&str>, by: &str, error: &ChangeError) {
-    let action = action.word();
-    tracing::info!(target: "audit", action, route, to, by, "the account was not switched: {error}");
+    let (action, what) = (action.word(), what(route));
+    tracing::info!(target: "audit", action, what, route, to, by, "the account was not switched: {error}");
 }
 
 fn no_token(error: ReloadError) -> ChangeError {

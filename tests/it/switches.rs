@@ -284,7 +284,7 @@ async fn every_change_and_every_refusal_is_in_the_audit_log_with_who_asked() {
             "switch orders - nobody",
             "undo orders other account",
             "undo orders - -",
-            "switch - - staging",
+            "switch - none staging",
             "reload - - -",
         ]
     );
@@ -429,4 +429,43 @@ async fn an_undo_under_another_environment_is_told_with_the_account_that_is_serv
     let undone = tokio::task::block_in_place(|| control.undo(Some("orders"), "a test")).unwrap();
     assert_ne!(client(&stage).await, OTHER);
     assert_eq!((undone.from.as_deref(), undone.to.as_deref()), (Some("account"), Some("account")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_audit_log_says_what_is_an_environments_and_from_where_to_where() {
+    let stage = start().await;
+    let text = fs::read_to_string(stage.folder.path().join("keybearer.yaml")).unwrap();
+    let path = stage.folder.path().join("process.yaml");
+    fs::write(&path, text.replace("state_dir: state", "state_dir: own")).unwrap();
+    let process = Process::start_with(&path, &[]).await;
+    let run = |line: &str| {
+        let mut command = command(&line.split(' ').collect::<Vec<_>>());
+        command.arg("--config").arg(&path).env("KEYBEARER_ADMIN", process.admin().to_string());
+        tokio::task::block_in_place(|| command.output().unwrap()).status.code()
+    };
+    assert_eq!(run("switch --environment staging"), Some(0));
+    assert_eq!(run("switch --environment none"), Some(0));
+    assert_eq!(run("switch --environment none --undo"), Some(0));
+    assert_eq!(run("switch --environment staging --undo"), Some(0));
+    assert_eq!(run("switch --environment nowhere"), Some(2));
+    assert_eq!(run("switch --environment none"), Some(1));
+    assert_eq!(run("switch orders other"), Some(0));
+    eventually("the last one is on record", || process.has_logged("\"route\":\"orders\"")).await;
+    let told: Vec<Value> = process.lines().iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let told: Vec<_> = told.iter().filter(|line| line["target"] == "audit").collect();
+    let word = |line: &Value, key: &str| line[key].as_str().unwrap_or("-").to_owned();
+    let keys = ["action", "what", "route", "from", "to"];
+    let rows: Vec<_> = told.iter().map(|line| keys.map(|key| word(line, key)).join(" ")).collect();
+    assert_eq!(
+        rows,
+        [
+            "switch environment - none staging",
+            "switch environment - staging none",
+            "undo environment - none staging",
+            "undo environment - staging none",
+            "switch environment - - nowhere",
+            "switch environment - - none",
+            "switch route orders account other",
+        ]
+    );
 }
