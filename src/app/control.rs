@@ -17,7 +17,7 @@ use crate::{
         core::{Core, Files},
         difference,
         expiry::Overdue,
-        reading::{Prepared, environment, now, read},
+        reading::{Own, Prepared, Read, environment, now, read},
         relocation::Relocation,
         service,
         switches::{Store, Switches},
@@ -102,6 +102,8 @@ pub(super) struct State {
     pub(super) text: String,
     pub(super) environments: Vec<String>,
     pub(super) switches: Switches,
+    /// What the file says where they say otherwise.
+    pub(super) own: Own,
     /// Where they are kept.
     pub(super) store: Option<Store>,
     reading: Reading,
@@ -114,6 +116,8 @@ impl State {
             path: origin.path.clone(),
             environment: environment(origin, &self.switches),
             environments: self.environments.clone(),
+            switched: self.switches.over(&self.own).map(str::to_owned).collect(),
+            has_other_environment: environment(origin, &self.switches) != origin.environment,
             switches: self.switches.clone(),
             reading: self.reading.clone(),
         }
@@ -138,7 +142,11 @@ pub struct View {
     pub environment: Option<String>,
     /// Those that the file defines.
     pub environments: Vec<String>,
-    /// The switches in force, and the history.
+    /// Routes that have another profile than the file gives them.
+    pub switched: Vec<String>,
+    /// Whether the environment is another one than the gateway was started for.
+    pub has_other_environment: bool,
+    /// What was switched and can be undone, and the history.
     pub switches: Switches,
     /// How the last reading went.
     pub reading: Reading,
@@ -146,10 +154,10 @@ pub struct View {
 
 impl Control {
     pub(super) fn new(core: Arc<Core>, origin: Origin, prepared: Prepared) -> Self {
-        let Prepared { loaded, text, switches, store } = prepared;
+        let Prepared { loaded, own, text, switches, store } = prepared;
         let reading = Reading { loaded_at: now(), ..Reading::default() };
         let (environments, overdue) = (loaded.environments, Overdue::default());
-        let state = State { text, environments, switches, store, reading, overdue };
+        let state = State { text, environments, switches, own, store, reading, overdue };
         let shown = ArcSwap::from_pointee(state.view(&origin));
         Self { core, origin, state: Mutex::new(state), shown }
     }
@@ -161,8 +169,8 @@ impl Control {
             is_valid: view.reading.refused.is_none(),
             done: view.reading.done,
             failed: view.reading.failed,
-            switched: view.switches.routes().map(|(route, _)| route.to_owned()).collect(),
-            has_other_environment: view.switches.environment().is_some(),
+            switched: view.switched.clone(),
+            has_other_environment: view.has_other_environment,
         })
     }
 
@@ -215,7 +223,7 @@ impl Control {
     fn try_reload(&self, state: &mut State) -> Result<Reloaded, ChangeError> {
         let text = config::read_text(&self.origin.path).map_err(ChangeError::Problems)?;
         let mut switches = state.switches.clone();
-        let loaded =
+        let Read { loaded, own } =
             read(&self.origin, &text, &mut switches, Secrets::Needed).map_err(ChangeError::Problems)?;
         let before = self.core.serving.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let folder = loaded.settings.state_dir.as_deref();
@@ -238,6 +246,7 @@ impl Control {
         state.text = text;
         state.environments = loaded.environments;
         state.switches = switches;
+        state.own = own;
         Ok(reloaded)
     }
 

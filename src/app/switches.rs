@@ -41,6 +41,12 @@ impl Switches {
         self.routes.iter().filter_map(|(route, all)| Some((route.as_str(), all.last()?)))
     }
 
+    /// Routes that have another profile than their `own`, which is what the file gives them.
+    pub fn over(&self, own: &BTreeMap<String, Option<String>>) -> impl Iterator<Item = &str> {
+        let is_other = |(route, switch): &(&str, &Switch)| own.get(*route) != Some(&switch.to);
+        self.routes().filter(is_other).map(|(route, _)| route)
+    }
+
     /// The environment's latest switch.
     pub fn environment(&self) -> Option<&Switch> {
         self.environment.last()

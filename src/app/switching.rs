@@ -12,11 +12,11 @@ use crate::{
         ReloadError,
         control::{ChangeError, Control, State},
         core::Files,
-        reading::{environment, now, read},
+        reading::{Read, environment, now, read},
         switches::Switches,
         undefined::undefined,
     },
-    config::{Loaded, Secrets, Settings},
+    config::{Secrets, Settings},
 };
 
 /// The longest that a switch for a while may last.
@@ -52,13 +52,14 @@ impl Control {
         let (route, to, by) = (wish.route.clone(), wish.to.clone(), by.to_owned());
         let switch = Switch { to: to.clone(), from: from.clone(), at, until, by: by.clone() };
         switches.push(route.as_deref(), switch);
-        let loaded = self.again(&state.text, &mut switches)?;
-        let used = self.new_accounts(&loaded.settings);
-        self.core.owners.obtain(&loaded.settings.profiles, &used, wish.is_dry_run).map_err(no_token)?;
+        let read = self.again(&state.text, &mut switches)?;
+        let settings = &read.loaded.settings;
+        let used = self.new_accounts(settings);
+        self.core.owners.obtain(&settings.profiles, &used, wish.is_dry_run).map_err(no_token)?;
         if !wish.is_dry_run {
             let (from, to) = (from.clone(), to.clone());
             let entry = Entry { at, action: Action::Switch, route, from, to, until, by };
-            self.put_in_force(&mut state, switches, &loaded, entry)?;
+            self.put_in_force(&mut state, switches, read, entry)?;
         }
         Ok(Switched { from, to, until, is_kept: state.store.is_some() })
     }
@@ -87,16 +88,16 @@ impl Control {
             };
             return Err(ChangeError::Already(words));
         };
-        let loaded = self.again(&state.text, &mut switches)?;
+        let read = self.again(&state.text, &mut switches)?;
         // What was served before the switch may have changed since, in the file or with the environment.
         let to = match route {
-            Some(route) => account(&loaded.settings, route),
+            Some(route) => account(&read.loaded.settings, route),
             None => environment(&self.origin, &switches),
         };
         let (from, by) = (gone.to, by.to_owned());
         let (at, route) = (now(), route.map(str::to_owned));
         let entry = Entry { at, action, route, from: from.clone(), to: to.clone(), until: None, by };
-        self.put_in_force(&mut state, switches, &loaded, entry)?;
+        self.put_in_force(&mut state, switches, read, entry)?;
         Ok(Switched { from, to, until: None, is_kept: state.store.is_some() })
     }
 
@@ -113,16 +114,16 @@ impl Control {
     /// The settings of the text in force with other switches. Files are not judged again: one that somebody is
     /// about to write, of a listener perhaps, must not keep an account in force. Those of parts that change are
     /// read when these are put in force.
-    fn again(&self, text: &str, switches: &mut Switches) -> Result<Loaded, ChangeError> {
+    fn again(&self, text: &str, switches: &mut Switches) -> Result<Read, ChangeError> {
         read(&self.origin, text, switches, Secrets::Optional).map_err(ChangeError::Problems)
     }
 
-    /// Serves what was `loaded`, and puts `entry` on record as what was done.
+    /// Serves what was read, and puts `entry` on record as what was done.
     fn put_in_force(
         &self,
         state: &mut State,
         mut switches: Switches,
-        loaded: &Loaded,
+        Read { loaded, own }: Read,
         entry: Entry,
     ) -> Result<(), ChangeError> {
         switches.note(entry.clone());
@@ -146,6 +147,7 @@ impl Control {
             "the account was switched"
         );
         state.switches = switches;
+        state.own = own;
         self.show(state);
         Ok(())
     }

@@ -397,3 +397,37 @@ async fn another_state_folder_brings_its_admin_token_with_it() {
         format!("switch orders --undo --token-file {}/state/admin-token", stage.folder.path().display());
     run(&stage, &old, 1).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_switches_back_to_what_the_file_says_is_not_switched_any_more() {
+    let stage = start().await;
+    let metric = async || {
+        let (_, text) = stage.admin("/metrics").await;
+        text.lines()
+            .filter(|line| line.starts_with("keybearer_switched{"))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    run(&stage, "switch orders other", 0).await;
+    assert_eq!(metric().await, ["keybearer_switched{route=\"orders\"} 1"]);
+    run(&stage, "switch orders account", 0).await;
+    assert_eq!(metric().await, [""; 0]);
+    let words = run(&stage, "status", 0).await;
+    assert!(!words.contains("(switched)"), "{words}");
+    // What was before can still be had back.
+    has(&run(&stage, "switch --list", 0).await, &["route orders"]);
+    run(&stage, "switch orders --undo", 0).await;
+    has(&run(&stage, "status", 0).await, &["other (switched)"]);
+    run(&stage, "switch orders --undo", 0).await;
+    run(&stage, "switch --environment staging", 0).await;
+    assert_eq!(metric().await, ["keybearer_switched{route=\"\"} 1"]);
+    run(&stage, "switch --environment none", 0).await;
+    assert_eq!(metric().await, [""; 0]);
+    // A reload that writes the account into the file ends it, too.
+    run(&stage, "switch orders other", 0).await;
+    let path = stage.folder.path().join("keybearer.yaml");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replacen("profile: account}", "profile: other}", 1)).unwrap();
+    run(&stage, "reload", 0).await;
+    assert_eq!(metric().await, [""; 0]);
+}
