@@ -90,6 +90,8 @@ pub struct Switched {
     pub until: Option<u64>,
     /// Whether a restart keeps it.
     pub is_kept: bool,
+    /// Of an environment: routes that have another profile than it gives them, as they are switched themselves.
+    pub still_switched: Vec<String>,
 }
 
 /// How the last reading of the configuration went.

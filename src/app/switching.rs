@@ -12,7 +12,7 @@ use crate::{
         ReloadError,
         control::{ChangeError, Control, State},
         core::Files,
-        reading::{Read, environment, now, read},
+        reading::{Own, Read, environment, now, read},
         switches::Switches,
         undefined::undefined,
     },
@@ -56,12 +56,13 @@ impl Control {
         let settings = &read.loaded.settings;
         let used = self.new_accounts(settings);
         self.core.owners.obtain(&settings.profiles, &used, wish.is_dry_run).map_err(no_token)?;
+        let still_switched = still_switched(route.as_deref(), &switches, &read.own);
         if !wish.is_dry_run {
             let (from, to) = (from.clone(), to.clone());
             let entry = Entry { at, action: Action::Switch, route, from, to, until, by };
             self.put_in_force(&mut state, switches, read, entry)?;
         }
-        Ok(Switched { from, to, until, is_kept: state.store.is_some() })
+        Ok(Switched { from, to, until, is_kept: state.store.is_some(), still_switched })
     }
 
     /// Takes back the latest switch of `route`, or of the environment.
@@ -94,11 +95,12 @@ impl Control {
             Some(route) => account(&read.loaded.settings, route),
             None => environment(&self.origin, &switches),
         };
+        let still_switched = still_switched(route, &switches, &read.own);
         let (from, by) = (gone.to, by.to_owned());
         let (at, route) = (now(), route.map(str::to_owned));
         let entry = Entry { at, action, route, from: from.clone(), to: to.clone(), until: None, by };
         self.put_in_force(&mut state, switches, read, entry)?;
-        Ok(Switched { from, to, until: None, is_kept: state.store.is_some() })
+        Ok(Switched { from, to, until: None, is_kept: state.store.is_some(), still_switched })
     }
 
     /// Profiles that routes of `settings` have and did not have before.
@@ -181,6 +183,14 @@ impl Control {
             return Err(ChangeError::Already(words));
         }
         Ok(account(&serving, route))
+    }
+}
+
+/// Routes that an environment does not reach, as they have a switch of their own.
+fn still_switched(route: Option<&str>, switches: &Switches, own: &Own) -> Vec<String> {
+    match route {
+        Some(_) => Vec::new(),
+        None => switches.over(own).map(str::to_owned).collect(),
     }
 }
 

@@ -431,3 +431,26 @@ async fn whoever_switches_back_to_what_the_file_says_is_not_switched_any_more() 
     run(&stage, "reload", 0).await;
     assert_eq!(metric().await, [""; 0]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_environment_says_which_routes_keep_a_switch_of_their_own() {
+    let stage = start().await;
+    let path = stage.folder.path().join("keybearer.yaml");
+    let text = fs::read_to_string(&path).unwrap();
+    let orders = text.lines().find(|line| line.starts_with("  orders: {match")).unwrap();
+    let bills = orders.replace("orders", "bills").replace("/v1", "/v2");
+    fs::write(&path, text.replace(orders, &format!("{orders}\n{bills}"))).unwrap();
+    run(&stage, "reload", 0).await;
+    let plain = run(&stage, "switch --environment staging --dry-run", 0).await;
+    assert!(!plain.contains("keep"), "{plain}");
+    run(&stage, "switch bills other", 0).await;
+    let note = "routes that keep a switch of their own: bills (keybearer switch ROUTE --undo)";
+    has(&run(&stage, "switch --environment staging --dry-run", 0).await, &[note]);
+    has(&run(&stage, "switch --environment staging", 0).await, &[note]);
+    has(&run(&stage, "switch --environment staging --undo", 0).await, &[note]);
+    let json = run(&stage, "switch --environment staging --json", 0).await;
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["still_switched"], json!(["bills"]));
+    let route = run(&stage, "switch bills --undo --json", 0).await;
+    assert!(route.contains("\"still_switched\":[]"), "{route}");
+}
