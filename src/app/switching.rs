@@ -70,8 +70,18 @@ impl Control {
     /// # Errors
     /// [`ChangeError`]; it is logged.
     pub fn undo(&self, route: Option<&str>, by: &str) -> Result<Switched, ChangeError> {
-        let outcome = self.take_back(route, Action::Undo, by);
+        let outcome = self.is_there(route).and_then(|()| self.take_back(route, Action::Undo, by));
         outcome.inspect_err(|error| refused(Action::Undo, route, None, by, error))
+    }
+
+    /// A route that is not there is not one that is not switched.
+    fn is_there(&self, route: Option<&str>) -> Result<(), ChangeError> {
+        let serving = self.core.serving.lock().unwrap_or_else(PoisonError::into_inner);
+        let names = || serving.routes.iter().map(|entry| entry.name.as_str());
+        match route.filter(|route| !names().any(|name| name == *route)) {
+            Some(unknown) => Err(undefined("route", unknown, names())),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn take_back(

@@ -221,6 +221,7 @@ async fn what_cannot_be_done_is_said_with_a_code() {
         ("/routes/orders/switch", json!({"profile": "account", "for": "soon"}), 400, "bad_span"),
         ("/routes/orders/switch", json!({"profil": "account"}), 400, "bad_body"),
         ("/routes/orders/undo", json!({}), 409, "already_so"),
+        ("/routes/nowhere/undo", json!({}), 404, "not_defined"),
         ("/environment/switch", json!({"environment": "staging"}), 404, "not_defined"),
         ("/profiles/nobody/refresh", json!({}), 404, "not_defined"),
     ];

@@ -454,3 +454,10 @@ async fn an_environment_says_which_routes_keep_a_switch_of_their_own() {
     let route = run(&stage, "switch bills --undo --json", 0).await;
     assert!(route.contains("\"still_switched\":[]"), "{route}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_route_that_is_not_there_is_named_by_an_undo_as_well() {
+    let stage = start().await;
+    let words = run(&stage, "switch ordres --undo", 2).await;
+    has(&words, &["route \"ordres\" is not defined (defined: \"orders\")"]);
+}

@@ -112,7 +112,8 @@ pub(super) async fn switch_route(
     request_body = Empty,
     responses(
         (status = 200, body = Switched), (status = 400, body = Problem), (status = 401, body = Problem),
-        (status = 409, body = Problem), (status = 415, body = Problem), (status = 422, body = Problem)
+        (status = 404, body = Problem), (status = 409, body = Problem), (status = 415, body = Problem),
+        (status = 422, body = Problem)
     )
 )]
 pub(super) async fn undo_route(
