@@ -356,3 +356,21 @@ fn an_admin_listener_for_everybody_needs_tls_and_a_token() {
     );
     assert!(problems.contains("needs a token (set token, or state_dir)"), "{problems}");
 }
+
+#[tokio::test]
+async fn every_answer_to_a_change_is_in_the_document() {
+    let stage = start().await;
+    let document = read(&stage, "/openapi.json").await;
+    for (path, expected) in [
+        ("/reload", &["200", "400", "401", "409", "415", "422", "507"][..]),
+        ("/routes/{route}/switch", &["200", "400", "401", "404", "409", "415", "422", "502", "507"]),
+        ("/routes/{route}/undo", &["200", "400", "401", "404", "409", "415", "422", "502", "507"]),
+        ("/environment/switch", &["200", "400", "401", "404", "409", "415", "422", "502", "507"]),
+        ("/environment/undo", &["200", "400", "401", "409", "415", "422", "502", "507"]),
+    ] {
+        let answers = document["paths"][format!("/api/v1{path}")]["post"]["responses"].as_object().unwrap();
+        let has = |code: &&&str| answers.contains_key(**code);
+        let missing: Vec<_> = expected.iter().filter(|code| !has(code)).collect();
+        assert!(missing.is_empty(), "{path}: {missing:?}");
+    }
+}
