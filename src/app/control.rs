@@ -15,7 +15,7 @@ use crate::{
     app::{
         ReloadError,
         core::{Core, Files},
-        difference,
+        difference::{self, Known},
         expiry::Overdue,
         reading::{Own, Prepared, Read, environment, now, read},
         relocation::Relocation,
@@ -242,7 +242,10 @@ impl Control {
             Some(relocation) => relocation.finish(&mut state.store),
             None => state.keep(&switches),
         }
-        let reloaded = difference::between(&before, &loaded);
+        let before = Known::of(before, &state.own, &state.environments);
+        let after = Known::of(loaded.settings, &own, &loaded.environments);
+        let warnings = loaded.warnings.iter().map(|warning| warning.to_string().trim_end().to_owned());
+        let reloaded = Reloaded { warnings: warnings.collect(), ..difference::between(&before, &after) };
         state.text = text;
         state.environments = loaded.environments;
         state.switches = switches;

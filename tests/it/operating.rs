@@ -296,7 +296,7 @@ async fn a_reload_says_what_has_changed_or_every_problem_with_its_place() {
     let stage = start().await;
     let path = stage.folder.path().join("keybearer.yaml");
     let good = fs::read_to_string(&path).unwrap();
-    has(&run(&stage, "reload", 0).await, &["reloaded", "nothing in it is new"]);
+    has(&run(&stage, "reload", 0).await, &["reloaded", "nothing that is in force has changed"]);
     let orders = good.lines().find(|line| line.starts_with("  orders: {match")).unwrap();
     let next = format!("{}\n{}", orders.replace("/v1", "/v2"), orders.replace("orders", "bills"));
     let other = good.replace(orders, &next) + "timeouts: {connect: 3s}\n";
@@ -460,4 +460,19 @@ async fn a_route_that_is_not_there_is_named_by_an_undo_as_well() {
     let stage = start().await;
     let words = run(&stage, "switch ordres --undo", 2).await;
     has(&words, &["route \"ordres\" is not defined (defined: \"orders\")"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_names_what_a_switch_covers_and_environments() {
+    let stage = start().await;
+    let path = stage.folder.path().join("keybearer.yaml");
+    let good = fs::read_to_string(&path).unwrap();
+    run(&stage, "switch orders other", 0).await;
+    let covered = good.replacen("profile: account}", "profile: other}", 1);
+    fs::write(&path, format!("{covered}  testing: {{routes: {{orders: {{profile: account}}}}}}\n")).unwrap();
+    let words = run(&stage, "reload", 0).await;
+    has(&words, &["  added    environment \"testing\"", "  changed  route \"orders\""]);
+    fs::write(&path, good.replacen("profile: account}", "profile: other}", 1) + "# a remark\n").unwrap();
+    has(&run(&stage, "reload", 0).await, &["  removed  environment \"testing\""]);
+    has(&run(&stage, "reload", 0).await, &["nothing that is in force has changed"]);
 }
