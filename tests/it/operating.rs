@@ -476,3 +476,26 @@ async fn a_reload_names_what_a_switch_covers_and_environments() {
     has(&run(&stage, "reload", 0).await, &["  removed  environment \"testing\""]);
     has(&run(&stage, "reload", 0).await, &["nothing that is in force has changed"]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_authoritys_certificate_in_the_place_of_a_servers_is_named_as_such() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let folder = tempfile::tempdir().unwrap();
+    let (pem, file) = (folder.path().join("admin.pem"), folder.path().join("admin.key"));
+    fs::write(&pem, params.self_signed(&key).unwrap().pem()).unwrap();
+    fs::write(&file, key.serialize_pem()).unwrap();
+    let admin = format!(
+        "state_dir: state\nadmin: {{address: \"127.0.0.1:0\", tls: {{certificate: {{file: {pem:?}}}, key: {{file: {file:?}}}}}}}"
+    );
+    let stage = Plan::default().more(&admin).start().await;
+    let address = stage.gateway.admin().unwrap();
+    let line = format!("status --config nothing.yaml --admin https://{address} --ca {}", pem.display());
+    let words = run(&stage, &line, 1).await;
+    has(
+        &words,
+        &["the certificate of an authority (CA:TRUE)", "next: ", "basicConstraints=critical,CA:FALSE"],
+    );
+    assert!(!words.contains("--ca FILE"), "{words}");
+}
