@@ -57,6 +57,8 @@ pub struct Shown {
     pub readers: events::Readers,
     /// The admin listener's own connections.
     pub connections: Arc<connections::Connections>,
+    /// The admin listener's own certificates, if it has any.
+    pub certificates: Arc<telemetry::listeners::Certificates>,
 }
 
 /// One path of the admin listener. The index and the tests read this table.

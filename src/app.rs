@@ -51,9 +51,11 @@ mod owners;
 mod pulse;
 mod reading;
 mod reload;
+mod relocation;
 mod running;
 pub mod service;
 pub mod switches;
+mod switching;
 mod undefined;
 mod worker;
 

@@ -180,7 +180,11 @@ async fn status(State(shown): Gateway) -> Json<Status> {
 /// All routes, with what they have counted.
 #[utoipa::path(get, path = "/api/v1/routes", responses((status = 200, body = Vec<Route>)))]
 async fn routes(State(shown): Gateway) -> Json<Vec<Route>> {
-    let mut switched = shown.control.get().map(|c| c.configuration().switched).unwrap_or_default();
+    let control = shown.control.get();
+    let mut switched = control.map(|control| control.configuration().switched).unwrap_or_default();
+    if let Some(glance) = control.map(|control| control.glance()) {
+        switched.retain(|route, _| glance.switched.binary_search(route).is_ok());
+    }
     let snapshot = shown.gateway.snapshot();
     let all = snapshot.routes.iter().map(|route| {
         let base = route.settings.base_path.as_ref().map_or("", |path| path.as_str());

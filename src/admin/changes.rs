@@ -90,6 +90,8 @@ pub struct Switched {
     pub until: Option<u64>,
     /// Whether a restart keeps it.
     pub is_kept: bool,
+    /// Of an environment: routes that have another profile than it gives them, as they are switched themselves.
+    pub still_switched: Vec<String>,
 }
 
 /// How the last reading of the configuration went.
@@ -130,9 +132,9 @@ pub struct Configuration {
     pub environments: Vec<String>,
     /// How the last reading went.
     pub reading: Reading,
-    /// Routes that are switched, by name.
+    /// Routes with their latest switch, which can be undone, by name.
     pub switched: std::collections::BTreeMap<String, Switch>,
-    /// The environment's switch, if there is one.
+    /// The environment's latest switch, which can be undone.
     pub switched_environment: Option<Switch>,
     /// What was switched and undone, the latest first; a hundred at most.
     pub history: Vec<Entry>,
@@ -147,9 +149,9 @@ pub struct Glance {
     pub done: u64,
     /// Reloads that were refused.
     pub failed: u64,
-    /// Routes that are switched, by name.
+    /// Routes that have another profile than the file gives them, in order.
     pub switched: Vec<String>,
-    /// Whether the environment is switched.
+    /// Whether the environment is another one than the gateway was started for.
     pub has_other_environment: bool,
 }
 

@@ -136,7 +136,7 @@ impl Scrape {
             profiles: shown.profiles.load().iter().map(token::Handle::view).collect(),
             listeners: shown.listeners.load().iter().map(ListenerSum::of).collect(),
             upstreams: upstreams::sums(&shown.gateway),
-            admin: admin::AdminSum::of(&shown.connections),
+            admin: admin::AdminSum::of(&shown.connections, &shown.certificates),
             whole: process::Whole::of(shown),
         }
     }

@@ -47,7 +47,7 @@ pub(super) struct Route {
     pub(super) upstream: String,
     /// The profile that serves it; absent for `none`.
     pub(super) profile: Option<String>,
-    /// Its switch, if it has another profile than its configuration says.
+    /// Its latest switch, if it has another profile than the file gives it.
     pub(super) switched: Option<Switch>,
     /// Requests by class of the answer; `none` for callers who left before.
     pub(super) requests: BTreeMap<&'static str, u64>,

@@ -23,6 +23,7 @@ use crate::{
     listen::{self, Address, Follower, inherited::Inherited, unix::SocketFile},
     secret::{Fingerprint, Secret},
     source::Source,
+    telemetry::listeners::Certificates,
 };
 
 /// The token's file in the state folder.
@@ -37,6 +38,7 @@ pub(super) struct Admin {
     socket: Bound,
     access: Access,
     follower: Option<Follower>,
+    certificates: Arc<Certificates>,
 }
 
 /// A socket and where it is.
@@ -128,10 +130,12 @@ impl Admin {
     ) -> Result<Option<Self>, StartError> {
         let Some(admin) = &settings.admin else { return Ok(None) };
         let refused = |error: io::Error| StartError::Admin { address: admin.address.clone(), cause: error };
+        // Its own, as this one may never be served.
+        let certificates = Arc::<Certificates>::default();
         let (tls, follower) = match &admin.tls {
             Some(tls) => {
-                let (config, follower) =
-                    listen::tls::served("admin", tls).map_err(StartError::AdminCertificate)?;
+                let served = listen::tls::served("admin", tls, &certificates);
+                let (config, follower) = served.map_err(StartError::AdminCertificate)?;
                 (Some(config), Some(follower))
             }
             None => (None, None),
@@ -151,7 +155,7 @@ impl Admin {
             now.iter().for_each(|now| now.restore());
             refused(error)
         })?;
-        Ok(Some(Self { place, socket, access, follower }))
+        Ok(Some(Self { place, socket, access, follower, certificates }))
     }
 }
 
@@ -215,7 +219,7 @@ impl Core {
 
     /// Serves `admin` from now on, in the place of the one before.
     pub(super) fn administer(&self, admin: Option<Admin>, control: &Handle) {
-        let next = admin.map(|Admin { place, socket, access, follower }| {
+        let next = admin.map(|Admin { place, socket, access, follower, certificates }| {
             let shown = Arc::new(admin::Shown {
                 gateway: Arc::clone(&self.gateway),
                 profiles: Arc::clone(&self.owners.shown),
@@ -226,6 +230,7 @@ impl Core {
                 started: self.started,
                 readers: admin::events::Readers::default(),
                 connections: Arc::clone(&self.admin_connections),
+                certificates,
             });
             let mut tasks = vec![
                 control

@@ -1,35 +1,30 @@
-//! Changing a running gateway from outside: reload, switch, undo. One change at a time.
+//! Changing a running gateway from outside. One change at a time: the reload is here, switches are beside it.
 //!
 //! What is in force is the text of a configuration file, an environment of it, and the switches made since.
 //! Every change makes all three anew, so that a switch is checked by the same rules as the file.
 
 use std::{
-    collections::{BTreeSet, HashMap},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use arc_swap::ArcSwap;
 
 use crate::{
-    admin::changes::{Action, Glance, Reading, Reloaded, Switch, Switched, Wish},
+    admin::changes::{Glance, Reading, Reloaded},
     app::{
         ReloadError,
         core::{Core, Files},
-        difference,
+        difference::{self, Known},
         expiry::Overdue,
-        reading::{Prepared, environment, now, read},
+        reading::{Own, Prepared, Read, environment, now, read},
+        relocation::Relocation,
         service,
         switches::{Store, Switches},
-        undefined::undefined,
     },
-    config::{self, Loaded, Secrets, Settings, problem::Problems},
+    config::{self, Secrets, Settings, problem::Problems},
     listen::inherited::Inherited,
 };
-
-/// The longest that a switch for a while may last.
-pub const SWITCH_MAX: Duration = Duration::from_secs(366 * 86_400);
 
 /// Says what the command line says otherwise than the file.
 pub type Overrides = Box<dyn Fn(&mut Settings) + Send + Sync>;
@@ -79,6 +74,14 @@ pub enum ChangeError {
     /// The change could not be kept for the next start.
     #[error("the switch cannot be kept in state_dir ({0}); nothing was changed")]
     NotKept(std::io::Error),
+    /// Nothing can be kept in the state folder that a reload brings.
+    #[error("state_dir {} cannot be used ({cause}); nothing was changed", .folder.display())]
+    StateDir {
+        /// The folder.
+        folder: PathBuf,
+        /// The system's reason.
+        cause: std::io::Error,
+    },
     /// A span that makes no sense.
     #[error("a switch may last from 1 second to 366 days")]
     Span,
@@ -86,9 +89,8 @@ pub enum ChangeError {
 
 /// The one who changes a running gateway.
 pub struct Control {
-    core: Arc<Core>,
-    origin: Origin,
-    store: Option<Store>,
+    pub(super) core: Arc<Core>,
+    pub(super) origin: Origin,
     state: Mutex<State>,
     /// What is told of `state`, also while a change holds it: that may wait for tokens, and those who look
     /// run where tokens are fetched.
@@ -97,9 +99,13 @@ pub struct Control {
 
 pub(super) struct State {
     /// The text in force.
-    text: String,
-    environments: Vec<String>,
+    pub(super) text: String,
+    pub(super) environments: Vec<String>,
     pub(super) switches: Switches,
+    /// What the file says where they say otherwise.
+    pub(super) own: Own,
+    /// Where they are kept.
+    pub(super) store: Option<Store>,
     reading: Reading,
     pub(super) overdue: Overdue,
 }
@@ -110,8 +116,19 @@ impl State {
             path: origin.path.clone(),
             environment: environment(origin, &self.switches),
             environments: self.environments.clone(),
+            switched: self.switches.over(&self.own).map(str::to_owned).collect(),
+            has_other_environment: environment(origin, &self.switches) != origin.environment,
             switches: self.switches.clone(),
             reading: self.reading.clone(),
+        }
+    }
+
+    /// Keeps `switches` for the next start, or warns.
+    pub(super) fn keep(&self, switches: &Switches) {
+        if let Some(store) = &self.store
+            && let Err(error) = store.save(switches)
+        {
+            tracing::warn!(%error, "the switches cannot be kept in state_dir");
         }
     }
 }
@@ -125,7 +142,11 @@ pub struct View {
     pub environment: Option<String>,
     /// Those that the file defines.
     pub environments: Vec<String>,
-    /// The switches in force, and the history.
+    /// Routes that have another profile than the file gives them.
+    pub switched: Vec<String>,
+    /// Whether the environment is another one than the gateway was started for.
+    pub has_other_environment: bool,
+    /// What was switched and can be undone, and the history.
     pub switches: Switches,
     /// How the last reading went.
     pub reading: Reading,
@@ -133,12 +154,12 @@ pub struct View {
 
 impl Control {
     pub(super) fn new(core: Arc<Core>, origin: Origin, prepared: Prepared) -> Self {
-        let Prepared { loaded, text, switches, store } = prepared;
+        let Prepared { loaded, own, text, switches, store } = prepared;
         let reading = Reading { loaded_at: now(), ..Reading::default() };
-        let state =
-            State { text, environments: loaded.environments, switches, reading, overdue: Overdue::default() };
+        let (environments, overdue) = (loaded.environments, Overdue::default());
+        let state = State { text, environments, switches, own, store, reading, overdue };
         let shown = ArcSwap::from_pointee(state.view(&origin));
-        Self { core, origin, store, state: Mutex::new(state), shown }
+        Self { core, origin, state: Mutex::new(state), shown }
     }
 
     /// What monitors want to know. Never blocks.
@@ -148,8 +169,8 @@ impl Control {
             is_valid: view.reading.refused.is_none(),
             done: view.reading.done,
             failed: view.reading.failed,
-            switched: view.switches.routes().map(|(route, _)| route.to_owned()).collect(),
-            has_other_environment: view.switches.environment().is_some(),
+            switched: view.switched.clone(),
+            has_other_environment: view.has_other_environment,
         })
     }
 
@@ -167,7 +188,7 @@ impl Control {
         self.shown.load_full()
     }
 
-    fn show(&self, state: &State) {
+    pub(super) fn show(&self, state: &State) {
         self.shown.store(Arc::new(state.view(&self.origin)));
     }
 
@@ -179,41 +200,57 @@ impl Control {
     pub fn reload(&self, by: &str) -> Result<Reloaded, ChangeError> {
         let mut state = self.state();
         service::reloading();
-        let mut switches = state.switches.clone();
-        let outcome = config::read_text(&self.origin.path).map_err(ChangeError::Problems).and_then(|text| {
-            let loaded =
-                read(&self.origin, &text, &mut switches, Secrets::Needed).map_err(ChangeError::Problems)?;
-            let before = self.core.serving.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            self.core.reload(&loaded.settings, Files::Anew)?;
-            let reloaded = difference::between(&before, &loaded);
-            Ok((text, loaded, reloaded))
+        let done = self.try_reload(&mut state).inspect_err(|error| {
+            tracing::error!(by, "the configuration was not reloaded: {error}");
         });
-        let done = match outcome {
-            Ok((text, loaded, reloaded)) => {
-                for warning in loaded.warnings_for_log() {
-                    tracing::warn!("{}", warning.to_string().trim_end());
-                }
-                self.keep(&switches);
-                state.text = text;
-                state.environments = loaded.environments;
-                state.switches = switches;
+        match &done {
+            Ok(_) => {
                 state.reading.loaded_at = now();
                 state.reading.refused = None;
                 state.reading.done += 1;
-                self.show(&state);
                 tracing::info!(target: "audit", action = "reload", by, "the configuration was reloaded");
-                Ok(reloaded)
             }
             Err(error) => {
                 state.reading.refused = Some(error.to_string());
                 state.reading.failed += 1;
-                self.show(&state);
-                tracing::error!(by, "the configuration was not reloaded: {error}");
-                Err(error)
             }
-        };
+        }
+        self.show(&state);
         service::ready(&self.status(&state));
         done
+    }
+
+    fn try_reload(&self, state: &mut State) -> Result<Reloaded, ChangeError> {
+        let text = config::read_text(&self.origin.path).map_err(ChangeError::Problems)?;
+        let mut switches = state.switches.clone();
+        let Read { loaded, own } =
+            read(&self.origin, &text, &mut switches, Secrets::Needed).map_err(ChangeError::Problems)?;
+        let before = self.core.serving.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let folder = loaded.settings.state_dir.as_deref();
+        let relocation = match before.state_dir.as_deref() == folder {
+            true => None,
+            false => Some(Relocation::begin(folder, &switches)?),
+        };
+        if let Err(error) = self.core.reload(&loaded.settings, Files::Anew) {
+            relocation.into_iter().for_each(Relocation::take_back);
+            return Err(error.into());
+        }
+        for warning in loaded.warnings_for_log() {
+            tracing::warn!("{}", warning.to_string().trim_end());
+        }
+        match relocation {
+            Some(relocation) => relocation.finish(&mut state.store),
+            None => state.keep(&switches),
+        }
+        let before = Known::of(before, &state.own, &state.environments);
+        let after = Known::of(loaded.settings, &own, &loaded.environments);
+        let warnings = loaded.warnings.iter().map(|warning| warning.to_string().trim_end().to_owned());
+        let reloaded = Reloaded { warnings: warnings.collect(), ..difference::between(&before, &after) };
+        state.text = text;
+        state.environments = loaded.environments;
+        state.switches = switches;
+        state.own = own;
+        Ok(reloaded)
     }
 
     /// One line for the service manager: what is served.
@@ -229,172 +266,5 @@ impl Control {
             None => "",
         };
         format!("serving; routes: {routes}, profiles: {profiles}{refused}")
-    }
-
-    /// Serves a route with another profile, or everything in another environment. The tokens of profiles that
-    /// are new to a route are obtained first. Blocks meanwhile.
-    ///
-    /// # Errors
-    /// [`ChangeError`]; unless it was a dry run, it is logged.
-    pub fn switch(&self, wish: &Wish, by: &str) -> Result<Switched, ChangeError> {
-        let outcome = self.try_switch(wish, by);
-        outcome.inspect_err(|error| {
-            if !wish.is_dry_run {
-                refused(Action::Switch, wish.route.as_deref(), wish.to.as_deref(), by, error);
-            }
-        })
-    }
-
-    fn try_switch(&self, wish: &Wish, by: &str) -> Result<Switched, ChangeError> {
-        let mut state = self.state();
-        if wish.lasts.is_some_and(|lasts| lasts < Duration::from_secs(1) || lasts > SWITCH_MAX) {
-            return Err(ChangeError::Span);
-        }
-        let from = self.served(&state, wish)?;
-        let at = now();
-        let until = wish.lasts.map(|lasts| at + lasts.as_secs());
-        let mut switches = state.switches.clone();
-        let (to, by) = (wish.to.clone(), by.to_owned());
-        switches.push(wish.route.as_deref(), Switch { to, from: from.clone(), at, until, by });
-        let is_kept = self.store.is_some();
-        let switched = Switched { from, to: wish.to.clone(), until, is_kept };
-        let loaded = self.again(&state.text, &mut switches)?;
-        let used = self.new_accounts(&loaded.settings);
-        self.core.owners.obtain(&loaded.settings.profiles, &used, wish.is_dry_run).map_err(no_token)?;
-        if !wish.is_dry_run {
-            self.put_in_force(&mut state, switches, &loaded)?;
-        }
-        Ok(switched)
-    }
-
-    /// Takes back the latest switch of `route`, or of the environment.
-    ///
-    /// # Errors
-    /// [`ChangeError`]; it is logged.
-    pub fn undo(&self, route: Option<&str>, by: &str) -> Result<Switched, ChangeError> {
-        let outcome = self.take_back(route, Action::Undo, by);
-        outcome.inspect_err(|error| refused(Action::Undo, route, None, by, error))
-    }
-
-    pub(super) fn take_back(
-        &self,
-        route: Option<&str>,
-        action: Action,
-        by: &str,
-    ) -> Result<Switched, ChangeError> {
-        let mut state = self.state();
-        let mut switches = state.switches.clone();
-        let Some(gone) = switches.pop(route, action, now(), by) else {
-            let words = match route {
-                Some(route) => format!("route \"{route}\" is not switched"),
-                None => "the environment is not switched".to_owned(),
-            };
-            return Err(ChangeError::Already(words));
-        };
-        let loaded = self.again(&state.text, &mut switches)?;
-        self.put_in_force(&mut state, switches, &loaded)?;
-        Ok(Switched { from: gone.to, to: gone.from, until: None, is_kept: self.store.is_some() })
-    }
-
-    /// Profiles that routes of `settings` have and did not have before.
-    fn new_accounts(&self, settings: &Settings) -> BTreeSet<String> {
-        let serving = self.core.serving.lock().unwrap_or_else(PoisonError::into_inner);
-        let before: HashMap<_, _> =
-            serving.routes.iter().map(|route| (&route.name, &route.target.profile)).collect();
-        let changed =
-            settings.routes.iter().filter(|route| before.get(&route.name) != Some(&&route.target.profile));
-        changed.filter_map(|route| route.target.profile.clone()).collect()
-    }
-
-    /// The settings of the text in force with other switches. Files are not judged again: one that somebody is
-    /// about to write, of a listener perhaps, must not keep an account in force. Those of parts that change are
-    /// read when these are put in force.
-    fn again(&self, text: &str, switches: &mut Switches) -> Result<Loaded, ChangeError> {
-        read(&self.origin, text, switches, Secrets::Optional).map_err(ChangeError::Problems)
-    }
-
-    fn put_in_force(
-        &self,
-        state: &mut State,
-        switches: Switches,
-        loaded: &Loaded,
-    ) -> Result<(), ChangeError> {
-        // Kept first: what cannot be kept is not done.
-        if let Some(store) = &self.store {
-            store.save(&switches).map_err(ChangeError::NotKept)?;
-        }
-        if let Err(error) = self.core.reload(&loaded.settings, Files::AsTheyWere) {
-            self.keep(&state.switches);
-            return Err(no_token(error));
-        }
-        let new = switches.history().next();
-        if let Some(entry) = new {
-            tracing::info!(
-                target: "audit",
-                action = entry.action.word(),
-                route = entry.route,
-                from = entry.from,
-                to = entry.to,
-                until = entry.until,
-                by = entry.by,
-                "the account was switched"
-            );
-        }
-        state.switches = switches;
-        self.show(state);
-        Ok(())
-    }
-
-    fn keep(&self, switches: &Switches) {
-        if let Some(store) = &self.store
-            && let Err(error) = store.save(switches)
-        {
-            tracing::warn!(%error, "the switches cannot be kept in state_dir");
-        }
-    }
-
-    /// What is served before a switch, after a look at whether the switch makes sense.
-    fn served(&self, state: &State, wish: &Wish) -> Result<Option<String>, ChangeError> {
-        let serving = self.core.serving.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(route) = &wish.route else {
-            let from = environment(&self.origin, &state.switches);
-            if let Some(name) = wish.to.as_ref().filter(|name| !state.environments.contains(name)) {
-                return Err(undefined("environment", name, state.environments.iter().map(String::as_str)));
-            }
-            return match from == wish.to {
-                true => Err(ChangeError::Already("this environment is in force already".into())),
-                false => Ok(from),
-            };
-        };
-        let Some(entry) = serving.routes.iter().find(|entry| entry.name == *route) else {
-            return Err(undefined("route", route, serving.routes.iter().map(|entry| entry.name.as_str())));
-        };
-        let profiles = || serving.profiles.iter().map(|profile| profile.profile.name.as_str());
-        let profile = wish.to.as_deref().unwrap_or("none");
-        if profile == "none" {
-            return Err(ChangeError::NoAccount);
-        }
-        if !profiles().any(|name| name == profile) {
-            return Err(undefined("profile", profile, profiles()));
-        }
-        let from = entry.target.profile.clone();
-        if from.as_deref() == Some(profile) {
-            let words = format!("route \"{route}\" is served with profile \"{profile}\" already");
-            return Err(ChangeError::Already(words));
-        }
-        Ok(Some(from.unwrap_or_else(|| "none".to_owned())))
-    }
-}
-
-/// Puts on record that somebody wanted a change and did not get it.
-fn refused(action: Action, route: Option<&str>, to: Option<&str>, by: &str, error: &ChangeError) {
-    let action = action.word();
-    tracing::info!(target: "audit", action, route, to, by, "the account was not switched: {error}");
-}
-
-fn no_token(error: ReloadError) -> ChangeError {
-    match error {
-        ReloadError::Profile(profile, why) => ChangeError::NoToken(profile, why),
-        other => other.into(),
     }
 }

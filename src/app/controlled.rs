@@ -49,7 +49,9 @@ fn refusal(error: &ChangeError) -> Refusal {
         ChangeError::Unknown { .. } | ChangeError::NoAccount => (StatusCode::NOT_FOUND, "not_defined"),
         ChangeError::Already(_) => (StatusCode::CONFLICT, "already_so"),
         ChangeError::NoToken(..) => (StatusCode::BAD_GATEWAY, "no_token"),
-        ChangeError::NotKept(_) => (StatusCode::INSUFFICIENT_STORAGE, "not_kept"),
+        ChangeError::NotKept(_) | ChangeError::StateDir { .. } => {
+            (StatusCode::INSUFFICIENT_STORAGE, "not_kept")
+        }
         ChangeError::Span => (StatusCode::BAD_REQUEST, "bad_span"),
     };
     Refusal { status, code, detail: error.to_string().trim_end().to_owned() }

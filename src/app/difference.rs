@@ -1,17 +1,36 @@
-//! What a reload has changed, in names that stand in the file.
+//! What a reload has changed, in names that stand in the file. What is switched is told as the file has it.
 
 use std::collections::BTreeMap;
 
-use crate::{
-    admin::changes::Reloaded,
-    config::{Loaded, Settings},
-};
+use crate::{admin::changes::Reloaded, app::reading::Own, config::Settings};
+
+/// A file as it was put in force: the settings without what was switched, and the environments that it defines.
+pub(super) struct Known {
+    settings: Settings,
+    environments: Vec<String>,
+}
+
+impl Known {
+    pub(super) fn of(mut settings: Settings, own: &Own, environments: &[String]) -> Self {
+        for route in &mut settings.routes {
+            if let Some(profile) = own.get(&route.name) {
+                route.target.profile.clone_from(profile);
+            }
+        }
+        Self { settings, environments: environments.to_vec() }
+    }
+}
 
 /// What `after` has otherwise than `before`.
-pub(super) fn between(before: &Settings, after: &Loaded) -> Reloaded {
-    let warnings = after.warnings.iter().map(|warning| warning.to_string().trim_end().to_owned()).collect();
-    let mut told = Reloaded { warnings, ..Reloaded::default() };
-    let after = &after.settings;
+pub(super) fn between(before: &Known, after: &Known) -> Reloaded {
+    let mut told = Reloaded::default();
+    named(
+        "environment",
+        before.environments.iter().map(|name| (name.as_str(), name)).collect(),
+        after.environments.iter().map(|name| (name.as_str(), name)).collect(),
+        &mut told,
+    );
+    let (before, after) = (&before.settings, &after.settings);
     named(
         "listener",
         before.listeners.iter().map(|listener| (listener.name.as_str(), listener)).collect(),

@@ -12,9 +12,19 @@ use crate::{
     config::{self, Loaded, Secrets, problem::Problems},
 };
 
+/// A configuration with switches.
+pub(super) struct Read {
+    pub(super) loaded: Loaded,
+    pub(super) own: Own,
+}
+
+/// The profiles that the file itself gives to switched routes, by route; `None` for no profile.
+pub(super) type Own = BTreeMap<String, Option<String>>;
+
 /// A configuration read for the start, with the switches that were kept.
 pub(super) struct Prepared {
     pub(super) loaded: Loaded,
+    pub(super) own: Own,
     pub(super) text: String,
     pub(super) switches: Switches,
     pub(super) store: Option<Store>,
@@ -26,7 +36,8 @@ pub(super) fn prepare(origin: &Origin) -> Result<Prepared, Problems> {
     let mut plain = config::parse(&text, &origin.path, origin.environment.as_deref())?;
     (origin.overrides)(&mut plain.settings);
     let Some(folder) = plain.settings.state_dir.clone() else {
-        return Ok(Prepared { loaded: plain, text, switches: Switches::default(), store: None });
+        let (own, switches) = (Own::new(), Switches::default());
+        return Ok(Prepared { loaded: plain, own, text, switches, store: None });
     };
     let (store, mut switches) = kept(&folder);
     let before = switches.clone();
@@ -37,12 +48,12 @@ pub(super) fn prepare(origin: &Origin) -> Result<Prepared, Problems> {
         while switches.pop(None, Action::Drop, now(), "restart").is_some() {}
     }
     drop_ended(&mut switches);
-    let loaded = match read(origin, &text, &mut switches, Secrets::Needed) {
-        Ok(loaded) => loaded,
+    let Read { loaded, own } = match read(origin, &text, &mut switches, Secrets::Needed) {
+        Ok(read) => read,
         Err(problems) => {
             tracing::error!("the switches from before the restart are dropped:\n{problems}");
             switches = Switches::default();
-            plain
+            Read { loaded: plain, own: Own::new() }
         }
     };
     if let Some(store) = store.as_ref().filter(|_| before != switches)
@@ -50,7 +61,7 @@ pub(super) fn prepare(origin: &Origin) -> Result<Prepared, Problems> {
     {
         tracing::warn!(%error, "the switches cannot be kept in state_dir");
     }
-    Ok(Prepared { loaded, text, switches, store })
+    Ok(Prepared { loaded, own, text, switches, store })
 }
 
 fn kept(folder: &Path) -> (Option<Store>, Switches) {
@@ -99,7 +110,7 @@ pub(super) fn read(
     text: &str,
     switches: &mut Switches,
     secrets: Secrets,
-) -> Result<Loaded, Problems> {
+) -> Result<Read, Problems> {
     let environment = environment(origin, switches);
     let parse = |switched: &BTreeMap<String, String>| {
         config::parse_switched(text, &origin.path, environment.as_deref(), switched, secrets)
@@ -118,11 +129,14 @@ pub(super) fn read(
         );
         while switches.pop(Some(&route), Action::Drop, now(), "configuration").is_some() {}
     }
-    let mut loaded = parse(&switches.profiles())?;
+    let switched = switches.profiles();
+    let mut loaded = parse(&switched)?;
     (origin.overrides)(&mut loaded.settings);
     // What the file says is told, not what a switch has made of it: a profile that it replaces is used.
     loaded.warnings = plain.warnings;
-    Ok(loaded)
+    let routes = plain.settings.routes.into_iter().filter(|route| switched.contains_key(&route.name));
+    let own = routes.map(|route| (route.name, route.target.profile)).collect();
+    Ok(Read { loaded, own })
 }
 
 /// The environment in force.

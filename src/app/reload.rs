@@ -80,7 +80,7 @@ impl Core {
             snapshot(settings, &owners::handles(&all), self.workers, Kept::of(&self.gateway, files))?;
         self.owners.wait_for(&new)?;
         let plan = self.listeners.prepare(settings).map_err(|error| self.of_ours(error.into()))?;
-        let has_moved = serving.admin != settings.admin;
+        let has_moved = is_administered_otherwise(&serving, settings);
         let admin = if has_moved { self.bind_admin(settings) } else { Ok(None) };
         let admin = admin.map_err(|error| self.of_ours(error.into()))?;
         self.listeners.open(&plan).map_err(|error| {
@@ -122,6 +122,12 @@ impl Core {
         let Some((holder, address)) = holder else { return error };
         ReloadError::Own(Box::new(Own { wants, wanted, holder, address }))
     }
+}
+
+/// Whether the admin listener is another one, or has another token: without one of its own it is in the state folder.
+fn is_administered_otherwise(before: &Settings, after: &Settings) -> bool {
+    let has_own_token = after.admin.as_ref().is_none_or(|admin| admin.token.is_some());
+    before.admin != after.admin || (!has_own_token && before.state_dir != after.state_dir)
 }
 
 /// The parts of the configuration that only a restart can change and that have changed.

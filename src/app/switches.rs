@@ -41,6 +41,12 @@ impl Switches {
         self.routes.iter().filter_map(|(route, all)| Some((route.as_str(), all.last()?)))
     }
 
+    /// Routes that have another profile than their `own`, which is what the file gives them.
+    pub fn over(&self, own: &BTreeMap<String, Option<String>>) -> impl Iterator<Item = &str> {
+        let is_other = |(route, switch): &(&str, &Switch)| own.get(*route) != Some(&switch.to);
+        self.routes().filter(is_other).map(|(route, _)| route)
+    }
+
     /// The environment's latest switch.
     pub fn environment(&self) -> Option<&Switch> {
         self.environment.last()
@@ -59,30 +65,45 @@ impl Switches {
         }
     }
 
-    /// Adds a switch of `route`, or of the environment.
+    /// Adds a switch of `route`, or of the environment. What is done is to be noted.
     pub fn push(&mut self, route: Option<&str>, switch: Switch) {
-        self.note(Action::Switch, route, &switch, switch.from.clone(), switch.to.clone());
         let all = match route {
             Some(route) => self.routes.entry(route.to_owned()).or_default(),
             None => &mut self.environment,
         };
         all.push(switch);
         if all.len() > DEPTH_MAX {
-            all.remove(0);
+            // The row still begins where it began: the last undo goes there, and a restart asks for it.
+            let oldest = all.remove(0);
+            all.iter_mut().take(1).for_each(|next| next.from.clone_from(&oldest.from));
         }
     }
 
-    /// Takes the latest switch away. `at` and `by` say when and who.
-    pub fn pop(&mut self, route: Option<&str>, action: Action, at: u64, by: &str) -> Option<Switch> {
+    /// Takes the latest switch away. What is done is to be noted.
+    pub fn take(&mut self, route: Option<&str>) -> Option<Switch> {
         let all = match route {
             Some(route) => self.routes.get_mut(route)?,
             None => &mut self.environment,
         };
         let switch = all.pop()?;
         self.routes.retain(|_, all| !all.is_empty());
-        let undone = Switch { at, by: by.to_owned(), until: None, ..switch.clone() };
-        self.note(action, route, &undone, switch.to.clone(), switch.from.clone());
         Some(switch)
+    }
+
+    /// Takes the latest switch away where nothing else is known of what is served then. `at` and `by` say when
+    /// and who.
+    pub fn pop(&mut self, route: Option<&str>, action: Action, at: u64, by: &str) -> Option<Switch> {
+        let gone = self.take(route)?;
+        let (from, to) = (gone.to.clone(), gone.from.clone());
+        let (route, by) = (route.map(str::to_owned), by.to_owned());
+        self.note(Entry { at, action, route, from, to, until: None, by });
+        Some(gone)
+    }
+
+    /// Puts down what was done.
+    pub fn note(&mut self, entry: Entry) {
+        self.history.push_front(entry);
+        self.history.truncate(HISTORY_MAX);
     }
 
     /// Routes, or `None` for the environment, whose latest switch has ended by `now`.
@@ -92,20 +113,6 @@ impl Switches {
         let mut all: Vec<_> = routes.map(|(route, _)| Some(route.to_owned())).collect();
         all.extend(self.environment().filter(|switch| is_over(switch)).map(|_| None));
         all
-    }
-
-    fn note(
-        &mut self,
-        action: Action,
-        route: Option<&str>,
-        switch: &Switch,
-        from: Option<String>,
-        to: Option<String>,
-    ) {
-        let (at, until, by) = (switch.at, switch.until, switch.by.clone());
-        let route = route.map(str::to_owned);
-        self.history.push_front(Entry { at, action, route, from, to, until, by });
-        self.history.truncate(HISTORY_MAX);
     }
 }
 
@@ -125,21 +132,33 @@ impl Store {
         Ok(Self { folder: folder.to_owned() })
     }
 
+    /// The state folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The file as it is; `None` when there is none.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn bytes(&self) -> io::Result<Option<Vec<u8>>> {
+        match fs::read(self.folder.join(FILE)) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// What was kept. A file that cannot be understood is put aside, so that the next save does not
     /// destroy it.
     ///
     /// # Errors
     /// When the file cannot be read or understood.
     pub fn load(&self) -> io::Result<Switches> {
-        let path = self.folder.join(FILE);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Switches::default()),
-            Err(error) => return Err(error),
-        };
+        let Some(bytes) = self.bytes()? else { return Ok(Switches::default()) };
         serde_json::from_slice(&bytes).map_err(|error| {
             let aside = self.folder.join("switches.json.broken");
-            let _ = fs::rename(&path, &aside);
+            let _ = fs::rename(self.folder.join(FILE), &aside);
             io::Error::other(format!("{error} (the file was put aside as {})", aside.display()))
         })
     }
@@ -149,9 +168,26 @@ impl Store {
     /// # Errors
     /// The system's, for instance a full disk; the old state is kept then.
     pub fn save(&self, switches: &Switches) -> io::Result<()> {
-        let text = serde_json::to_vec_pretty(switches)?;
+        self.replace(&serde_json::to_vec_pretty(switches)?)
+    }
+
+    /// Makes the file what [`Store::bytes`] has said of it.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn restore(&self, bytes: Option<&[u8]>) -> io::Result<()> {
+        let Some(bytes) = bytes else {
+            return match fs::remove_file(self.folder.join(FILE)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            };
+        };
+        self.replace(bytes)
+    }
+
+    fn replace(&self, bytes: &[u8]) -> io::Result<()> {
         let (path, new) = (self.folder.join(FILE), self.folder.join("switches.json.new"));
-        let written = write(&new, &text).and_then(|()| fs::rename(&new, &path));
+        let written = write(&new, bytes).and_then(|()| fs::rename(&new, &path));
         if written.is_err() {
             let _ = fs::remove_file(&new);
         }
@@ -187,8 +223,22 @@ mod tests {
         assert!(switches.profiles().is_empty());
         assert!(switches.pop(Some("orders"), Action::Undo, 2, "test").is_none());
         let told: Vec<_> = switches.history().map(|e| (e.action, e.from.clone(), e.to.clone())).collect();
-        assert_eq!(told.len(), 4);
+        assert_eq!(told.len(), 2);
         assert_eq!(told[0], (Action::Undo, Some("b".into()), Some("a".into())));
+    }
+
+    #[test]
+    fn a_row_that_is_cut_still_begins_where_it_began() {
+        let mut switches = Switches::default();
+        for n in 0..DEPTH_MAX + 5 {
+            switches.push(Some("orders"), switch(&format!("p{}", n + 1), &format!("p{n}"), None));
+        }
+        let mut undone = Vec::new();
+        while let Some(gone) = switches.pop(Some("orders"), Action::Undo, 2, "test") {
+            undone.push(gone.from.unwrap());
+        }
+        assert_eq!(undone.len(), DEPTH_MAX);
+        assert_eq!(undone[DEPTH_MAX - 2..], ["p6", "p0"]);
     }
 
     #[test]

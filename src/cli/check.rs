@@ -73,12 +73,14 @@ fn lack_of_socket(path: &Path) -> Option<String> {
 }
 
 /// Whether the folder could be made is tried with another one beside it: some file systems, such as /proc, say it no
-/// other way.
+/// other way. Nothing is said of what this user cannot look into: the gateway's may.
 fn lack_of_state(folder: &Path) -> Option<String> {
-    if folder.is_dir() {
-        return None;
-    }
     let remedy = "make it for the gateway's user, or name another folder";
+    match fs::metadata(folder) {
+        Ok(there) if there.is_dir() => return None,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return None,
+        _ => {}
+    }
     if fs::symlink_metadata(folder).is_ok() {
         return Some(format!("state_dir: {} is no folder ({remedy})", folder.display()));
     }

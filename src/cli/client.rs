@@ -20,6 +20,7 @@ use crate::{
         print, say,
     },
     outbound,
+    profile::diagnosis::{Diagnosis, network::of_network},
 };
 
 /// A gateway that does not answer a question within this is not well.
@@ -169,6 +170,11 @@ impl Client {
         let system = kind(error);
         let why =
             if error.is_timeout() { "it does not answer in time".into() } else { outbound::reason(error) };
+        if why.contains("CaUsedAsEndEntity") {
+            // Trusting it helps no more.
+            let Diagnosis { meaning, remedy } = of_network(&why);
+            return anyhow!("no gateway answers at {door}: {meaning}\n  next: {remedy}").into();
+        }
         let next = match (door, system) {
             _ if why.contains("CertificateRequired") => {
                 "it asks for a client certificate (client_ca): say --certificate FILE and --key FILE, or use a unix socket"

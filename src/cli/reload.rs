@@ -49,7 +49,7 @@ pub(super) fn reload(args: &ReloadArgs) -> Result<ExitCode, Failure> {
         }
     }
     if reloaded.added.is_empty() && reloaded.changed.is_empty() && reloaded.removed.is_empty() {
-        out.push_str("  nothing in it is new\n");
+        out.push_str("  nothing that is in force has changed\n");
     }
     print(&out)
 }

@@ -183,7 +183,7 @@ fn profiles(profiles: &[Profile], now: u64) -> String {
 }
 
 /// The first names; a profile may serve thousands of routes.
-fn named(names: &[String]) -> String {
+pub(super) fn named(names: &[String]) -> String {
     let shown: Vec<_> = names.iter().take(NAMES_MAX).map(String::as_str).collect();
     let rest = match names.len().saturating_sub(NAMES_MAX) {
         0 => String::new(),

@@ -86,6 +86,8 @@ struct Outcome {
     until: Option<u64>,
     #[serde(default)]
     is_kept: bool,
+    #[serde(default)]
+    still_switched: Vec<String>,
 }
 
 pub(super) fn switch(args: &SwitchArgs) -> Result<ExitCode, Failure> {
@@ -136,8 +138,15 @@ fn words(args: &SwitchArgs, outcome: &Outcome) -> String {
         Some(route) => format!("route \"{route}\": profile \"{to}\""),
         None => format!("environment \"{to}\""),
     };
+    let still = match outcome.still_switched.as_slice() {
+        [] => String::new(),
+        routes => format!(
+            "note   routes that keep a switch of their own: {} (keybearer switch ROUTE --undo)\n",
+            report::named(routes)
+        ),
+    };
     if args.dry_run {
-        return format!("{what} instead of \"{from}\" can be had; nothing was changed\n");
+        return format!("{what} instead of \"{from}\" can be had; nothing was changed\n{still}");
     }
     let mut out = format!("{what} instead of \"{from}\" from now on\n");
     if let Some(until) = outcome.until {
@@ -148,6 +157,7 @@ fn words(args: &SwitchArgs, outcome: &Outcome) -> String {
             ahead(until, now())
         );
     }
+    out.push_str(&still);
     if !outcome.is_kept {
         out.push_str("note   a restart of the gateway forgets this: its configuration has no state_dir\n");
     }

@@ -50,6 +50,10 @@ pub(super) fn overlays<'a>(root: &'a Node, findings: &Findings<'_>) -> Vec<Overl
         if !super::names::is_name(name) {
             findings.add(key.at, super::names::not_a_name("environment", name));
         }
+        if name == super::profiles::NONE {
+            let words = "this name is taken (it is the word for no environment); choose another";
+            findings.add(key.at, format!("environment {name:?}: {words}"));
+        }
         check(name, node, root, findings);
         if findings.count() == before || matches!(node.value, Value::Map(_)) {
             out.push(Overlay { name, at: key.at, node });

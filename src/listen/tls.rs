@@ -252,12 +252,17 @@ fn prints(settings: &Settings) -> Vec<Option<Print>> {
 /// Gives the settings in force.
 pub type Served = Arc<dyn Fn() -> Arc<ServerConfig> + Send + Sync>;
 
-/// TLS for others than callers, with what follows its files.
+/// TLS for others than callers, with what follows its files. What is in use is `shown`.
 ///
 /// # Errors
 /// When the certificates cannot be used.
-pub fn served(name: &str, settings: &Settings) -> Result<(Served, Follower), CertificateError> {
-    let (live, follower) = Follower::start(&name.into(), settings, &Arc::default())?;
+pub fn served(
+    name: &str,
+    settings: &Settings,
+    shown: &Arc<Certificates>,
+) -> Result<(Served, Follower), CertificateError> {
+    let (live, follower) = Follower::start(&name.into(), settings, shown)?;
+    live.show();
     Ok((Arc::new(move || Arc::clone(&live.snapshot.load().config)), follower))
 }
 

@@ -1,14 +1,24 @@
 //! Setting up the log: one writer to standard error that never makes a request wait.
 
-use std::io::{self, IsTerminal};
+use std::{
+    io::{self, IsTerminal},
+    str::FromStr as _,
+};
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::{EnvFilter, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter, Registry, filter::Directive, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt,
+};
 
 use crate::telemetry::colour;
 
 /// The target of access lines, for filters: `access=off` silences them.
 pub const ACCESS: &str = "access";
+
+/// The target of lines that say who has changed what.
+const AUDIT: &str = "audit";
+/// What is written of them.
+const AUDITED: &str = "audit=info";
 
 /// Lines that may wait to be written. When a slow reader lets it fill up, lines are dropped and counted.
 const LINES_WAITING_MAX: usize = 16_384;
@@ -73,8 +83,19 @@ impl Handle {
 /// do, as an error with the path of its own source.
 fn of_level(level: tracing::Level) -> EnvFilter {
     EnvFilter::new(format!(
-        "warn,rustls=off,rustls_platform_verifier=off,keybearer={level},access={level},audit=info"
+        "warn,rustls=off,rustls_platform_verifier=off,keybearer={level},access={level},{AUDITED}"
     ))
+}
+
+/// The filter that was given, and who has changed what all the same: only one that names that line's target may
+/// silence it.
+fn given(text: &str) -> Result<EnvFilter, StartError> {
+    let filter = EnvFilter::builder().parse(text).map_err(|e| StartError::Filter(e.to_string()))?;
+    let target = |directive: &str| directive.split(['=', '[']).next().unwrap_or_default().trim().to_owned();
+    if text.split(',').any(|directive| target(directive) == AUDIT) {
+        return Ok(filter);
+    }
+    Ok(filter.add_directive(Directive::from_str(AUDITED).expect("AUDITED is a directive")))
 }
 
 impl Log {
@@ -91,7 +112,7 @@ impl Log {
 pub fn start(settings: &Settings, filter: Option<&str>) -> Result<Log, StartError> {
     let is_given = filter.is_some();
     let filter = match filter {
-        Some(text) => EnvFilter::builder().parse(text).map_err(|e| StartError::Filter(e.to_string()))?,
+        Some(text) => given(text)?,
         None => of_level(settings.level),
     };
     let (filter, reloading) = reload::Layer::new(filter);
@@ -127,4 +148,27 @@ pub enum StartError {
     /// There is one already.
     #[error("the log has been started already")]
     Twice,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_keeps_the_audit_lines_unless_it_names_them() {
+        for (text, is_added) in [
+            ("warn,access=off", true),
+            ("error", true),
+            ("off", true),
+            ("", true),
+            ("info,auditor=debug,keybearer[audit]=trace", true),
+            ("warn,audit=off", false),
+            ("audit", false),
+            ("warn,audit[x]=info", false),
+        ] {
+            let filter = given(text).unwrap();
+            let has = filter.to_string().split(',').any(|directive| directive == AUDITED);
+            assert_eq!(has, is_added, "{text}: {filter}");
+        }
+    }
 }

@@ -221,6 +221,7 @@ async fn what_cannot_be_done_is_said_with_a_code() {
         ("/routes/orders/switch", json!({"profile": "account", "for": "soon"}), 400, "bad_span"),
         ("/routes/orders/switch", json!({"profil": "account"}), 400, "bad_body"),
         ("/routes/orders/undo", json!({}), 409, "already_so"),
+        ("/routes/nowhere/undo", json!({}), 404, "not_defined"),
         ("/environment/switch", json!({"environment": "staging"}), 404, "not_defined"),
         ("/profiles/nobody/refresh", json!({}), 404, "not_defined"),
     ];
@@ -354,4 +355,22 @@ fn an_admin_listener_for_everybody_needs_tls_and_a_token() {
             .contains("keybearer.yaml:2:18: admin: address 0.0.0.0:9901 is not loopback, so it needs tls")
     );
     assert!(problems.contains("needs a token (set token, or state_dir)"), "{problems}");
+}
+
+#[tokio::test]
+async fn every_answer_to_a_change_is_in_the_document() {
+    let stage = start().await;
+    let document = read(&stage, "/openapi.json").await;
+    for (path, expected) in [
+        ("/reload", &["200", "400", "401", "409", "415", "422", "507"][..]),
+        ("/routes/{route}/switch", &["200", "400", "401", "404", "409", "415", "422", "502", "507"]),
+        ("/routes/{route}/undo", &["200", "400", "401", "404", "409", "415", "422", "502", "507"]),
+        ("/environment/switch", &["200", "400", "401", "404", "409", "415", "422", "502", "507"]),
+        ("/environment/undo", &["200", "400", "401", "409", "415", "422", "502", "507"]),
+    ] {
+        let answers = document["paths"][format!("/api/v1{path}")]["post"]["responses"].as_object().unwrap();
+        let has = |code: &&&str| answers.contains_key(**code);
+        let missing: Vec<_> = expected.iter().filter(|code| !has(code)).collect();
+        assert!(missing.is_empty(), "{path}: {missing:?}");
+    }
 }

@@ -1,6 +1,7 @@
 //! Access lines and metrics: what they hold, and what never gets into them.
 
 use std::{
+    fs,
     io::{BufRead, BufReader},
     process::Stdio,
 };
@@ -139,7 +140,7 @@ async fn access_lines_can_be_turned_off() {
 async fn lines_for_people_are_no_json() {
     let stage = Stage::start().await;
     let path = stage.folder.path().join("keybearer.yaml");
-    std::fs::write(&path, &stage.yaml).unwrap();
+    fs::write(&path, &stage.yaml).unwrap();
     let mut child = command(&["run", "--log-format", "human", "--config"])
         .arg(path)
         .stderr(Stdio::piped())
@@ -194,4 +195,34 @@ async fn every_admin_path_answers_and_none_takes_a_change() {
         assert_eq!(stage.http.post(url).send().await.unwrap().status(), 405, "{}", endpoint.path);
     }
     assert_eq!(stage.admin("/nothing").await.0, 404);
+}
+
+#[tokio::test]
+async fn no_filter_loses_the_audit_lines_unless_it_names_them() {
+    let stage = Stage::start().await;
+    stage.ready().await;
+    for (filter, is_told) in [
+        ("error,keybearer::cli=info", true),
+        ("off,keybearer::cli=info,keybearer::app=error", true),
+        ("error,keybearer::cli=info,audit=off", false),
+    ] {
+        let mut process = Process::start(&stage, &["--log-filter", filter]).await;
+        let path = stage.folder.path().join("process.yaml");
+        process.signal("-HUP");
+        let told = || process.has_logged("the configuration was reloaded");
+        if is_told {
+            eventually("the reload is on record", told).await;
+        }
+        // The second reload is refused, which is an error in every case here.
+        fs::write(path, "routes: 7\n").unwrap();
+        let refused = || process.has_logged("the configuration was not reloaded");
+        eventually("the next reload is refused", || {
+            process.signal("-HUP");
+            refused()
+        })
+        .await;
+        assert_eq!(told(), is_told, "{filter}");
+        process.signal("-TERM");
+        process.end().await;
+    }
 }

@@ -7,6 +7,7 @@ use keybearer::admin::changes::Wish;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 use crate::{
+    authority::Authority,
     stage::{PATIENCE, Plan, Stage, pause, start_file},
     switches,
 };
@@ -228,4 +229,32 @@ async fn a_wait_for_a_token_is_overhead_and_not_the_upstreams_time() {
 fn value(scrape: &str, series: &str) -> f64 {
     let line = scrape.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
     line.unwrap_or_else(|| panic!("no {series} in {scrape}")).parse().unwrap()
+}
+
+#[tokio::test]
+async fn the_admin_listeners_certificate_shows_with_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    authority.issue(&["127.0.0.1"]).write(folder.path(), "admin");
+    let (pem, key) = (folder.path().join("admin.pem"), folder.path().join("admin.key"));
+    let admin = format!(
+        "state_dir: state\nadmin: {{address: \"127.0.0.1:0\", tls: {{certificate: {{file: {pem:?}}}, key: {{file: {key:?}}}}}}}"
+    );
+    let stage = Plan::default().more(&admin).start().await;
+    let ca = reqwest::Certificate::from_pem(authority.pem.as_bytes()).unwrap();
+    let http = reqwest::Client::builder().no_proxy().tls_certs_only([ca]).build().unwrap();
+    let url = format!("https://{}/metrics", stage.gateway.admin().unwrap());
+    let ask = async || {
+        let answer = http.get(&url).timeout(PATIENCE).send().await.unwrap();
+        answer.text().await.unwrap()
+    };
+    let first = ask().await;
+    let series = format!("keybearer_admin_certificate_expiry_seconds{{file=\"{}\"}}", pem.display());
+    assert!(value(&first, &series) > 1e9, "{first}");
+    let renewed = "keybearer_admin_certificate_reloads_total{result=\"ok\"}";
+    assert_eq!(value(&first, renewed), 0.0);
+    authority.issue(&["127.0.0.1"]).write(folder.path(), "admin");
+    // The gateway looks at its files every two seconds.
+    let is_new = async { while value(&ask().await, renewed) < 1.0 {} };
+    tokio::time::timeout(PATIENCE, is_new).await.expect("the new certificate is counted");
 }

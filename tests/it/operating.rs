@@ -296,7 +296,7 @@ async fn a_reload_says_what_has_changed_or_every_problem_with_its_place() {
     let stage = start().await;
     let path = stage.folder.path().join("keybearer.yaml");
     let good = fs::read_to_string(&path).unwrap();
-    has(&run(&stage, "reload", 0).await, &["reloaded", "nothing in it is new"]);
+    has(&run(&stage, "reload", 0).await, &["reloaded", "nothing that is in force has changed"]);
     let orders = good.lines().find(|line| line.starts_with("  orders: {match")).unwrap();
     let next = format!("{}\n{}", orders.replace("/v1", "/v2"), orders.replace("orders", "bills"));
     let other = good.replace(orders, &next) + "timeouts: {connect: 3s}\n";
@@ -380,4 +380,122 @@ async fn on_a_terminal_the_watch_draws_in_place_and_leaves_nothing_behind() {
             "{drawn:?}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_state_folder_brings_its_admin_token_with_it() {
+    let stage = start().await;
+    let path = stage.folder.path().join("keybearer.yaml");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("state_dir: state", "state_dir: moved")).unwrap();
+    // The command already looks for the token where the file says, and the gateway still has the old one.
+    run(&stage, "reload", 1).await;
+    let words = run(&stage, "reload --token-file state/admin-token", 0).await;
+    has(&words, &["  changed  state_dir"]);
+    has(&run(&stage, "switch orders other", 0).await, &["profile \"other\" instead of \"account\""]);
+    let old =
+        format!("switch orders --undo --token-file {}/state/admin-token", stage.folder.path().display());
+    run(&stage, &old, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_switches_back_to_what_the_file_says_is_not_switched_any_more() {
+    let stage = start().await;
+    let metric = async || {
+        let (_, text) = stage.admin("/metrics").await;
+        text.lines()
+            .filter(|line| line.starts_with("keybearer_switched{"))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    run(&stage, "switch orders other", 0).await;
+    assert_eq!(metric().await, ["keybearer_switched{route=\"orders\"} 1"]);
+    run(&stage, "switch orders account", 0).await;
+    assert_eq!(metric().await, [""; 0]);
+    let words = run(&stage, "status", 0).await;
+    assert!(!words.contains("(switched)"), "{words}");
+    // What was before can still be had back.
+    has(&run(&stage, "switch --list", 0).await, &["route orders"]);
+    run(&stage, "switch orders --undo", 0).await;
+    has(&run(&stage, "status", 0).await, &["other (switched)"]);
+    run(&stage, "switch orders --undo", 0).await;
+    run(&stage, "switch --environment staging", 0).await;
+    assert_eq!(metric().await, ["keybearer_switched{route=\"\"} 1"]);
+    run(&stage, "switch --environment none", 0).await;
+    assert_eq!(metric().await, [""; 0]);
+    // A reload that writes the account into the file ends it, too.
+    run(&stage, "switch orders other", 0).await;
+    let path = stage.folder.path().join("keybearer.yaml");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replacen("profile: account}", "profile: other}", 1)).unwrap();
+    run(&stage, "reload", 0).await;
+    assert_eq!(metric().await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_environment_says_which_routes_keep_a_switch_of_their_own() {
+    let stage = start().await;
+    let path = stage.folder.path().join("keybearer.yaml");
+    let text = fs::read_to_string(&path).unwrap();
+    let orders = text.lines().find(|line| line.starts_with("  orders: {match")).unwrap();
+    let bills = orders.replace("orders", "bills").replace("/v1", "/v2");
+    fs::write(&path, text.replace(orders, &format!("{orders}\n{bills}"))).unwrap();
+    run(&stage, "reload", 0).await;
+    let plain = run(&stage, "switch --environment staging --dry-run", 0).await;
+    assert!(!plain.contains("keep"), "{plain}");
+    run(&stage, "switch bills other", 0).await;
+    let note = "routes that keep a switch of their own: bills (keybearer switch ROUTE --undo)";
+    has(&run(&stage, "switch --environment staging --dry-run", 0).await, &[note]);
+    has(&run(&stage, "switch --environment staging", 0).await, &[note]);
+    has(&run(&stage, "switch --environment staging --undo", 0).await, &[note]);
+    let json = run(&stage, "switch --environment staging --json", 0).await;
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["still_switched"], json!(["bills"]));
+    let route = run(&stage, "switch bills --undo --json", 0).await;
+    assert!(route.contains("\"still_switched\":[]"), "{route}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_route_that_is_not_there_is_named_by_an_undo_as_well() {
+    let stage = start().await;
+    let words = run(&stage, "switch ordres --undo", 2).await;
+    has(&words, &["route \"ordres\" is not defined (defined: \"orders\")"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_names_what_a_switch_covers_and_environments() {
+    let stage = start().await;
+    let path = stage.folder.path().join("keybearer.yaml");
+    let good = fs::read_to_string(&path).unwrap();
+    run(&stage, "switch orders other", 0).await;
+    let covered = good.replacen("profile: account}", "profile: other}", 1);
+    fs::write(&path, format!("{covered}  testing: {{routes: {{orders: {{profile: account}}}}}}\n")).unwrap();
+    let words = run(&stage, "reload", 0).await;
+    has(&words, &["  added    environment \"testing\"", "  changed  route \"orders\""]);
+    fs::write(&path, good.replacen("profile: account}", "profile: other}", 1) + "# a remark\n").unwrap();
+    has(&run(&stage, "reload", 0).await, &["  removed  environment \"testing\""]);
+    has(&run(&stage, "reload", 0).await, &["nothing that is in force has changed"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_authoritys_certificate_in_the_place_of_a_servers_is_named_as_such() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let folder = tempfile::tempdir().unwrap();
+    let (pem, file) = (folder.path().join("admin.pem"), folder.path().join("admin.key"));
+    fs::write(&pem, params.self_signed(&key).unwrap().pem()).unwrap();
+    fs::write(&file, key.serialize_pem()).unwrap();
+    let admin = format!(
+        "state_dir: state\nadmin: {{address: \"127.0.0.1:0\", tls: {{certificate: {{file: {pem:?}}}, key: {{file: {file:?}}}}}}}"
+    );
+    let stage = Plan::default().more(&admin).start().await;
+    let address = stage.gateway.admin().unwrap();
+    let line = format!("status --config nothing.yaml --admin https://{address} --ca {}", pem.display());
+    let words = run(&stage, &line, 1).await;
+    has(
+        &words,
+        &["the certificate of an authority (CA:TRUE)", "next: ", "basicConstraints=critical,CA:FALSE"],
+    );
+    assert!(!words.contains("--ca FILE"), "{words}");
 }

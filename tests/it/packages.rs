@@ -377,6 +377,31 @@ fn values_with_which_no_pod_would_serve_are_refused() {
 }
 
 #[test]
+fn an_admin_listener_that_the_probes_cannot_ask_is_refused() {
+    let tls = "config.admin.tls.certificate.file=/etc/keybearer-admin/tls.crt,\
+               config.admin.tls.key.file=/etc/keybearer-admin/tls.key,\
+               config.admin.token.file=/etc/keybearer-admin/token";
+    let secret = "admin.tls.secretName=admin";
+    let asked_for = "tls.client_ca.file=/etc/keybearer-admin/ca.crt";
+    for (values, is_taken) in [
+        ("config.admin.address=127.0.0.1:9901".to_owned(), true),
+        ("config.admin.address=127.0.0.1:9900".to_owned(), false),
+        ("config.admin.address=unix:/run/admin.sock".to_owned(), false),
+        (format!("config.admin.address=127.0.0.1:9901,{tls}"), false),
+        (format!("{secret},config.admin.address=127.0.0.1:9901,{tls}"), false),
+        (format!("{secret},config.admin.address=0.0.0.0:9900,{tls}"), false),
+        (format!("{secret},config.admin.address=0.0.0.0:9901"), false),
+        (format!("{secret},config.admin.address=0.0.0.0:9901,{tls},config.admin.{asked_for}"), false),
+        (format!("{secret},config.admin.address=0.0.0.0:9901,{tls}"), true),
+    ] {
+        let Some(output) = example_with(&values) else { return };
+        let said = words(&output);
+        assert_eq!(output.status.success(), is_taken, "{values}: {said}");
+        assert_eq!(said.contains("config.admin is not what the probes ask"), !is_taken, "{values}: {said}");
+    }
+}
+
+#[test]
 fn the_chart_and_the_package_have_the_programs_version() {
     let chart = text_of(&deploy("kubernetes/chart/Chart.yaml"));
     let version = format!("\nappVersion: {}\n", env!("CARGO_PKG_VERSION"));

@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use keybearer::{
-    admin::changes::{Switched, Wish},
+    admin::changes::{Reloaded, Switched, Wish},
     app::control::ChangeError,
     demo::idp::Account,
 };
@@ -284,9 +284,188 @@ async fn every_change_and_every_refusal_is_in_the_audit_log_with_who_asked() {
             "switch orders - nobody",
             "undo orders other account",
             "undo orders - -",
-            "switch - - staging",
+            "switch - none staging",
             "reload - - -",
         ]
     );
     assert!(word(told[1], "message").contains("not switched: profile \"nobody\" is not defined"), "{told:?}");
+}
+
+/// Puts another text in the place of a part of the configuration and reloads.
+fn edit(stage: &Stage, from: &str, to: &str) -> Result<Reloaded, ChangeError> {
+    let path = stage.folder.path().join("keybearer.yaml");
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.contains(from), "{from:?} is not in\n{text}");
+    fs::write(&path, text.replacen(from, to, 1)).unwrap();
+    tokio::task::block_in_place(|| stage.gateway.control().unwrap().reload("a test"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn switches_are_kept_in_the_state_folder_that_a_reload_has_brought() {
+    let stage = start().await;
+    let kept = |folder: &str| stage.folder.path().join(folder).join("switches.json").exists();
+    switch(&stage, "other", None).unwrap();
+    edit(&stage, "state_dir: state", "state_dir: moved").unwrap();
+    assert!(kept("moved") && !kept("state"), "a start with the old folder would find them again");
+    let again = start_file(&stage.folder.path().join("keybearer.yaml"), None);
+    assert_eq!(again.control().unwrap().view().switches.profiles()["orders"], "other");
+    drop(again);
+    edit(&stage, "state_dir: moved", "state_dir: moved/../moved").unwrap();
+    assert!(kept("moved"), "it is the same folder");
+    edit(&stage, "state_dir: moved/../moved", "state_dir: moved").unwrap();
+    assert!(kept("moved"));
+    // Without a folder they last as long as the gateway, which is said.
+    edit(&stage, "state_dir: moved\n", "").unwrap();
+    assert_eq!(client(&stage).await, OTHER);
+    assert!(!kept("moved"));
+    let control = stage.gateway.control().unwrap();
+    let undone = tokio::task::block_in_place(|| control.undo(Some("orders"), "a test")).unwrap();
+    assert!(!undone.is_kept);
+    edit(&stage, "workers: 2\n", "workers: 2\nstate_dir: third\n").unwrap();
+    assert!(switch(&stage, "other", None).unwrap().is_kept);
+    let again = start_file(&stage.folder.path().join("keybearer.yaml"), None);
+    assert_eq!(again.control().unwrap().view().switches.profiles()["orders"], "other");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_that_is_refused_leaves_the_state_folders_as_they_were() {
+    let stage = start().await;
+    let read = |folder: &str| fs::read(stage.folder.path().join(folder).join("switches.json")).ok();
+    switch(&stage, "other", None).unwrap();
+    let before = read("state");
+    assert!(before.is_some());
+    fs::create_dir(stage.folder.path().join("moved")).unwrap();
+    let broken = "state_dir: moved\nworkers: 1\n";
+    edit(&stage, "workers: 2\nstate_dir: state\n", broken).unwrap_err();
+    assert_eq!((read("state"), read("moved")), (before.clone(), None));
+    fs::write(stage.folder.path().join("moved/switches.json"), "of another time").unwrap();
+    let error = edit(&stage, broken, "workers: 1\nstate_dir: moved\n").unwrap_err();
+    assert!(matches!(error, ChangeError::Reload(_)), "{error}");
+    assert_eq!((read("state"), read("moved")), (before.clone(), Some(b"of another time".to_vec())));
+    // A folder that cannot be one refuses the reload by its name.
+    let error =
+        edit(&stage, "workers: 1\nstate_dir: moved\n", "workers: 2\nstate_dir: secret\n").unwrap_err();
+    assert!(error.to_string().contains("secret cannot be used"), "{error}");
+    assert_eq!(read("state"), before);
+    assert!(switch(&stage, "account", None).unwrap().is_kept);
+    assert_ne!(read("state"), before, "what is switched now is kept where it was");
+}
+
+/// Serves everything in this environment.
+fn enter(stage: &Stage, environment: Option<&str>) -> Switched {
+    let to = environment.map(str::to_owned);
+    let wish = Wish { route: None, to, lasts: None, is_dry_run: false };
+    tokio::task::block_in_place(|| stage.gateway.control().unwrap().switch(&wish, "a test")).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_long_row_of_switches_the_latest_outlives_a_restart() {
+    let stage = start().await;
+    for _ in 0..10 {
+        enter(&stage, Some("staging"));
+        enter(&stage, None);
+    }
+    enter(&stage, Some("staging"));
+    let again = start_file(&stage.folder.path().join("keybearer.yaml"), None);
+    assert_eq!(again.control().unwrap().view().environment.as_deref(), Some("staging"));
+    // The whole row is undone to where it began.
+    let control = stage.gateway.control().unwrap();
+    let mut last = None;
+    while let Ok(undone) = tokio::task::block_in_place(|| control.undo(None, "a test")) {
+        last = Some(undone.to);
+    }
+    assert_eq!(last, Some(None));
+    assert_eq!(control.view().environment, None);
+}
+
+const THIRD: &str = "88888888-7615-472f-8200-a81d5c87c0ca";
+
+/// The file gives the route a third account, whatever is switched.
+fn give_a_third(stage: &Stage) {
+    stage.idp.add_account(Account::new(THIRD, SECRET, &[ROLE]));
+    let account = stage.yaml.split_once("profiles:\n").unwrap().1.split_once("routes:\n").unwrap().0;
+    let third = account.replace("  account:", "  third:").replace(CLIENT, THIRD);
+    let path = stage.folder.path().join("keybearer.yaml");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("profiles:\n", &format!("profiles:\n{third}\n"))).unwrap();
+    edit(stage, "profile: account}", "profile: third}").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_goes_back_is_told_with_the_account_that_is_served_then() {
+    let stage = start().await;
+    let control = stage.gateway.control().unwrap();
+    switch(&stage, "other", None).unwrap();
+    give_a_third(&stage);
+    assert_eq!(client(&stage).await, OTHER);
+    let undone = tokio::task::block_in_place(|| control.undo(Some("orders"), "a test")).unwrap();
+    assert_eq!(client(&stage).await, THIRD);
+    assert_eq!((undone.from.as_deref(), undone.to.as_deref()), (Some("other"), Some("third")));
+    let latest = control.view().switches.history().next().cloned().unwrap();
+    assert_eq!((latest.action.word(), latest.to.as_deref()), ("undo", Some("third")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_a_switch_is_told_with_the_account_that_is_served_then() {
+    let stage = start().await;
+    let control = stage.gateway.control().unwrap();
+    // Longer than a reload takes.
+    switch(&stage, "other", Some(Duration::from_secs(5))).unwrap();
+    give_a_third(&stage);
+    assert_eq!(client(&stage).await, OTHER);
+    eventually("the switch has ended", || control.view().switches.profiles().is_empty()).await;
+    assert_eq!(client(&stage).await, THIRD);
+    let latest = control.view().switches.history().next().cloned().unwrap();
+    assert_eq!((latest.action.word(), latest.to.as_deref()), ("expire", Some("third")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_undo_under_another_environment_is_told_with_the_account_that_is_served_then() {
+    let stage = start().await;
+    let control = stage.gateway.control().unwrap();
+    enter(&stage, Some("staging"));
+    assert_eq!(switch(&stage, "account", None).unwrap().from.as_deref(), Some("other"));
+    tokio::task::block_in_place(|| control.undo(None, "a test")).unwrap();
+    let undone = tokio::task::block_in_place(|| control.undo(Some("orders"), "a test")).unwrap();
+    assert_ne!(client(&stage).await, OTHER);
+    assert_eq!((undone.from.as_deref(), undone.to.as_deref()), (Some("account"), Some("account")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_audit_log_says_what_is_an_environments_and_from_where_to_where() {
+    let stage = start().await;
+    let text = fs::read_to_string(stage.folder.path().join("keybearer.yaml")).unwrap();
+    let path = stage.folder.path().join("process.yaml");
+    fs::write(&path, text.replace("state_dir: state", "state_dir: own")).unwrap();
+    let process = Process::start_with(&path, &[]).await;
+    let run = |line: &str| {
+        let mut command = command(&line.split(' ').collect::<Vec<_>>());
+        command.arg("--config").arg(&path).env("KEYBEARER_ADMIN", process.admin().to_string());
+        tokio::task::block_in_place(|| command.output().unwrap()).status.code()
+    };
+    assert_eq!(run("switch --environment staging"), Some(0));
+    assert_eq!(run("switch --environment none"), Some(0));
+    assert_eq!(run("switch --environment none --undo"), Some(0));
+    assert_eq!(run("switch --environment staging --undo"), Some(0));
+    assert_eq!(run("switch --environment nowhere"), Some(2));
+    assert_eq!(run("switch --environment none"), Some(1));
+    assert_eq!(run("switch orders other"), Some(0));
+    eventually("the last one is on record", || process.has_logged("\"route\":\"orders\"")).await;
+    let told: Vec<Value> = process.lines().iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let told: Vec<_> = told.iter().filter(|line| line["target"] == "audit").collect();
+    let word = |line: &Value, key: &str| line[key].as_str().unwrap_or("-").to_owned();
+    let keys = ["action", "what", "route", "from", "to"];
+    let rows: Vec<_> = told.iter().map(|line| keys.map(|key| word(line, key)).join(" ")).collect();
+    assert_eq!(
+        rows,
+        [
+            "switch environment - none staging",
+            "switch environment - staging none",
+            "undo environment - none staging",
+            "undo environment - staging none",
+            "switch environment - - nowhere",
+            "switch environment - - none",
+            "switch route orders account other",
+        ]
+    );
 }

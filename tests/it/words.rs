@@ -3,6 +3,10 @@
 use std::{
     fs,
     net::TcpListener,
+    os::unix::{
+        fs::{MetadataExt as _, PermissionsExt as _},
+        process::CommandExt as _,
+    },
     path::Path,
     process::{Command, Output},
 };
@@ -215,4 +219,30 @@ async fn json_is_printed_of_a_refusal_too_and_the_words_beside_it() {
     }
     let quiet = ask("switch orders none").await;
     assert!(quiet.stdout.is_empty(), "{}", said(&quiet));
+}
+
+#[test]
+fn check_says_nothing_of_a_state_folder_that_this_user_cannot_look_into() {
+    let folder = tempfile::tempdir().unwrap();
+    let permit = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    let private = folder.path().join("private");
+    fs::create_dir_all(private.join("state")).unwrap();
+    // As systemd has it with DynamicUser=: a link into a folder that only root may enter.
+    std::os::unix::fs::symlink("private/state", folder.path().join("state")).unwrap();
+    permit(folder.path(), 0o755);
+    permit(&private, 0o700);
+    for named in ["state", "private/state", "private/none"] {
+        let mut check = of(folder.path(), &format!("state_dir: {named}\n{LEAST}"), "check");
+        match fs::metadata(&private).unwrap().uid() {
+            // Nobody: root may look everywhere.
+            0 => drop(check.uid(65_534)),
+            _ => permit(&private, 0),
+        }
+        let words = run(check, 0);
+        assert!(!words.contains("state_dir"), "{named}: {words}");
+    }
+    permit(&private, 0o700);
+    fs::write(folder.path().join("file"), "").unwrap();
+    let words = run(of(folder.path(), &format!("state_dir: file\n{LEAST}"), "check"), 0);
+    has(&words, &["state_dir: ", "/file is no folder (make it"]);
 }

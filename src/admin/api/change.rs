@@ -69,7 +69,8 @@ fn lasts(text: Option<&str>) -> Result<Option<Duration>, Refusal> {
     post, path = "/api/v1/reload", request_body = Empty,
     responses(
         (status = 200, body = Reloaded), (status = 400, body = Problem), (status = 401, body = Problem),
-        (status = 409, body = Problem), (status = 415, body = Problem), (status = 422, body = Problem)
+        (status = 409, body = Problem), (status = 415, body = Problem), (status = 422, body = Problem),
+        (status = 507, body = Problem)
     )
 )]
 pub(super) async fn reload(
@@ -111,7 +112,8 @@ pub(super) async fn switch_route(
     request_body = Empty,
     responses(
         (status = 200, body = Switched), (status = 400, body = Problem), (status = 401, body = Problem),
-        (status = 409, body = Problem), (status = 415, body = Problem), (status = 422, body = Problem)
+        (status = 404, body = Problem), (status = 409, body = Problem), (status = 415, body = Problem),
+        (status = 422, body = Problem), (status = 502, body = Problem), (status = 507, body = Problem)
     )
 )]
 pub(super) async fn undo_route(
@@ -131,7 +133,7 @@ pub(super) async fn undo_route(
     responses(
         (status = 200, body = Switched), (status = 400, body = Problem), (status = 401, body = Problem),
         (status = 404, body = Problem), (status = 409, body = Problem), (status = 415, body = Problem),
-        (status = 422, body = Problem), (status = 507, body = Problem)
+        (status = 422, body = Problem), (status = 502, body = Problem), (status = 507, body = Problem)
     )
 )]
 pub(super) async fn switch_environment(
@@ -151,7 +153,8 @@ pub(super) async fn switch_environment(
     post, path = "/api/v1/environment/undo", request_body = Empty,
     responses(
         (status = 200, body = Switched), (status = 400, body = Problem), (status = 401, body = Problem),
-        (status = 409, body = Problem), (status = 415, body = Problem), (status = 422, body = Problem)
+        (status = 409, body = Problem), (status = 415, body = Problem), (status = 422, body = Problem),
+        (status = 502, body = Problem), (status = 507, body = Problem)
     )
 )]
 pub(super) async fn undo_environment(

@@ -3,10 +3,11 @@
 use prometheus_client::{
     encoding::{DescriptorEncoder, EncodeMetric as _},
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+    registry::Unit,
 };
 
 use super::{Encoded, gauge, one};
-use crate::admin::connections::Connections;
+use crate::{admin::connections::Connections, telemetry::listeners::Certificates};
 
 /// The numbers of the admin listener.
 #[derive(Debug)]
@@ -15,11 +16,14 @@ pub(super) struct AdminSum {
     refused: [(&'static str, u64); 2],
     ended: [(&'static str, u64); 4],
     paused: [(&'static str, u64); 2],
+    expiries: Vec<(String, i64)>,
+    reloads: [(&'static str, u64); 2],
 }
 
 impl AdminSum {
-    pub(super) fn of(connections: &Connections) -> Self {
+    pub(super) fn of(connections: &Connections, certificates: &Certificates) -> Self {
         let counted = connections.counted();
+        let (renewed, failed) = certificates.reloads();
         Self {
             open: connections.open(),
             refused: [
@@ -33,6 +37,8 @@ impl AdminSum {
                 ("slow_reader", counted.ended_slow_reader.read()),
             ],
             paused: [("files", counted.paused_files.read()), ("system", counted.paused_system.read())],
+            expiries: certificates.expiries(),
+            reloads: [("ok", renewed), ("failed", failed)],
         }
     }
 
@@ -64,6 +70,23 @@ impl AdminSum {
             for (reason, number) in numbers {
                 one(&mut family, &vec![("reason", reason)], &ConstCounter::new(*number))?;
             }
+        }
+        self.encode_certificates(encoder)
+    }
+
+    fn encode_certificates(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let (name, help) =
+            ("admin_certificate_reloads", "Changed certificate files of the admin listener, by result");
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        let is_shown = !self.expiries.is_empty();
+        for (result, number) in self.reloads.iter().filter(|_| is_shown) {
+            one(&mut family, &vec![("result", result)], &ConstCounter::new(*number))?;
+        }
+        let help = "When the admin listener's certificate expires, in seconds since 1970";
+        let (name, unit) = ("admin_certificate_expiry", Some(&Unit::Seconds));
+        let mut family = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
+        for (file, expires_at) in &self.expiries {
+            one(&mut family, &vec![("file", file.as_str())], &ConstGauge::new(*expires_at))?;
         }
         Ok(())
     }

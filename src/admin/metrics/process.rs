@@ -90,7 +90,7 @@ impl Whole {
         for (result, number) in [("ok", *done), ("failed", *failed)] {
             one(&mut family, &vec![("result", result)], &ConstCounter::new(number))?;
         }
-        let help = "1 for a route that is switched to another profile; an empty route is the environment";
+        let help = "1 for a route with another profile than the file's; an empty route is the environment";
         let mut family = encoder.encode_descriptor("switched", help, None, MetricType::Gauge)?;
         let environment = has_other_environment.then_some("");
         for route in switched.iter().map(String::as_str).chain(environment) {

@@ -50,7 +50,19 @@ values.yaml, where Helm would mix them with the map of somebody who has other li
 {{- $_ := set $config $key $value -}}
 {{- end -}}
 {{- end -}}
-{{- if not (hasKey $config "admin") -}}
+{{- if hasKey $config "admin" -}}
+{{- $own := $config.admin | default dict -}}
+{{- $address := $own.address | default "" | toString -}}
+{{- if .Values.admin.tls.secretName -}}
+{{- $isInPod := or (hasPrefix "127." $address) (hasPrefix "[::1]" $address) (hasPrefix "unix:" $address) -}}
+{{- $wantsCertificates := hasKey ($own.tls | default dict) "client_ca" -}}
+{{- if or $isInPod $wantsCertificates (not $own.tls) (not (hasSuffix ":9901" $address)) -}}
+{{- fail "config.admin is not what the probes ask: with admin.tls.secretName its address is 0.0.0.0:9901, and it has tls without client_ca (leave config.admin out, and the chart writes it)" -}}
+{{- end -}}
+{{- else if or $own.tls (ne $address "127.0.0.1:9901") -}}
+{{- fail "config.admin is not what the probes ask: without admin.tls.secretName its address is 127.0.0.1:9901, and it has no tls (leave config.admin out, and the chart writes it)" -}}
+{{- end -}}
+{{- else -}}
 {{- if .Values.admin.tls.secretName -}}
 {{- $name := printf "%s.%s" (include "keybearer.name" .) .Release.Namespace -}}
 {{- $_ := set $config "admin" (dict
