@@ -40,6 +40,8 @@ const LINGER_TIME_MAX: Duration = Duration::from_secs(10);
 const LINGER_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// What is read of a connection to see which protocol it speaks; most request heads fit.
 const FIRST_READ: usize = 2048;
+/// Header fields that the library takes if it is not told a number.
+const LIBRARY_HEADERS: usize = 100;
 /// Informational responses that wait for the caller to take them.
 const INTERIM_BYTES_MAX: usize = 64 * 1024;
 
@@ -140,11 +142,15 @@ async fn converse(
     });
     // The guard has judged every head before hyper sees it, so hyper's limits only have to be no
     // smaller. Its header timer is replaced by the watch.
-    let mut connection = http1::Builder::new()
+    let mut builder = http1::Builder::new();
+    builder
         .header_read_timeout(None)
-        .max_headers(limits.headers.saturating_add(8))
-        .max_buf_size((limits.header_bytes + limits.uri_bytes + 8 * 1024).max(64 * 1024))
-        .serve_connection(TokioIo::new(guard), service);
+        .max_buf_size((limits.header_bytes + limits.uri_bytes + 8 * 1024).max(64 * 1024));
+    // With a number of its own it takes memory for each head.
+    if limits.headers > LIBRARY_HEADERS {
+        builder.max_headers(limits.headers);
+    }
+    let mut connection = builder.serve_connection(TokioIo::new(guard), service);
     let ended = poll_fn(|cx| {
         // The guard would tell the library, but that does not read on while an upload waits.
         if watched.is_given_up() {

@@ -19,7 +19,7 @@ use crate::upstream::{
 /// connection costs.
 const READ_BUFFER_MAX: usize = 64 * 1024;
 /// Fields of a response head. The library's own measure is 100.
-const HEADERS_MAX: usize = 500;
+const HEADERS_MAX: usize = 256;
 
 /// A connection, as it lies in the pool.
 pub(super) struct Idle<B: Sendable> {
