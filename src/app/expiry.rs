@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
     admin::changes::Action,
-    app::{control::Control, reading::now},
+    app::{
+        control::{ChangeError, Control},
+        reading::now,
+    },
     clock::{self, Moment},
 };
 
@@ -21,10 +24,11 @@ impl Control {
         let due: Vec<_> = ended.into_iter().filter(due).collect();
         drop(state);
         for route in due {
-            let Err(error) = self.take_back(route.as_deref(), Action::Expire, "its time was over") else {
-                continue;
+            let words = match self.take_back(route.as_deref(), Action::Expire, "its time was over") {
+                // Somebody was faster, and did what holds now.
+                Ok(_) | Err(ChangeError::Already(_)) => continue,
+                Err(error) => error.to_string(),
             };
-            let words = error.to_string();
             if self.state().overdue.fail(route.clone(), &words, clock::now()) {
                 tracing::error!(
                     route,

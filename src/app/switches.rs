@@ -90,6 +90,13 @@ impl Switches {
         Some(switch)
     }
 
+    /// The same, unless the latest switch has time left: between the look for one whose time is over and this, somebody may
+    /// have undone it or switched again.
+    pub fn take_overdue(&mut self, route: Option<&str>, now: u64) -> Option<Switch> {
+        let is_over = self.latest(route)?.until.is_some_and(|until| until <= now);
+        if is_over { self.take(route) } else { None }
+    }
+
     /// Takes the latest switch away where nothing else is known of what is served then. `at` and `by` say when
     /// and who.
     pub fn pop(&mut self, route: Option<&str>, action: Action, at: u64, by: &str) -> Option<Switch> {
@@ -209,6 +216,21 @@ mod tests {
 
     fn switch(to: &str, from: &str, until: Option<u64>) -> Switch {
         Switch { to: Some(to.into()), from: Some(from.into()), at: 1, until, by: "test".into() }
+    }
+
+    /// What it took back then was what somebody had just switched to, or a switch below that has no end.
+    #[test]
+    fn the_end_of_a_switchs_time_takes_no_other_switch_back() {
+        let mut switches = Switches::default();
+        switches.push(Some("r"), switch("b", "a", None));
+        switches.push(Some("r"), switch("c", "b", Some(10)));
+        assert!(switches.take_overdue(Some("r"), 9).is_none(), "it has time left");
+        assert_eq!(switches.take(Some("r")).unwrap().to.as_deref(), Some("c"), "undone meanwhile");
+        assert!(switches.take_overdue(Some("r"), 10).is_none(), "the one below has no end");
+        switches.push(Some("r"), switch("d", "b", Some(20)));
+        assert!(switches.take_overdue(Some("r"), 10).is_none(), "switched again meanwhile");
+        assert_eq!(switches.take_overdue(Some("r"), 20).unwrap().to.as_deref(), Some("d"));
+        assert!(switches.take_overdue(None, 20).is_none());
     }
 
     #[test]

@@ -92,7 +92,11 @@ impl Control {
     ) -> Result<Switched, ChangeError> {
         let mut state = self.state();
         let mut switches = state.switches.clone();
-        let Some(gone) = switches.take(route) else {
+        let gone = match action {
+            Action::Expire => switches.take_overdue(route, now()),
+            _ => switches.take(route),
+        };
+        let Some(gone) = gone else {
             let words = match route {
                 Some(route) => format!("route \"{route}\" is not switched"),
                 None => "the environment is not switched".to_owned(),
