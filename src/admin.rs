@@ -19,9 +19,8 @@ use axum::{
     response::IntoResponse as _,
 };
 use serde_json::json;
-use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::{clock::Moment, proxy::worker::Gateway, telemetry, token};
+use crate::{accepting, clock::Moment, proxy::worker::Gateway, telemetry, token};
 
 pub mod access;
 mod api;
@@ -100,15 +99,7 @@ pub async fn serve(socket: socket::Bound, shown: Arc<Shown>) -> io::Result<()> {
 /// # Errors
 /// The system's.
 pub fn bind(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(shared)?;
-    if address.is_ipv6() {
-        // As on listeners.
-        socket.set_only_v6(!address.ip().is_unspecified())?;
-    }
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
+    let socket = accepting::bind(address, shared)?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }

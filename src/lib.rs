@@ -9,7 +9,7 @@
 //!
 //! | level | module | what it knows |
 //! | --- | --- | --- |
-//! | 0 | [`secret`], [`clock`], [`telemetry`], [`replay`], [`body`], [`route`], [`outbound`] | nothing of ours |
+//! | 0 | [`secret`], [`clock`], [`telemetry`], [`replay`], [`body`], [`route`], [`outbound`], [`accepting`] | nothing of ours |
 //! | 1 | [`source`] | where a secret is read |
 //! | 2 | [`profile`] | one exchange with an identity provider |
 //! | 2 | [`export`] | sending spans to a collector |
@@ -33,6 +33,7 @@
 //! - Nothing but `config` knows YAML; nothing but `proxy::fault` turns a failure into a response.
 //! - A secret's plain text leaves through `Secret::expose` and nowhere else.
 
+pub mod accepting;
 pub mod admin;
 pub mod app;
 pub mod body;

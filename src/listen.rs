@@ -6,10 +6,9 @@
 
 use std::{io, rc::Rc, time::Duration};
 
-use rustix::io::Errno;
 use tokio::{sync::watch, time::Instant};
 
-use crate::{caller::TrustedProxies, proxy::worker::Worker, telemetry::metrics::Count};
+use crate::{accepting, caller::TrustedProxies, proxy::worker::Worker, telemetry::metrics::Count};
 
 mod addresses;
 mod bind;
@@ -164,10 +163,14 @@ pub async fn accept(
                 }
                 door.open(transport, peer);
             }
-            Err(error) if is_one_callers(&error) => {}
+            Err(error) if accepting::is_one_peers(&error) => {}
             Err(error) => {
                 let shard = door.shard();
-                let count = if is_about_files(&error) { &shard.paused_files } else { &shard.paused_system };
+                let count = if accepting::is_about_files(&error) {
+                    &shard.paused_files
+                } else {
+                    &shard.paused_system
+                };
                 pause.hold(&door, &error.to_string(), count).await;
             }
         }
@@ -197,24 +200,10 @@ async fn make_way(socket: &AcceptSocket, door: &Rc<Door>) {
     while let Ok(accepted) = tokio::time::timeout_at(until, socket.accept()).await {
         match accepted {
             Ok((transport, peer)) => door.open(transport, peer),
-            Err(error) if is_one_callers(&error) => {}
+            Err(error) if accepting::is_one_peers(&error) => {}
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
         }
     }
-}
-
-/// Errors that are about one connection and say nothing of the next.
-fn is_one_callers(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
-    )
-}
-
-/// The process or the system has no file descriptor left.
-fn is_about_files(error: &io::Error) -> bool {
-    let files = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
-    error.raw_os_error().is_some_and(|code| files.contains(&code))
 }
 
 /// Accepting while it cannot go on. Says so, but not at every attempt.

@@ -19,7 +19,6 @@ use hyper::{
     service::{Service as _, service_fn},
 };
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
-use rustix::io::Errno;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -27,6 +26,7 @@ use tokio::{
 };
 
 use crate::{
+    accepting,
     admin::{
         Shown,
         socket::{Accepted, Listener, Stream},
@@ -137,11 +137,14 @@ pub(super) async fn serve(listener: Listener, router: Router, shown: Arc<Shown>)
                 is_held = false;
                 open(accepted, &router, &shown, &is_serving);
             }
-            Err(error) if is_one_peers(&error) => {}
+            Err(error) if accepting::is_one_peers(&error) => {}
             Err(error) => {
                 let counted = shown.connections.counted();
-                let count =
-                    if is_about_files(&error) { &counted.paused_files } else { &counted.paused_system };
+                let count = if accepting::is_about_files(&error) {
+                    &counted.paused_files
+                } else {
+                    &counted.paused_system
+                };
                 // One pause, however long it lasts.
                 count.add(u64::from(!is_held));
                 is_held = true;
@@ -253,18 +256,4 @@ fn farewell() -> String {
          content-length: {}\r\nconnection: close\r\n\r\n{body}",
         body.len()
     )
-}
-
-/// Errors that are about one connection and say nothing of the next.
-fn is_one_peers(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
-    )
-}
-
-/// The process or the system has no file descriptor left.
-fn is_about_files(error: &io::Error) -> bool {
-    let files = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
-    error.raw_os_error().is_some_and(|code| files.contains(&code))
 }

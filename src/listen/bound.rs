@@ -2,14 +2,17 @@
 
 use std::{io, net::SocketAddr, sync::Arc};
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::SockRef;
 
-use crate::listen::{
-    Settings,
-    bind::BACKLOG,
-    inherited::Inherited,
-    place::Address,
-    unix::{self, SocketFile},
+use crate::{
+    accepting,
+    listen::{
+        Settings,
+        bind::BACKLOG,
+        inherited::Inherited,
+        place::Address,
+        unix::{self, SocketFile},
+    },
 };
 
 /// The service manager's socket for a listener, once for each worker: all of them have one queue. `all` are the addresses
@@ -76,16 +79,7 @@ pub(super) fn sockets(
 /// It does not listen yet: a connection that the system gives to it would wait for whatever is still to be
 /// done, and be reset if that fails.
 fn tcp(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(shared)?;
-    if address.is_ipv6() {
-        // Whatever the machine is set to: all addresses in IPv6 are those in IPv4 as well.
-        socket.set_only_v6(!address.ip().is_unspecified())?;
-    }
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    Ok(socket.into())
+    accepting::bind(address, shared).map(Into::into)
 }
 
 /// Refuses an address on which another process listens, also one that would share it: it would get a part of

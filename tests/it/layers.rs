@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// The ladder, as the crate's documentation shows it.
-const LADDER: [(&str, u32); 24] = [
+const LADDER: [(&str, u32); 25] = [
     ("secret", 0),
     ("clock", 0),
     ("telemetry", 0),
@@ -11,6 +11,7 @@ const LADDER: [(&str, u32); 24] = [
     ("body", 0),
     ("route", 0),
     ("outbound", 0),
+    ("accepting", 0),
     ("source", 1),
     ("profile", 2),
     ("issuer", 2),
