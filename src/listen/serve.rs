@@ -235,6 +235,10 @@ impl<F: Future<Output = Response<Answer>>> Future for Serving<'_, F> {
         let has_no_end = self.is_old && answer.body().size_hint().exact().is_none();
         if self.watched.is_replaced() || self.worker.is_draining() || has_no_end {
             say_close(&mut answer);
+            if self.is_old {
+                // Else the library would say beside it that the connection is kept, as this caller has asked for.
+                *answer.version_mut() = Version::HTTP_10;
+            }
         }
         self.watched.begin_answer();
         Poll::Ready(Ok(answer))

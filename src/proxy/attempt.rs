@@ -237,7 +237,7 @@ impl Exchange {
                         && (self.is_idempotent() || connection.sent_bytes() == sent_bytes)
                         && self.is_resendable().is_ok()
                 }
-                Failure::Fault(fault) => return Err(fault),
+                Failure::Fault(fault) => return Err(self.told(fault, record)),
             };
             if !may_resend || resends_left == 0 {
                 return Err(Fault::UpstreamProtocol);

@@ -113,6 +113,27 @@ async fn a_certificate_that_is_not_trusted_is_told_in_our_own_words_only() {
     assert!(told["message"].as_str().unwrap().contains("UnknownIssuer"), "{told}");
 }
 
+/// With TLS 1.3 an upstream refuses a caller without a certificate only behind the handshake, and nothing was told.
+#[tokio::test]
+async fn an_upstream_that_wants_a_certificate_is_complained_of() {
+    let authority = Authority::new();
+    let tls =
+        Tls { asks: true, alpn: &["http/1.1"], versions: &[&rustls::version::TLS13], ..Tls::new(&authority) };
+    let peer = Peer::start(Some(tls)).await;
+    let upstream = format!("{{url: \"{}\", ca: {{file: {:?}}}}}", peer.url("https"), authority.file());
+    let routes = format!("orders: {{match: {{path: /v1}}, upstream: {upstream}, profile: account}}");
+    let stage = Plan::default().routes(&routes).start().await;
+    let process = Process::start(&stage, &[]).await;
+    for _ in 0..2 {
+        let response = stage.http.get(process.url("/v1/orders")).send().await.unwrap();
+        assert_eq!(fault(response).await.1, "upstream_tls");
+    }
+    eventually("the requests are logged", || access_lines(&process).len() == 2).await;
+    let lines = process.lines();
+    let told = lines.iter().filter(|line| line.contains("perhaps over our certificate"));
+    assert_eq!(told.count(), 1, "{lines:?}");
+}
+
 #[tokio::test]
 async fn the_next_token_request_is_never_announced_for_now() {
     let stage = Plan::default().without_idp().start().await;

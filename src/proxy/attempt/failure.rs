@@ -1,5 +1,7 @@
 //! How an attempt fails, and what that means for a further one.
 
+use std::fmt::Display;
+
 use http::{
     HeaderMap,
     header::{CONTENT_LENGTH, TRANSFER_ENCODING},
@@ -102,7 +104,16 @@ impl Exchange {
         outcome.map_err(|error| self.unconnected(&error, record))
     }
 
-    /// Logs the cause, which no caller gets.
+    /// The fault that ends the request, if the upstream has refused TLS behind its handshake with its cause in the log: with
+    /// TLS 1.3 that is how it refuses our certificate, or the lack of one.
+    pub(super) fn told(&self, fault: Fault, record: &Record) -> Fault {
+        if matches!(fault, Fault::UpstreamTls) {
+            let error = "the upstream ended TLS after the handshake, perhaps over our certificate";
+            self.tell(&fault, &error, record);
+        }
+        fault
+    }
+
     fn unconnected(&self, error: &ConnectError, record: &Record) -> Fault {
         let fault = match error {
             ConnectError::Unreachable(_) => Fault::UpstreamUnreachable,
@@ -111,12 +122,19 @@ impl Exchange {
             ConnectError::NoRoom => Fault::Overloaded(Overload::Upstreams),
             ConnectError::NotHttp2 => Fault::UpstreamProtocol,
         };
+        // Of a lack of room those tell who know its size.
+        if !matches!(error, ConnectError::NoRoom) {
+            self.tell(&fault, error, record);
+        }
+        fault
+    }
+
+    /// Logs the cause, which no caller gets.
+    fn tell(&self, fault: &Fault, error: &impl Display, record: &Record) {
         let (route, upstream) = (self.route.name(), self.route.upstream().origin().to_string());
         let request_id = record.request_id().to_str().unwrap_or_default();
         tracing::debug!(route, upstream, request_id, "no upstream connection: {error}");
-        // Of a lack of room those tell who know its size.
-        let is_told = !matches!(error, ConnectError::NoRoom);
-        if is_told && self.worker.complaints().is_news(&upstream) {
+        if self.worker.complaints().is_news(&upstream) {
             let status = fault.status().as_u16();
             tracing::warn!(
                 route,
@@ -126,7 +144,6 @@ impl Exchange {
                  tries each step)"
             );
         }
-        fault
     }
 }
 
