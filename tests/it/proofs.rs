@@ -299,7 +299,7 @@ async fn a_federated_token_is_read_at_every_token_request() {
     made.write("token", (made.token(now) + "\n").as_bytes());
     let stage = stage(&made.line("federated_token", "token"), made.trusting_account()).await;
     assert_eq!(stage.status("/v1").await, 200);
-    let renewed = made.token(now + Duration::from_secs(30));
+    let renewed = made.token(now + Duration::from_secs(5));
     made.write("token", renewed.as_bytes());
     // It proves the same, so nothing is asked for its sake.
     assert_eq!((stage.status("/v1").await, stage.idp.issued()), (200, 1));
@@ -351,7 +351,7 @@ async fn a_federated_token_that_was_renewed_while_it_was_refused_is_sent_once_mo
     let credential = made.line("federated_token", "token");
     let stage = Plan::default().credential(&credential).start_with(prepare).await;
     stage.idp.wait_for_requests(1).await;
-    made.write("token", made.token(now + Duration::from_secs(30)).as_bytes());
+    made.write("token", made.token(now + Duration::from_secs(5)).as_bytes());
     stage.idp.set_next([Behaviour::Normal]);
     stage.idp.set_behaviour(Behaviour::Refuse { status: 401, error: "invalid_client", code: 700_024 });
     stage.ready().await;
