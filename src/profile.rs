@@ -38,6 +38,7 @@ mod echo;
 pub mod entra;
 pub mod expiry;
 pub mod fixed;
+mod foreign;
 pub mod grant_type;
 pub mod http;
 pub mod inventory;

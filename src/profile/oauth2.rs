@@ -154,14 +154,19 @@ impl Client {
         let url = self.token_url().await?;
         let proof = self.authentication.prove(&url, &budget).await?;
         let outcome = self.ask_with(&url, &proof, claims, &budget).await;
-        let is_about_proof = matches!(&outcome, Err(ExchangeError::Rejected(rejection))
-            if rejection.is_about_credential() || rejection.code() == Some(ASSERTION_EXPIRED));
-        if !is_about_proof {
+        if !is_about_proof(&outcome) {
             return outcome;
         }
+        self.authentication.refused(&proof);
         // Never more than two logins: a provider counts the failed ones, and may lock the account.
         match self.authentication.another(&url, &proof, &budget).await {
-            Ok(Some(other)) => self.ask_with(&url, &other, claims, &budget).await,
+            Ok(Some(other)) => {
+                let outcome = self.ask_with(&url, &other, claims, &budget).await;
+                if is_about_proof(&outcome) {
+                    self.authentication.refused(&other);
+                }
+                outcome
+            }
             // The provider's words say more than those about a source.
             Ok(None) | Err(_) => outcome,
         }
@@ -373,6 +378,12 @@ impl Client {
         let fingerprint = (proof.is_some() || trade.is_some()).then(|| Fingerprint::of_all(both));
         Ok(self.settings.identity(fingerprint.as_ref(), None))
     }
+}
+
+/// Whether the provider does not take what the client proves itself with.
+fn is_about_proof(outcome: &Result<Grant, ExchangeError>) -> bool {
+    matches!(outcome, Err(ExchangeError::Rejected(rejection))
+        if rejection.is_about_credential() || rejection.code() == Some(ASSERTION_EXPIRED))
 }
 
 #[cfg(test)]

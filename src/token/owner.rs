@@ -76,6 +76,7 @@ pub(super) async fn run(shared: Arc<Shared>, exchange: impl Exchange, turns: Tur
             }
             Err(error) => {
                 failures = failures.saturating_add(1);
+                source.has_failed();
                 fail(&shared, error, failures, fetch)
             }
         };
@@ -239,6 +240,8 @@ struct SourceWatch<'a, E> {
     /// What the source gave last. Stands in where nobody knows what was asked with, as the source is slow: else
     /// each of its answers would look like a change.
     known: Option<Identity>,
+    /// There was nothing in the source to ask with, or nothing that could be read.
+    had_none: bool,
     /// What the token that was kept last was asked for with.
     kept_with: Option<Identity>,
     changed_at: Option<Moment>,
@@ -260,6 +263,7 @@ impl<'a, E: Exchange> SourceWatch<'a, E> {
             patience: SOURCE_PATIENCE.min(profile.timeout),
             asked_with: None,
             known: None,
+            had_none: false,
             kept_with: None,
             changed_at: None,
             reading: None,
@@ -270,8 +274,10 @@ impl<'a, E: Exchange> SourceWatch<'a, E> {
     /// The identity of a token that is asked for now; `None` too when that is not known in time.
     async fn identity(&mut self) -> Option<Identity> {
         self.read();
+        self.had_none = false;
         match tokio::time::timeout(self.patience, self.told()).await {
             Ok(identity) => {
+                self.had_none = identity.is_none();
                 self.known = identity.or(self.known);
                 identity
             }
@@ -279,6 +285,14 @@ impl<'a, E: Exchange> SourceWatch<'a, E> {
                 self.is_late();
                 None
             }
+        }
+    }
+
+    /// The exchange failed. If it had nothing to ask with, whatever comes into the source is a change, also
+    /// what there was before.
+    fn has_failed(&mut self) {
+        if self.had_none {
+            self.known = None;
         }
     }
 

@@ -375,6 +375,29 @@ async fn a_refused_federated_token_that_has_not_changed_is_not_sent_again() {
     assert_eq!(stage.idp.requests(), 1);
 }
 
+/// It used to wait for the next attempt, which may be five minutes away: a renewed token proves the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_federated_token_that_takes_the_place_of_a_refused_one_is_sent_within_seconds() {
+    let made = Made::new();
+    let now = clock::wall();
+    made.write("token", made.token(now).as_bytes());
+    let account = made.trusting_account();
+    let prepare = |idp: &keybearer::demo::idp::Idp| {
+        idp.add_account(account);
+        idp.set_behaviour(Behaviour::Refuse { status: 401, error: "invalid_client", code: 700_024 });
+    };
+    let credential = made.line("federated_token", "token");
+    let stage = Plan::default().credential(&credential).start_with(prepare).await;
+    failure(&stage).await;
+    let asked = stage.idp.requests();
+    stage.idp.set_behaviour(Behaviour::Normal);
+    let begun = tokio::time::Instant::now();
+    made.write("token", made.token(now + Duration::from_secs(1)).as_bytes());
+    stage.ready().await;
+    assert!(begun.elapsed() < Duration::from_secs(8), "the next attempt by itself is after ten");
+    assert_eq!(stage.idp.requests(), asked + 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_of_a_workload_comes_from_its_environment() {
     let made = Made::new();

@@ -359,6 +359,26 @@ async fn a_secret_that_cannot_be_read_for_a_moment_causes_no_refresh() {
     assert_eq!(provider.calls(), 1);
 }
 
+/// A federated token that was renewed too late went unnoticed: it proves the same as the one that got the last
+/// token, so it did not look like a change.
+#[tokio::test(start_paused = true)]
+async fn what_can_be_asked_with_again_is_noticed_also_when_it_is_what_it_was() {
+    for class in [Class::Credential, Class::Transient] {
+        let provider = Provider::new(Answer::Life(s(60)));
+        let (handle, _) = provider.started().await;
+        provider.with(|script| script.secret = None);
+        provider.answers(Answer::No(class));
+        sleep(s(400)).await;
+        assert!(handle.current().is_none());
+        let before = provider.calls();
+        provider.with(|script| script.secret = Some(1));
+        provider.answers(Answer::Life(HOUR));
+        sleep(s(3)).await;
+        assert_eq!(provider.calls(), before + 1, "{class:?}");
+        assert!(handle.current().is_some());
+    }
+}
+
 /// A file on a mount that hangs stopped the owner without a word: no refresh, no answer to demand or 401s.
 #[tokio::test(start_paused = true)]
 async fn a_source_that_hangs_holds_no_exchange_up() {
