@@ -74,7 +74,7 @@ impl Target {
             ca: ca.map(Path::to_owned),
             identity: None,
             min_tls: MinTls::Tls12,
-            protocols: &["h2", "http/1.1"],
+            protocols: &["http/1.1"],
         });
         Some(Self { host, port: url.port_or_known_default()?, tls })
     }
