@@ -103,6 +103,11 @@ impl Kind {
         }
     }
 
+    /// Whether a certificate is shown in TLS handshakes, which tokens may be bound to.
+    pub fn shows_certificate(&self) -> bool {
+        matches!(self, Kind::OAuth2(oauth2) if oauth2.certificate.is_some())
+    }
+
     /// Whether the words of Entra's portal fit.
     pub fn is_of_entra(&self) -> bool {
         matches!(self, Kind::Entra(_) | Kind::ManagedIdentity(_))

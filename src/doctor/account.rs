@@ -14,6 +14,7 @@ use crate::{
     outbound,
     profile::{
         self, Grant, Kind, Profile,
+        certificate::Certificate,
         content::{self, Content},
         diagnosis::{self, Diagnosis},
         http::Http,
@@ -27,12 +28,19 @@ const EXCHANGE_LIMIT: Duration = Duration::from_secs(30);
 /// Shorter lives are refreshed without a pause.
 const LIFETIME_MIN: Duration = Duration::from_secs(60);
 
+/// What a profile gave.
+pub(super) struct Had {
+    pub(super) grant: Grant,
+    /// What the token is bound to, and upstreams are to be shown.
+    pub(super) certificate: Option<Arc<Certificate>>,
+}
+
 /// Examines a profile and gives its token, if it could be had.
 pub(super) async fn examine(
     settings: profile::Settings,
     http: Arc<Http>,
     deadline: Instant,
-) -> (Case, Option<Arc<Grant>>) {
+) -> (Case, Option<Arc<Had>>) {
     let profile = Profile::new(settings.clone(), http);
     // Who talks to nobody has no address.
     let provider = Some(profile.provider()).filter(|provider| Url::parse(provider).is_ok());
@@ -59,7 +67,8 @@ pub(super) async fn examine(
         Some(grant) => describe(&settings, grant, steps),
         None => steps.skip("content", "there is no token"),
     }
-    (case, grant.map(Arc::new))
+    let certificate = profile.presented().and_then(|presented| presented.current());
+    (case, grant.map(|grant| Arc::new(Had { grant, certificate })))
 }
 
 async fn sources(settings: &profile::Settings, steps: &mut Steps) {

@@ -39,7 +39,7 @@ use crate::{
 const NAME: &str = "id.provider.example";
 
 /// The stage's provider behind TLS. Ends with the test's runtime.
-async fn behind_tls(stage: &Stage, authority: &Authority, name: &str) -> SocketAddr {
+pub(crate) async fn behind_tls(stage: &Stage, authority: &Authority, name: &str) -> SocketAddr {
     let acceptor = Tls { name, alpn: &["http/1.1"], ..Tls::new(authority) }.acceptor();
     let provider = address(stage.idp.url());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
