@@ -107,6 +107,15 @@ impl SourceError {
             _ => false,
         }
     }
+
+    /// The waiting time that whoever keeps it has given.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Vault(_, flaw) => flaw.retry_after(),
+            Self::KeyVault(_, flaw) => flaw.retry_after(),
+            _ => None,
+        }
+    }
 }
 
 /// Why a file could not be read, in the words that people use.

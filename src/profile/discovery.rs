@@ -15,10 +15,11 @@ use url::Url;
 
 use crate::{
     clock::{self, Moment},
+    outbound,
     profile::{
         authentication::ClientAuth,
         http::{self, Http},
-        refusal::{ExchangeError, printable},
+        refusal::ExchangeError,
     },
 };
 
@@ -181,7 +182,7 @@ async fn metadata(url: &Url, http: &Http) -> Result<Metadata, (String, bool)> {
 /// RFC 8414 §3.3: the metadata must name the very issuer that was asked for.
 fn endpoints(issuer: &str, metadata: &Metadata) -> Result<Endpoints, ExchangeError> {
     if metadata.issuer != issuer {
-        let other = printable(&metadata.issuer);
+        let other = outbound::printable(&metadata.issuer);
         let what = format!("its metadata names another issuer, {other:?} (a trailing slash counts)");
         return Err(ExchangeError::Discovery { issuer: issuer.to_owned(), what, permanent: true });
     }

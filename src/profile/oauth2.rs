@@ -14,7 +14,7 @@ use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE};
 use url::{Url, form_urlencoded};
 
 use crate::{
-    clock,
+    clock, outbound,
     profile::{
         Grant, Identity,
         answer::{self, Reply, Scheme, Wanted},
@@ -287,7 +287,7 @@ impl Client {
             key.learn(&origin, response.headers());
         }
         let status = response.status();
-        let retry_after = answer::retry_after(response.headers());
+        let retry_after = outbound::retry_after(response.headers());
         let content_type = response.headers().get(CONTENT_TYPE).cloned();
         let body = http::bounded(&mut response).await.map_err(|e| e.at(url))?;
         Ok(Reply { status, retry_after, body: answer::as_json(content_type.as_ref(), body) })

@@ -163,6 +163,8 @@ impl ExchangeError {
         match self {
             Self::Rejected(rejection) => rejection.retry_after(),
             Self::ManagedIdentity(failure) => failure.retry_after,
+            Self::Source(error) => error.retry_after(),
+            Self::Proof(error) => error.retry_after(),
             _ => None,
         }
     }
@@ -213,7 +215,7 @@ impl Rejection {
     pub fn read(reply: &Reply, json: Option<&Map<String, Value>>, secrets: &[Secret]) -> Self {
         let mut repeats_secret = false;
         let mut text = |name: &str| {
-            let shown = printable(json?.get(name)?.as_str()?);
+            let shown = outbound::printable(json?.get(name)?.as_str()?);
             let is_told = echo::reveals(&shown, secrets);
             repeats_secret |= is_told;
             (!is_told).then_some(shown)
@@ -383,17 +385,6 @@ impl fmt::Display for Rejection {
             _ => Ok(()),
         }
     }
-}
-
-/// One line of at most 240 characters without control characters.
-pub(super) fn printable(text: &str) -> String {
-    const SHOWN_MAX: usize = 240;
-    let line = text.lines().next().unwrap_or_default();
-    let mut out: String = line.chars().filter(|c| !c.is_control()).take(SHOWN_MAX).collect();
-    if line.chars().nth(SHOWN_MAX).is_some() {
-        out.push('…');
-    }
-    out
 }
 
 #[cfg(test)]

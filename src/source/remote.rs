@@ -40,6 +40,8 @@ pub(super) struct Answer {
     pub(super) status: StatusCode,
     /// Null when the body is no JSON.
     pub(super) json: Value,
+    /// The waiting time that it gives.
+    pub(super) retry_after: Option<Duration>,
 }
 
 /// How a vault is reached. The client is made when it is needed, and anew for other authorities.
@@ -95,6 +97,7 @@ pub(super) async fn send(request: RequestBuilder) -> Result<Answer, RequestError
         RequestError::Unreachable(words)
     };
     let mut response = request.send().await.map_err(unreachable)?;
+    let retry_after = outbound::retry_after(response.headers());
     let mut body = zeroize::Zeroizing::new(Vec::new());
     while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
         if body.len() + chunk.len() > ANSWER_BYTES_MAX {
@@ -102,7 +105,8 @@ pub(super) async fn send(request: RequestBuilder) -> Result<Answer, RequestError
         }
         body.extend_from_slice(&chunk);
     }
-    Ok(Answer { status: response.status(), json: serde_json::from_slice(&body).unwrap_or_default() })
+    let json = serde_json::from_slice(&body).unwrap_or_default();
+    Ok(Answer { status: response.status(), json, retry_after })
 }
 
 #[cfg(test)]
