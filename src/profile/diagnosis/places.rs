@@ -38,6 +38,10 @@ pub fn of_source(error: &SourceError) -> Diagnosis {
             "systemd gives the gateway no credentials",
             "add LoadCredential=NAME:PATH to the unit and restart it",
         ),
+        SourceError::Hanging(_) => words(
+            "the file system that the secret is on does not answer",
+            "see that its server can be reached and that it is mounted; the gateway reads it again by itself",
+        ),
         SourceError::Slow(..) => words(
             "the place where the secret is kept hangs, or is too slow",
             "see that it answers; if it only takes its time, give the profile a longer token_timeout",
