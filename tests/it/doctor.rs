@@ -13,7 +13,7 @@ use crate::{
     peer::{Authority, Peer, Tls},
     process::command,
     proofs::Made,
-    stage::{CLIENT, Plan, ROLE, SECRET, Stage},
+    stage::{CLIENT, PATIENCE, Plan, ROLE, SECRET, Stage},
 };
 
 /// Runs the doctor on the stage's configuration, with another thread for the servers of the stage.
@@ -107,6 +107,26 @@ async fn a_secret_that_cannot_be_read_and_one_with_a_space_are_named_by_their_pl
     assert_eq!(code, 1);
     check(&gone["profiles"][0], "source", "failed", &["no such file", "readable by the gateway's user"]);
     assert!(gone["routes"].as_array().unwrap().len() == 1, "the routes that the profile serves");
+}
+
+/// `/proc/kmsg` stands for a file on a mount that hangs: whoever has read it and may do so waits for the kernel's
+/// next line. Both commands used to wait with it.
+#[tokio::test]
+async fn a_source_that_hangs_keeps_no_command_from_its_end() {
+    let stage = Stage::start().await;
+    let path = stage.folder.path().join("keybearer.yaml");
+    let hanging = "client_secret: {file: /proc/kmsg}\n    token_timeout: 1s";
+    fs::write(&path, stage.yaml.replace("client_secret: {file: secret}", hanging)).unwrap();
+    for arguments in [&["token", "account"][..], &["doctor", "--profile", "account"]] {
+        let mut run = command(arguments);
+        run.arg("--config").arg(&path);
+        let mut run = tokio::process::Command::from(run);
+        let output = tokio::time::timeout(PATIENCE, run.kill_on_drop(true).output()).await;
+        let output = output.unwrap_or_else(|_| panic!("{arguments:?} does not end")).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(said.contains("file /proc/kmsg"), "{said}");
+    }
 }
 
 #[tokio::test]
