@@ -16,7 +16,7 @@ use crate::{
         authentication::ProofError,
         client_secret::Oddity,
         diagnosis::{self, Code, Diagnosis, Family},
-        echo,
+        discovery, echo,
         managed_identity::Failure,
     },
     secret::Secret,
@@ -129,8 +129,8 @@ pub enum ExchangeError {
         issuer: String,
         /// What is wrong.
         what: String,
-        /// Whether the provider's answer was the cause, rather than the way to it.
-        permanent: bool,
+        /// The same, for what follows from it.
+        flaw: discovery::Flaw,
     },
 }
 
@@ -147,13 +147,13 @@ impl ExchangeError {
             Self::Source(error) if error.is_transient() => Class::Transient,
             Self::Proof(error) if error.is_transient() => Class::Transient,
             Self::Source(_) | Self::Proof(_) | Self::Unfit { .. } | Self::Authorities(_) => Class::Credential,
-            Self::SetUp { .. } | Self::Discovery { permanent: true, .. } => Class::Permanent,
+            Self::SetUp { .. } => Class::Permanent,
             Self::Unreachable { .. } | Self::TimedOut { .. } => Class::Transient,
             Self::Rejected(rejection) => rejection.class(),
             Self::ManagedIdentity(failure) => failure.class,
             // Envoy never asked again after an empty 200: any nonsense may be a proxy's bad minute.
             Self::Unusable { .. } | Self::TooLarge { .. } => Class::Transient,
-            Self::Discovery { .. } => Class::Transient,
+            Self::Discovery { flaw, .. } => flaw.class(),
         }
     }
 
@@ -165,6 +165,7 @@ impl ExchangeError {
             Self::ManagedIdentity(failure) => failure.retry_after,
             Self::Source(error) => error.retry_after(),
             Self::Proof(error) => error.retry_after(),
+            Self::Discovery { flaw, .. } => flaw.retry_after(),
             _ => None,
         }
     }
