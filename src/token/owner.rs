@@ -173,7 +173,7 @@ fn fail(shared: &Shared, error: ExchangeError, failures: &Failures, fetch: Optio
     let words = error.explained().to_string();
     // A refusal may be about the claims; anything else is not.
     let is_refused = matches!(class, Class::Permanent | Class::Eventual);
-    let retry_at = shared.fail(error, pauses, !is_refused && failures.all <= CLAIMS_FAILURES_MAX, fetch);
+    let retry_at = shared.fail(now, error, pauses, !is_refused && failures.all <= CLAIMS_FAILURES_MAX, fetch);
     let until = retry_at.since(now);
     tracing::warn!(
         profile = shared.settings.profile.name,
