@@ -322,6 +322,31 @@ async fn more_than_the_greatest_number_of_waiters_are_refused_at_once() {
     assert!(handle.acquire(s(20)).await.is_ok());
 }
 
+/// Deadlines are on the boot clock: whoever sets the date an hour forward or back changes nothing.
+#[tokio::test(start_paused = true)]
+async fn a_wall_clock_that_jumps_neither_ends_a_good_token_nor_prolongs_an_expired_one() {
+    for seconds in [3600, -3600] {
+        let provider = Provider::new(Answer::Life(HOUR));
+        let (handle, first) = provider.started().await;
+        sleep(s(60)).await;
+        jump::by(seconds);
+        sleep(s(60)).await;
+        assert_eq!(handle.acquire(s(20)).await.unwrap().generation(), first.generation());
+        assert_eq!(provider.calls(), 1, "{seconds}: it is not renewed for it");
+        let refused = Answer::Wait { class: Class::Throttled, retry_after: s(600) };
+        provider.answers(refused);
+        sleep(s(3300)).await;
+        assert!(handle.current().is_some(), "{seconds}: it has minutes left");
+        let asked = provider.calls();
+        assert!(asked > 1, "{seconds}: it is renewed in time");
+        jump::by(-seconds);
+        sleep(s(180)).await;
+        assert!(handle.current().is_none(), "{seconds}: its life is over");
+        assert!(handle.acquire(ms(50)).await.is_err());
+        assert!(provider.calls() <= asked + 1, "{seconds}: the provider's waiting time holds");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_changed_secret_causes_one_refresh_within_two_seconds() {
     let provider = Provider::new(Answer::Life(HOUR));
