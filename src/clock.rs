@@ -44,12 +44,45 @@ pub fn now() -> Moment {
 /// Wall time. Only for timestamps that leave the process; never for deadlines.
 pub fn wall() -> SystemTime {
     #[expect(clippy::disallowed_methods, reason = "this is the one place that reads wall time")]
-    SystemTime::now()
+    let now = SystemTime::now();
+    #[cfg(test)]
+    let now = jump::after(now);
+    now
+}
+
+/// Somebody sets the date, or NTP does: on the thread of one test.
+#[cfg(test)]
+pub(crate) mod jump {
+    use super::{Duration, SystemTime};
+
+    thread_local! {
+        static AHEAD: std::cell::Cell<i64> = const { std::cell::Cell::new(0) };
+    }
+
+    /// From now on the wall clock is so many seconds ahead of what it was.
+    pub(crate) fn by(seconds: i64) {
+        AHEAD.set(AHEAD.get() + seconds);
+    }
+
+    pub(super) fn after(now: SystemTime) -> SystemTime {
+        let span = Duration::from_secs(AHEAD.get().unsigned_abs());
+        if AHEAD.get() < 0 { now - span } else { now + span }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_wall_clock_jumps_and_the_boot_clock_does_not() {
+        let (boot, before) = (now(), wall());
+        for seconds in [3600, -7200] {
+            jump::by(seconds);
+        }
+        assert!(wall() < before - Duration::from_secs(3000));
+        assert!(now().since(boot) < Duration::from_secs(600));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_paused_test_moves_the_boot_clock_with_its_timers() {

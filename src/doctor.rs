@@ -18,8 +18,11 @@ use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
     config::Settings,
-    doctor::step::{Case, Outcome, Steps},
-    profile::{Grant, http::Http},
+    doctor::{
+        account::Had,
+        step::{Case, Outcome, Steps},
+    },
+    profile::{certificate::Certificate, http::Http},
     proxy::settings::RouteSettings,
     route::Entry,
     upstream::Origin,
@@ -118,37 +121,39 @@ pub async fn examine(settings: &Settings, wish: &Wish, progress: Progress) -> Re
         }
     });
     let profiles: Vec<_> = profiles.cloned().collect();
-    let mut origins: Vec<Origin> = Vec::new();
+    let mut ways: Vec<Way<'_>> = Vec::new();
     for route in &routes {
-        if !origins.contains(&route.target.upstream) {
-            origins.push(route.target.upstream.clone());
+        let way = Way::of(settings, route);
+        if !ways.contains(&way) {
+            ways.push(way);
         }
     }
     let is_whole = wish.profile.is_none() && wish.route.is_none();
     let collector = settings.otlp.clone().filter(|_| is_whole);
-    let parts = profiles.len() + origins.len() + usize::from(collector.is_some());
+    let parts = profiles.len() + ways.len() + usize::from(collector.is_some());
     let round = Round::new(parts, progress);
     let http = Arc::new(Http::default());
     let accounts =
         profiles.into_iter().map(|profile| account::examine(profile, Arc::clone(&http), round.deadline));
-    let (profiles, grants) = round.all(accounts).await;
-    let networks = origins.iter().map(|origin| upstream(origin.clone(), round.deadline));
+    let (profiles, had) = round.all(accounts).await;
+    let had: HashMap<String, Arc<Had>> =
+        profiles.iter().zip(had).filter_map(|(case, had)| Some((case.name.clone(), had??))).collect();
+    let bound = |way: &Way<'_>| had.get(way.bound_by?)?.certificate.clone();
+    let networks = ways.iter().map(|way| upstream(way.origin.clone(), bound(way), round.deadline));
     let (_, reached) = round.all(networks).await;
     let tried = collector.into_iter().map(|settings| collector::examine(settings, round.deadline));
     let (collectors, _) = round.all(tried).await;
-    let reached: HashMap<&Origin, Steps> =
-        origins.iter().zip(reached.into_iter().map(Option::unwrap_or_default)).collect();
-    let grants: HashMap<String, Arc<Grant>> =
-        profiles.iter().zip(grants).filter_map(|(case, grant)| Some((case.name.clone(), grant??))).collect();
+    let reached: HashMap<&Way<'_>, Steps> =
+        ways.iter().zip(reached.into_iter().map(Option::unwrap_or_default)).collect();
     let probed = wish.probed(&routes);
     let mut cases = Vec::new();
     for route in routes {
         let mut case = Case::of_route(route);
-        case.steps = reached.get(&route.target.upstream).cloned().unwrap_or_default();
+        case.steps = reached.get(&Way::of(settings, route)).cloned().unwrap_or_default();
         if let Some(path) = wish.probe.as_ref().filter(|_| probed.contains(&route.name.as_str())) {
-            let had: Option<Vec<_>> =
-                credentials(settings, route).map(|name| grants.get(name).cloned()).collect();
-            probe::examine(route, path, &had.unwrap_or_default(), &mut case.steps).await;
+            let all: Option<Vec<_>> =
+                credentials(settings, route).map(|name| had.get(name).cloned()).collect();
+            probe::examine(route, path, &all.unwrap_or_default(), &mut case.steps).await;
         }
         cases.push(case);
     }
@@ -162,11 +167,28 @@ fn credentials<'a>(settings: &'a Settings, route: &'a Entry<RouteSettings>) -> i
     first.into_iter().chain(others.flat_map(|profile| profile.also.iter().map(String::as_str)))
 }
 
-/// The way to an upstream, once for all routes that lead there.
-async fn upstream(origin: Origin, deadline: Instant) -> (Case, Steps) {
+/// The way to an upstream, which is looked at once for all routes that lead there so.
+#[derive(PartialEq, Eq, Hash)]
+struct Way<'a> {
+    origin: &'a Origin,
+    /// The profile whose certificate is shown there, as its tokens may be bound to it.
+    bound_by: Option<&'a str>,
+}
+
+impl<'a> Way<'a> {
+    fn of(settings: &'a Settings, route: &'a Entry<RouteSettings>) -> Self {
+        let name = route.target.profile.as_deref();
+        let is_bound = settings.profiles.iter().any(|profile| {
+            Some(profile.profile.name.as_str()) == name && profile.profile.kind.shows_certificate()
+        });
+        Self { origin: &route.target.upstream, bound_by: name.filter(|_| is_bound) }
+    }
+}
+
+async fn upstream(origin: Origin, bound: Option<Arc<Certificate>>, deadline: Instant) -> (Case, Steps) {
     let mut steps = Steps::default();
     if !steps.is_late(deadline) {
-        network::examine(&network::Target::of_upstream(&origin), &mut steps).await;
+        network::examine(&network::Target::of_upstream(&origin, bound.as_ref()), &mut steps).await;
     }
     (Case::default(), steps)
 }

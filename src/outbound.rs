@@ -14,8 +14,11 @@ use std::{
     time::Duration,
 };
 
+use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use url::{Host, Url};
+
+use crate::clock;
 
 /// DNS, TCP and TLS, also through a proxy.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -25,6 +28,9 @@ const IDLE_CONNECTION: Duration = Duration::from_secs(30);
 const CA_BYTES_MAX: u64 = 1024 * 1024;
 /// Characters of a reason that are shown.
 const SHOWN_MAX: usize = 240;
+
+/// A longer wait would outlive the outage it was meant for.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
 /// How a server is reached.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -145,12 +151,15 @@ pub fn builder(url: &Url, proxy: &Proxy, roots: Option<&Roots>) -> reqwest::Clie
     }
 }
 
-/// A client that follows no redirect.
+/// A client that follows no redirect, and speaks HTTP/1.1: a request whose answer was waited for in vain closes its
+/// connection. Of HTTP/2 the connection would stay, and be used again and again. A request in an hour gains
+/// nothing from it.
 ///
 /// # Errors
 /// What is wrong, in words; for instance that there is no root certificate.
 pub fn built(builder: reqwest::ClientBuilder) -> Result<reqwest::Client, String> {
     builder
+        .http1_only()
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(CONNECT_TIMEOUT)
         .pool_idle_timeout(IDLE_CONNECTION)
@@ -204,6 +213,22 @@ pub fn is_near(url: &Url) -> bool {
     }
 }
 
+/// `Retry-After` in seconds or as a date (RFC 9110 §10.2.3), capped at an hour. A date is one of the
+/// provider's clock, so it is compared with the `Date` of the same answer; our clock may be wrong.
+pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
+    let wait = text(RETRY_AFTER)?;
+    let date = |text| httpdate::parse_http_date(text).ok();
+    let span = match wait.parse::<u64>() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => {
+            let now = text(DATE).and_then(date).unwrap_or_else(clock::wall);
+            date(wait)?.duration_since(now).unwrap_or_default()
+        }
+    };
+    Some(span.min(RETRY_AFTER_MAX))
+}
+
 /// The innermost cause of a failed request, in one line that says whether TLS or a proxy failed.
 pub fn reason(error: &(dyn Error + 'static)) -> String {
     let mut innermost = error;
@@ -254,7 +279,7 @@ fn is_tls(error: &(dyn Error + 'static)) -> bool {
 }
 
 /// One line of at most 240 characters without control characters.
-fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     let line = text.lines().next().unwrap_or_default();
     let mut out: String = line.chars().filter(|c| !c.is_control()).take(SHOWN_MAX).collect();
     if line.chars().nth(SHOWN_MAX).is_some() {
@@ -265,6 +290,8 @@ fn printable(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use reqwest::header::HeaderValue;
+
     use super::*;
 
     #[test]
@@ -344,5 +371,27 @@ mod tests {
         {
             assert!(!is_proxy(bad), "{bad}");
         }
+    }
+
+    #[test]
+    fn retry_after_is_read_as_seconds_and_as_a_date_and_is_capped() {
+        let read = |text: &str| retry_after(&HeaderMap::from_iter([(RETRY_AFTER, text.parse().unwrap())]));
+        assert_eq!(read("7"), Some(Duration::from_secs(7)));
+        assert_eq!(read("999999"), Some(RETRY_AFTER_MAX));
+        assert_eq!(read("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(read("soon"), None);
+        assert_eq!(retry_after(&HeaderMap::new()), None);
+    }
+
+    /// Read against our clock, a date was "at once" or "in an hour" wherever the two clocks are apart.
+    #[test]
+    fn a_date_to_ask_again_at_is_one_of_the_providers_clock() {
+        let read = |date: &str| {
+            let wait = HeaderValue::from_static("Wed, 21 Oct 2015 07:28:00 GMT");
+            retry_after(&HeaderMap::from_iter([(RETRY_AFTER, wait), (DATE, date.parse().unwrap())]))
+        };
+        assert_eq!(read("Wed, 21 Oct 2015 07:27:18 GMT"), Some(Duration::from_secs(42)));
+        assert_eq!(read("Wed, 21 Oct 2015 07:28:01 GMT"), Some(Duration::ZERO));
+        assert_eq!(read("Wed, 21 Oct 2015"), Some(Duration::ZERO), "then against our own clock");
     }
 }

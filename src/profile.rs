@@ -38,6 +38,7 @@ mod echo;
 pub mod entra;
 pub mod expiry;
 pub mod fixed;
+mod foreign;
 pub mod grant_type;
 pub mod http;
 pub mod inventory;
@@ -100,6 +101,11 @@ impl Kind {
             Kind::OAuth2(oauth2) => Some(oauth2.proven_by()),
             Kind::Static(_) | Kind::ManagedIdentity(_) => None,
         }
+    }
+
+    /// Whether a certificate is shown in TLS handshakes, which tokens may be bound to.
+    pub fn shows_certificate(&self) -> bool {
+        matches!(self, Kind::OAuth2(oauth2) if oauth2.certificate.is_some())
     }
 
     /// Whether the words of Entra's portal fit.

@@ -86,6 +86,9 @@ pub enum SourceError {
     /// It hangs, or is too slow for the token request that waits for it.
     #[error("{0} was not read within {span} (of the profile's token_timeout; is it reachable?)", span = exec::Span(*.1))]
     Slow(Source, Duration),
+    /// The file system that it is on does not answer.
+    #[error("{0} hangs: it could not be read in time (is its file system there?)")]
+    Hanging(Source),
     /// It costs more than reading a file, so it is not looked at here.
     #[error("{0} is read only when a token is asked for")]
     NotNow(Source),
@@ -102,9 +105,18 @@ impl SourceError {
         match self {
             Self::Vault(_, flaw) => flaw.is_transient(),
             Self::KeyVault(_, flaw) => flaw.is_transient(),
-            Self::Slow(..) => true,
+            Self::Slow(..) | Self::Hanging(_) => true,
             Self::Exec(_, flaw) => matches!(flaw, exec::Flaw::TimedOut(_) | exec::Flaw::System(_)),
             _ => false,
+        }
+    }
+
+    /// The waiting time that whoever keeps it has given.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Vault(_, flaw) => flaw.retry_after(),
+            Self::KeyVault(_, flaw) => flaw.retry_after(),
+            _ => None,
         }
     }
 }
@@ -158,7 +170,7 @@ impl Source {
     /// # Errors
     /// When the source cannot be read, is empty or larger than 64 KiB.
     pub fn document_now(&self) -> Result<Zeroizing<Vec<u8>>, SourceError> {
-        let bytes = Zeroizing::new(self.bytes_now()?);
+        let bytes = Zeroizing::new(self.bytes_at_once()?);
         if bytes.is_empty() { Err(SourceError::Empty(self.clone())) } else { Ok(bytes) }
     }
 
@@ -167,7 +179,7 @@ impl Source {
     /// # Errors
     /// When the source cannot be read, is empty, or holds what no secret holds.
     pub fn secret_now(&self) -> Result<Secret, SourceError> {
-        self.accept(self.bytes_now()?)
+        self.accept(self.bytes_at_once()?)
     }
 
     /// Whether a change can be looked for every few seconds: reading it costs no more than a file.
@@ -194,7 +206,7 @@ impl Source {
     pub fn probe(&self) -> Result<(), SourceError> {
         match self {
             Source::Env(_) | Source::File(_) | Source::Credential(_) => {
-                self.bytes_now().map(|bytes| drop(Zeroizing::new(bytes)))
+                self.bytes_at_once().map(|bytes| drop(Zeroizing::new(bytes)))
             }
             Source::Exec(command) => command.probe().map_err(|flaw| SourceError::Exec(self.clone(), flaw)),
             // What only the network can tell is not asked for.
@@ -206,11 +218,7 @@ impl Source {
         let bytes = match self {
             Source::Env(_) => self.bytes_now()?,
             Source::File(_) | Source::Credential(_) => {
-                let path = match self {
-                    Source::File(path) => path.as_path(),
-                    _ => Path::new(self.name()),
-                };
-                let source = self.clone();
+                let (path, source) = (self.path(), self.clone());
                 let read = file::apart(path, move || source.bytes_now());
                 read.await.unwrap_or_else(|_| Err(SourceError::Empty(self.clone())))?
             }
@@ -226,6 +234,24 @@ impl Source {
                 .map_err(|flaw| SourceError::KeyVault(self.clone(), Box::new(flaw)))?,
         };
         self.sized(bytes)
+    }
+
+    /// What tells files apart that are read.
+    fn path(&self) -> &Path {
+        match self {
+            Source::File(path) => path,
+            _ => Path::new(self.name()),
+        }
+    }
+
+    /// For whoever waits: not for ever.
+    fn bytes_at_once(&self) -> Result<Vec<u8>, SourceError> {
+        if !matches!(self, Source::File(_) | Source::Credential(_)) {
+            return self.bytes_now();
+        }
+        let source = self.clone();
+        let read = file::at_once(self.path(), move || source.bytes_now());
+        read.unwrap_or_else(|| Err(SourceError::Hanging(self.clone())))
     }
 
     fn bytes_now(&self) -> Result<Vec<u8>, SourceError> {

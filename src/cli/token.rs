@@ -22,7 +22,10 @@ pub(super) fn token(configured: &Configured, name: &str, raw: bool) -> Result<Ex
     let profile = Profile::new(settings.profile.clone(), Arc::new(Http::default()));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let begun = clock::now();
-    let grant = match runtime.block_on(profile.exchange(None)) {
+    let outcome = runtime.block_on(profile.exchange(None));
+    // A source that hangs holds a thread that nobody waits for.
+    runtime.shutdown_background();
+    let grant = match outcome {
         Ok(grant) => grant,
         Err(error) => return Err(refused(&profile, &error).into()),
     };

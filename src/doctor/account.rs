@@ -14,12 +14,14 @@ use crate::{
     outbound,
     profile::{
         self, Grant, Kind, Profile,
+        certificate::Certificate,
         content::{self, Content},
         diagnosis::{self, Diagnosis},
         http::Http,
         refusal::ExchangeError,
         skew,
     },
+    source::SourceError,
 };
 
 /// A profile's own limit may be longer; the doctor's patience is not.
@@ -27,12 +29,19 @@ const EXCHANGE_LIMIT: Duration = Duration::from_secs(30);
 /// Shorter lives are refreshed without a pause.
 const LIFETIME_MIN: Duration = Duration::from_secs(60);
 
+/// What a profile gave.
+pub(super) struct Had {
+    pub(super) grant: Grant,
+    /// What the token is bound to, and upstreams are to be shown.
+    pub(super) certificate: Option<Arc<Certificate>>,
+}
+
 /// Examines a profile and gives its token, if it could be had.
 pub(super) async fn examine(
     settings: profile::Settings,
     http: Arc<Http>,
     deadline: Instant,
-) -> (Case, Option<Arc<Grant>>) {
+) -> (Case, Option<Arc<Had>>) {
     let profile = Profile::new(settings.clone(), http);
     // Who talks to nobody has no address.
     let provider = Some(profile.provider()).filter(|provider| Url::parse(provider).is_ok());
@@ -42,11 +51,8 @@ pub(super) async fn examine(
     }
     let steps = &mut case.steps;
     sources(&settings, steps).await;
-    if steps.count(Outcome::Failed) == 0
-        && let Err(error) = profile.identity().await
-    {
-        // It can be read and proves nothing: known without asking anybody.
-        steps.fail("source", error.to_string(), error.diagnosis());
+    if steps.count(Outcome::Failed) == 0 {
+        proves(&profile, steps).await;
     }
     let is_reached = way(&profile, steps).await;
     let grant = if is_reached {
@@ -59,13 +65,21 @@ pub(super) async fn examine(
         Some(grant) => describe(&settings, grant, steps),
         None => steps.skip("content", "there is no token"),
     }
-    (case, grant.map(Arc::new))
+    let certificate = profile.presented().and_then(|presented| presented.current());
+    (case, grant.map(|grant| Arc::new(Had { grant, certificate })))
+}
+
+/// As long as a token request would wait for a source, which may hang.
+fn reading_limit(settings: &profile::Settings) -> Duration {
+    settings.timeout.min(EXCHANGE_LIMIT)
 }
 
 async fn sources(settings: &profile::Settings, steps: &mut Steps) {
+    let limit = reading_limit(settings);
     for item in settings.kind.inventory() {
         let place = format!("{}: {}", item.what, item.source);
-        match item.oddity(settings.kind.is_of_entra()).await {
+        let read = timeout(limit, item.oddity(settings.kind.is_of_entra())).await;
+        match read.unwrap_or_else(|_| Err(SourceError::Slow(item.source.clone(), limit))) {
             Ok(None) => steps.ok("source", format!("{place} is readable")),
             Ok(Some(oddity)) => {
                 steps.warn("source", format!("{place} is readable"), oddity.diagnosis());
@@ -77,6 +91,22 @@ async fn sources(settings: &profile::Settings, steps: &mut Steps) {
             }
         }
     }
+}
+
+/// Whether what can be read can prove something: known without asking anybody.
+async fn proves(profile: &Profile, steps: &mut Steps) {
+    let settings = profile.settings();
+    let limit = reading_limit(settings);
+    let error = match timeout(limit, profile.identity()).await {
+        Ok(Ok(_)) => return,
+        Ok(Err(error)) => error,
+        // It could be read a moment ago.
+        Err(_) => match settings.kind.inventory().into_iter().next() {
+            Some(item) => ExchangeError::Source(SourceError::Slow(item.source, limit)),
+            None => return,
+        },
+    };
+    steps.fail("source", error.to_string(), error.diagnosis());
 }
 
 /// The way to the provider, step by step. Through an outbound proxy only the way to that can be seen.

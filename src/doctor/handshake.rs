@@ -19,7 +19,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::{
     clock,
-    doctor::network::Tls,
+    doctor::network::{Shows, Tls},
     outbound,
     upstream::{MinTls, tls},
 };
@@ -86,12 +86,14 @@ fn config(wish: &Tls, recorder: &Arc<Recorder>) -> Result<(ClientConfig, ServerN
         // Only remembers: the verdict is that of the verifier inside.
         .dangerous()
         .with_custom_certificate_verifier(Arc::clone(recorder) as Arc<dyn ServerCertVerifier>);
-    let mut config = match &wish.identity {
+    let shown = match &wish.shows {
+        Shows::Nothing => None,
+        Shows::Files(files) => Some(Arc::new(tls::identity(files).map_err(|error| words(&error))?)),
+        Shows::Bound(certificate) => Some(Arc::clone(certificate.certified())),
+    };
+    let mut config = match shown {
         None => builder.with_no_client_auth(),
-        Some(files) => {
-            let identity = Arc::new(tls::identity(files).map_err(|error| words(&error))?);
-            builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity)))
-        }
+        Some(shown) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(shown))),
     };
     config.alpn_protocols = wish.protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
     Ok((config, name))

@@ -3,6 +3,7 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -18,8 +19,11 @@ use crate::{
         handshake::{self, Shown},
         step::Steps,
     },
-    profile::diagnosis::{Diagnosis, network::of_network},
-    upstream::{Identity, MinTls, Origin, Scheme},
+    profile::{
+        certificate::Certificate,
+        diagnosis::{Diagnosis, network::of_network},
+    },
+    upstream::{Http2, Identity, MinTls, Origin, Scheme},
 };
 
 /// Resolvers try each of their servers for five seconds.
@@ -45,22 +49,38 @@ pub(super) struct Tls {
     pub(super) name: String,
     /// Whom to trust instead of the system's authorities.
     pub(super) ca: Option<PathBuf>,
-    /// What is shown when the server asks.
-    pub(super) identity: Option<Identity>,
+    pub(super) shows: Shows,
     pub(super) min_tls: MinTls,
     /// Offered by ALPN.
     pub(super) protocols: &'static [&'static str],
 }
 
+/// What a server is shown that asks for a certificate.
+pub(super) enum Shows {
+    Nothing,
+    Files(Identity),
+    /// What a profile's tokens are bound to.
+    Bound(Arc<Certificate>),
+}
+
 impl Target {
-    /// A route's upstream, reached as the data plane does it.
-    pub(super) fn of_upstream(origin: &Origin) -> Self {
+    /// A route's upstream, reached as the data plane does it. `bound` is the certificate to which the tokens of the
+    /// route's profile are bound, if they are.
+    pub(super) fn of_upstream(origin: &Origin, bound: Option<&Arc<Certificate>>) -> Self {
+        let shows = match (bound, &origin.identity) {
+            (Some(certificate), _) => Shows::Bound(Arc::clone(certificate)),
+            (None, Some(files)) => Shows::Files(files.clone()),
+            (None, None) => Shows::Nothing,
+        };
         let tls = (origin.scheme == Scheme::Https).then(|| Tls {
             name: origin.server_name.clone().unwrap_or_else(|| origin.host.clone()),
             ca: origin.ca.clone(),
-            identity: origin.identity.clone(),
+            shows,
             min_tls: origin.min_tls,
-            protocols: &["http/1.1"],
+            protocols: match origin.http2 {
+                Http2::Off => &["http/1.1"],
+                Http2::Auto | Http2::PriorKnowledge => &["h2", "http/1.1"],
+            },
         });
         Self { host: origin.host.clone(), port: origin.port, tls }
     }
@@ -72,9 +92,9 @@ impl Target {
         let tls = (url.scheme() == "https").then(|| Tls {
             name: host.clone(),
             ca: ca.map(Path::to_owned),
-            identity: None,
+            shows: Shows::Nothing,
             min_tls: MinTls::Tls12,
-            protocols: &["h2", "http/1.1"],
+            protocols: &["http/1.1"],
         });
         Some(Self { host, port: url.port_or_known_default()?, tls })
     }
@@ -89,6 +109,16 @@ impl Target {
 pub(super) enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    /// Whether the handshake has agreed on HTTP/2.
+    pub(super) fn is_http2(&self) -> bool {
+        match self {
+            Stream::Plain(_) => false,
+            Stream::Tls(tls) => tls.get_ref().1.alpn_protocol() == Some(b"h2"),
+        }
+    }
 }
 
 /// Resolves, connects and shakes hands, step by step; what follows a failure is skipped.

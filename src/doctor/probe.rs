@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 use http::{
     HeaderMap, HeaderValue, Method, Request, StatusCode, Uri,
     header::{HOST, USER_AGENT, WWW_AUTHENTICATE},
+    response,
 };
 use http_body_util::Empty;
 use hyper::{body::Bytes, client::conn};
@@ -17,17 +18,20 @@ use tokio::{
 
 use crate::{
     doctor::{
+        account::Had,
         network::{self, Stream, Target},
         step::{Outcome, Steps},
     },
     profile::{
         Grant,
+        certificate::Certificate,
         content::Content,
+        credential::Credential,
         diagnosis::{Diagnosis, network::of_network},
     },
     proxy::{credentials, settings::RouteSettings, target},
     route::Entry,
-    upstream::Http2,
+    upstream::{Http2, Origin},
 };
 
 /// From connecting to the answer's head.
@@ -35,14 +39,9 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 /// Asks for `path` as a caller would write it. Only GET is sent, and only to this route's upstream.
 ///
-/// `grants` are those of the route's profile and of the profiles that go with it, in this order; there are
+/// `had` are the tokens of the route's profile and of the profiles that go with it, in this order; there are
 /// none when one of them could not be had.
-pub(super) async fn examine(
-    route: &Entry<RouteSettings>,
-    path: &str,
-    grants: &[Arc<Grant>],
-    steps: &mut Steps,
-) {
+pub(super) async fn examine(route: &Entry<RouteSettings>, path: &str, had: &[Arc<Had>], steps: &mut Steps) {
     let target = path.parse::<Uri>().ok().filter(|uri| uri.path().starts_with('/'));
     let target =
         target.and_then(|uri| target::upstream_target(&route.target, route.rule.path.as_str(), &uri).ok());
@@ -57,7 +56,9 @@ pub(super) async fn examine(
         names.iter().for_each(|name| steps.skip(name, "the upstream cannot be reached"));
         return;
     }
-    let without = ask(route, &target, &[]).await;
+    let certificate = had.first().and_then(|had| had.certificate.as_ref());
+    let question = Question { origin: &route.target.upstream, target: &target, certificate };
+    let without = question.ask(&[]).await;
     let Some(profile) = &route.target.profile else {
         open(&without, steps);
         return;
@@ -73,12 +74,12 @@ pub(super) async fn examine(
         Ok(answer) => steps.ok("without_token", answer.shown(&target)),
         Err(error) => steps.fail("without_token", error.clone(), of_network(error)),
     }
-    let Some(grant) = grants.first() else {
+    let Some(own) = had.first() else {
         steps.skip("with_token", format!("profile \"{profile}\" gave no token"));
         return;
     };
-    match ask(route, &target, grants).await {
-        Ok(answer) => judge(&answer, &target, grant, steps),
+    match question.ask(had).await {
+        Ok(answer) => judge(&answer, &target, &own.grant, steps),
         Err(error) => steps.fail("with_token", error.clone(), of_network(&error)),
     }
 }
@@ -159,48 +160,79 @@ impl Answer {
     }
 }
 
-async fn ask(route: &Entry<RouteSettings>, target: &Uri, grants: &[Arc<Grant>]) -> Result<Answer, String> {
-    timeout(LIMIT, ask_slowly(route, target, grants)).await.unwrap_or_else(|_| Err("timed out".into()))
+/// One request to an upstream, as the gateway would send it.
+struct Question<'a> {
+    origin: &'a Origin,
+    target: &'a Uri,
+    /// What the token is bound to.
+    certificate: Option<&'a Arc<Certificate>>,
 }
 
-async fn ask_slowly(
-    route: &Entry<RouteSettings>,
-    target: &Uri,
-    grants: &[Arc<Grant>],
-) -> Result<Answer, String> {
-    let origin = &route.target.upstream;
-    let mut unseen = Steps::default();
-    let stream = network::examine(&Target::of_upstream(origin), &mut unseen).await;
-    let Some(stream) = stream else { return Err("the upstream cannot be reached".into()) };
-    let mut request = Request::new(Empty::<Bytes>::new());
-    *request.method_mut() = Method::GET;
-    *request.uri_mut() = target.clone();
-    let headers = request.headers_mut();
-    let host = HeaderValue::from_str(&origin.authority()).map_err(|error| error.to_string())?;
-    headers.insert(
-        USER_AGENT,
-        HeaderValue::from_static(concat!("keybearer-doctor/", env!("CARGO_PKG_VERSION"))),
-    );
-    let is_http2 = origin.http2 == Http2::PriorKnowledge;
-    if is_http2 {
-        let whole = format!("{origin}{target}");
-        *request.uri_mut() = whole.parse().map_err(|_| "the URL is no URL".to_owned())?;
-    } else {
-        headers.insert(HOST, host);
+impl Question<'_> {
+    async fn ask(&self, had: &[Arc<Had>]) -> Result<Answer, String> {
+        timeout(LIMIT, self.ask_slowly(had)).await.unwrap_or_else(|_| Err("timed out".into()))
     }
-    for grant in grants {
-        let (mut head, body) = request.into_parts();
-        credentials::put_one(&grant.credential.ready(), &mut head, &origin.to_string())
-            .map_err(|fault| format!("the credential cannot be put on the request: {}", fault.code()))?;
-        request = Request::from_parts(head, body);
+
+    async fn ask_slowly(&self, had: &[Arc<Had>]) -> Result<Answer, String> {
+        let mut head = self.ask_once(had).await?;
+        // The nonce that proofs are to hold comes with a refusal.
+        if head.status == StatusCode::UNAUTHORIZED && self.learn(had, &head.headers) {
+            head = self.ask_once(had).await?;
+        }
+        Ok(Answer::of(head.status, &head.headers))
     }
-    match stream {
-        Stream::Plain(tcp) => exchange(tcp, request, is_http2).await,
-        Stream::Tls(tls) => exchange(*tls, request, is_http2).await,
+
+    /// Whether the answer holds a nonce for proofs of what was sent.
+    fn learn(&self, had: &[Arc<Had>], answer: &HeaderMap) -> bool {
+        let keys = had.iter().filter_map(|had| match &had.grant.credential {
+            Credential::Dpop(_, key) => Some(key),
+            _ => None,
+        });
+        keys.filter(|key| key.learn(&self.origin.to_string(), answer)).count() > 0
+    }
+
+    async fn ask_once(&self, had: &[Arc<Had>]) -> Result<response::Parts, String> {
+        let Self { origin, certificate, .. } = self;
+        let mut unseen = Steps::default();
+        let stream = network::examine(&Target::of_upstream(origin, *certificate), &mut unseen).await;
+        let Some(stream) = stream else { return Err("the upstream cannot be reached".into()) };
+        let is_http2 = stream.is_http2() || origin.http2 == Http2::PriorKnowledge;
+        let mut request = self.request(is_http2)?;
+        for Had { grant, .. } in had.iter().map(AsRef::as_ref) {
+            let (mut head, body) = request.into_parts();
+            credentials::put_one(&grant.credential.ready(), &mut head, &origin.to_string())
+                .map_err(|fault| format!("the credential cannot be put on the request: {}", fault.code()))?;
+            request = Request::from_parts(head, body);
+        }
+        match stream {
+            Stream::Plain(tcp) => exchange(tcp, request, is_http2).await,
+            Stream::Tls(tls) => exchange(*tls, request, is_http2).await,
+        }
+    }
+
+    fn request(&self, is_http2: bool) -> Result<Request<Empty<Bytes>>, String> {
+        let Self { origin, target, .. } = self;
+        let mut request = Request::new(Empty::<Bytes>::new());
+        *request.method_mut() = Method::GET;
+        *request.uri_mut() = (*target).clone();
+        let agent = concat!("keybearer-doctor/", env!("CARGO_PKG_VERSION"));
+        request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(agent));
+        if is_http2 {
+            let whole = format!("{origin}{target}");
+            *request.uri_mut() = whole.parse().map_err(|_| "the URL is no URL".to_owned())?;
+        } else {
+            let host = HeaderValue::from_str(&origin.authority()).map_err(|error| error.to_string())?;
+            request.headers_mut().insert(HOST, host);
+        }
+        Ok(request)
     }
 }
 
-async fn exchange<T>(stream: T, request: Request<Empty<Bytes>>, is_http2: bool) -> Result<Answer, String>
+async fn exchange<T>(
+    stream: T,
+    request: Request<Empty<Bytes>>,
+    is_http2: bool,
+) -> Result<response::Parts, String>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -220,5 +252,5 @@ where
         driver.abort();
         response
     }?;
-    Ok(Answer::of(response.status(), response.headers()))
+    Ok(response.into_parts().0)
 }

@@ -5,10 +5,7 @@
 
 use std::time::Duration;
 
-use reqwest::{
-    StatusCode,
-    header::{DATE, HeaderMap, HeaderValue, RETRY_AFTER},
-};
+use reqwest::{StatusCode, header::HeaderValue};
 use serde_json::{Map, Value};
 use url::form_urlencoded;
 
@@ -26,8 +23,6 @@ use crate::{
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
 /// Nobody means more by a lifetime; keeps the arithmetic on deadlines safe.
 const LIFETIME_MAX: Duration = Duration::from_secs(366 * 86_400);
-/// A longer wait would outlive the outage it was meant for.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
 /// The answer of a token endpoint, read to its end.
 pub struct Reply {
@@ -242,22 +237,6 @@ fn seconds(value: &Value) -> Option<Duration> {
     Duration::try_from_secs_f64(number.clamp(0.0, 1e11)).ok()
 }
 
-/// `Retry-After` in seconds or as a date (RFC 9110 §10.2.3), capped at an hour. A date is one of the
-/// provider's clock, so it is compared with the `Date` of the same answer; our clock may be wrong.
-pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
-    let wait = text(RETRY_AFTER)?;
-    let date = |text| httpdate::parse_http_date(text).ok();
-    let span = match wait.parse::<u64>() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            let now = text(DATE).and_then(date).unwrap_or_else(clock::wall);
-            date(wait)?.duration_since(now).unwrap_or_default()
-        }
-    };
-    Some(span.min(RETRY_AFTER_MAX))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -347,28 +326,6 @@ mod tests {
             let body = format!(r#"{{"error":{none},"access_token":"t"}}"#);
             assert!(check(200, &body).is_ok(), "some write every member, {none}");
         }
-    }
-
-    #[test]
-    fn retry_after_is_read_as_seconds_and_as_a_date_and_is_capped() {
-        let read = |text: &str| retry_after(&HeaderMap::from_iter([(RETRY_AFTER, text.parse().unwrap())]));
-        assert_eq!(read("7"), Some(Duration::from_secs(7)));
-        assert_eq!(read("999999"), Some(RETRY_AFTER_MAX));
-        assert_eq!(read("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
-        assert_eq!(read("soon"), None);
-        assert_eq!(retry_after(&HeaderMap::new()), None);
-    }
-
-    /// Read against our clock, a date was "at once" or "in an hour" wherever the two clocks are apart.
-    #[test]
-    fn a_date_to_ask_again_at_is_one_of_the_providers_clock() {
-        let read = |date: &str| {
-            let wait = HeaderValue::from_static("Wed, 21 Oct 2015 07:28:00 GMT");
-            retry_after(&HeaderMap::from_iter([(RETRY_AFTER, wait), (DATE, date.parse().unwrap())]))
-        };
-        assert_eq!(read("Wed, 21 Oct 2015 07:27:18 GMT"), Some(Duration::from_secs(42)));
-        assert_eq!(read("Wed, 21 Oct 2015 07:28:01 GMT"), Some(Duration::ZERO));
-        assert_eq!(read("Wed, 21 Oct 2015"), Some(Duration::ZERO), "then against our own clock");
     }
 
     fn check_as(wanted: &Wanted<'_>, body: &str) -> Result<Accepted, ExchangeError> {

@@ -16,10 +16,11 @@ use crate::{
 
 /// The value of `client_assertion_type` for a JWT (RFC 7523 §2.2).
 pub const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
-/// Long enough for a slow network, short enough for servers that cap it at five minutes.
+/// From `iat` to `exp`. Long enough for a slow network and a clock that is behind; Auth0 takes no more.
 const LIFETIME: Duration = Duration::from_secs(300);
-/// A gateway whose clock is a little ahead must not present what is not valid yet.
-const BACK_DATED: Duration = Duration::from_secs(60);
+/// A gateway whose clock is a little ahead must not present what is not valid yet. But Keycloak takes nothing
+/// that was issued more than a minute ago, and allows for no clock in that: most of the minute has to be left.
+const BACK_DATED: Duration = Duration::from_secs(10);
 
 /// For whom an assertion is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,14 +56,14 @@ pub struct Statement<'a> {
 }
 
 impl Statement<'_> {
-    /// The signed assertion, valid from a minute before `now` until five minutes after it.
+    /// The signed assertion, valid for five minutes, of which ten seconds are over at `now`.
     ///
     /// `None` when the key does not fit the algorithm, which reading the key has made sure of.
     pub fn sign(self, signer: &Signer<'_>, now: SystemTime) -> Option<Secret> {
         self.sign_for(LIFETIME, signer, now)
     }
 
-    /// The same, valid until `lifetime` after `now`.
+    /// The same, valid for `lifetime`.
     pub fn sign_for(self, lifetime: Duration, signer: &Signer<'_>, now: SystemTime) -> Option<Secret> {
         let algorithm = match signer {
             Signer::Key(_, algorithm) => algorithm.name(),
@@ -75,7 +76,8 @@ impl Statement<'_> {
             header.extend(self.thumbprint.map(|(name, print)| (name.to_owned(), json!(print))));
         }
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let (start, end) = (now.saturating_sub(BACK_DATED).as_secs(), (now + lifetime).as_secs());
+        let start = now.saturating_sub(BACK_DATED).as_secs();
+        let end = start.saturating_add(lifetime.as_secs());
         claims.insert("iss".into(), json!(self.issuer));
         claims.extend(self.subject.map(|subject| ("sub".to_owned(), json!(subject))));
         claims.insert("aud".into(), json!(self.audience));
@@ -152,9 +154,24 @@ mod tests {
         assert_eq!(Value::Object(header), json!({"alg": "HS256", "typ": "JWT", "x5t#S256": "abc"}));
         assert_eq!((claims["iss"].as_str(), claims["sub"].as_str()), (Some("client"), Some("client")));
         assert_eq!(claims["aud"], "https://id.example.com/token");
-        assert_eq!(claims["nbf"].as_u64(), Some(1_799_999_940));
+        assert_eq!(claims["nbf"].as_u64(), Some(1_799_999_990));
         assert_eq!(claims["iat"], claims["nbf"]);
-        assert_eq!(claims["exp"].as_u64(), Some(1_800_000_300));
+        assert_eq!(claims["exp"].as_u64(), Some(1_800_000_290));
+    }
+
+    /// Keycloak refuses what was issued more than a minute ago by its own clock, Auth0 what lives for more than
+    /// five minutes.
+    #[test]
+    fn an_assertion_is_young_and_does_not_live_long() {
+        let secret = Secret::new("shared".into());
+        let now = UNIX_EPOCH + Duration::from_millis(1_800_000_000_750);
+        for lifetime in [LIFETIME, Duration::from_secs(120)] {
+            let token = statement().sign_for(lifetime, &Signer::Secret(&secret), now).unwrap();
+            let claims = parts(&token).1;
+            let (start, end) = (claims["iat"].as_u64().unwrap(), claims["exp"].as_u64().unwrap());
+            assert!(end - start <= lifetime.as_secs(), "{start} {end}");
+            assert!((1_799_999_990..=1_800_000_000).contains(&start), "{start}");
+        }
     }
 
     #[test]

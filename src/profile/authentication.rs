@@ -16,7 +16,7 @@ use crate::{
         key_file::KeyFileError,
     },
     secret::Secret,
-    source::Source,
+    source::{Source, SourceError},
 };
 
 /// Client authentication at the token endpoint (RFC 6749 §2.3).
@@ -160,7 +160,19 @@ pub enum ProofError {
 impl ProofError {
     /// Whether it is likely to go away by itself, soon.
     pub(super) fn is_transient(&self) -> bool {
-        matches!(self, Self::Certificate(CertificateError::Source(error)) if error.is_transient())
+        self.source().is_some_and(SourceError::is_transient)
+    }
+
+    /// The waiting time that whoever keeps it has given.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        self.source()?.retry_after()
+    }
+
+    fn source(&self) -> Option<&SourceError> {
+        match self {
+            Self::Certificate(CertificateError::Source(error)) => Some(error),
+            _ => None,
+        }
     }
 }
 

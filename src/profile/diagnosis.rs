@@ -11,6 +11,7 @@ use crate::profile::{
         network::of_network,
         places::{of_proof, of_source},
     },
+    discovery,
     refusal::{Class, ExchangeError},
 };
 
@@ -235,8 +236,21 @@ impl ExchangeError {
                 "the machine has no usable certificates of authorities",
                 "install the system's CA certificates (package ca-certificates), or give the profile ca: {file: …}",
             ),
-            Self::Discovery { permanent: false, what, .. } => of_network(what),
-            Self::Discovery { permanent: true, .. } => words(
+            Self::Discovery { flaw: discovery::Flaw::Failing { status: None, .. }, what, .. } => {
+                of_network(what)
+            }
+            Self::Discovery { flaw: discovery::Flaw::Failing { status: Some(200), .. }, .. } => words(
+                "what answered is no issuer, or a proxy has answered in its place",
+                "open the URL from this machine and see who answers",
+            ),
+            Self::Discovery { flaw: discovery::Flaw::Failing { status: Some(status), .. }, .. } => {
+                of_status(*status)
+            }
+            Self::Discovery { flaw: discovery::Flaw::Absent, .. } => words(
+                "the issuer has its metadata at neither of the two places where they can be",
+                "compare issuer with the provider's documentation, its path too, or write token_url instead",
+            ),
+            Self::Discovery { flaw: discovery::Flaw::Unfit, .. } => words(
                 "the issuer's metadata does not fit the issuer that is configured",
                 "write issuer exactly as its metadata has it, or token_url instead",
             ),

@@ -8,17 +8,18 @@ use std::{
     time::Duration,
 };
 
-use reqwest::header::ACCEPT;
+use reqwest::{StatusCode, header::ACCEPT};
 use serde::Deserialize;
 use serde_json::Value;
 use url::Url;
 
 use crate::{
     clock::{self, Moment},
+    outbound,
     profile::{
         authentication::ClientAuth,
         http::{self, Http},
-        refusal::{ExchangeError, printable},
+        refusal::{Class, ExchangeError},
     },
 };
 
@@ -38,6 +39,41 @@ const AUTH_METHODS_MAX: usize = 12;
 pub(super) struct Discovery {
     /// With the moment from which on the issuer is asked again.
     found: Mutex<Option<(Endpoints, Moment)>>,
+}
+
+/// Why an issuer's metadata cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flaw {
+    /// They say something else than what is configured.
+    Unfit,
+    /// There are none.
+    Absent,
+    /// They cannot be had now.
+    Failing {
+        /// What was answered, if anything was.
+        status: Option<u16>,
+        /// The waiting time that came with it.
+        retry_after: Option<Duration>,
+    },
+}
+
+impl Flaw {
+    /// How it is likely to go away.
+    pub fn class(self) -> Class {
+        match self {
+            Flaw::Unfit | Flaw::Absent => Class::Permanent,
+            Flaw::Failing { status: Some(429), .. } => Class::Throttled,
+            Flaw::Failing { .. } => Class::Transient,
+        }
+    }
+
+    /// The waiting time that the provider gave.
+    pub fn retry_after(self) -> Option<Duration> {
+        match self {
+            Flaw::Failing { retry_after, .. } => retry_after,
+            Flaw::Unfit | Flaw::Absent => None,
+        }
+    }
 }
 
 /// What an issuer's metadata say about asking for tokens.
@@ -139,15 +175,29 @@ fn registered_name(auth: &ClientAuth) -> Option<&'static str> {
 }
 
 async fn fetch(issuer: &str, http: &Http) -> Result<Endpoints, ExchangeError> {
-    let mut failure = None;
+    let mut failures = Vec::new();
     for url in well_known(issuer)? {
-        match metadata(&url, http).await {
+        match metadata(&url, &http.client(&url)?).await {
             Ok(metadata) => return endpoints(issuer, &metadata),
-            Err(error) => failure = failure.or(Some(error)),
+            Err(failure) => failures.push(failure),
         }
     }
-    let (what, permanent) = failure.unwrap_or(("no address to ask".into(), true));
-    Err(ExchangeError::Discovery { issuer: issuer.to_owned(), what, permanent })
+    Err(without_metadata(issuer, failures))
+}
+
+/// Most issuers have metadata at one of the two places only. So what has failed for a moment at either may be what is
+/// missing, and is told; else there are none at both.
+fn without_metadata(issuer: &str, failures: Vec<(String, Flaw)>) -> ExchangeError {
+    let retry_after = failures.iter().filter_map(|(_, flaw)| flaw.retry_after()).max();
+    let failing = failures.iter().find_map(|(what, flaw)| match flaw {
+        Flaw::Failing { status, .. } => Some((what.clone(), Flaw::Failing { status: *status, retry_after })),
+        Flaw::Unfit | Flaw::Absent => None,
+    });
+    let (what, flaw) = failing.unwrap_or_else(|| {
+        let all: Vec<_> = failures.into_iter().map(|(what, _)| what).collect();
+        (all.join(", and "), Flaw::Absent)
+    });
+    ExchangeError::Discovery { issuer: issuer.to_owned(), what, flaw }
 }
 
 /// Both places: OpenID Connect appends to the issuer, RFC 8414 §3 inserts after the host.
@@ -155,7 +205,7 @@ fn well_known(issuer: &str) -> Result<[Url; 2], ExchangeError> {
     let bad = || ExchangeError::Discovery {
         issuer: issuer.to_owned(),
         what: "the issuer is no URL".into(),
-        permanent: true,
+        flaw: Flaw::Unfit,
     };
     let trimmed = issuer.trim_end_matches('/');
     let appended = Url::parse(&format!("{trimmed}/.well-known/openid-configuration")).map_err(|_| bad())?;
@@ -165,25 +215,35 @@ fn well_known(issuer: &str) -> Result<[Url; 2], ExchangeError> {
     Ok([appended, inserted])
 }
 
-async fn metadata(url: &Url, http: &Http) -> Result<Metadata, (String, bool)> {
-    let client = http.client(url).map_err(|error| (error.to_string(), true))?;
+async fn metadata(url: &Url, client: &reqwest::Client) -> Result<Metadata, (String, Flaw)> {
+    let failing = |status, retry_after| Flaw::Failing { status, retry_after };
     let request = client.get(url.clone()).header(ACCEPT, "application/json");
-    let mut response =
-        request.send().await.map_err(|e| (ExchangeError::unreachable(url, &e).to_string(), false))?;
+    let mut response = request
+        .send()
+        .await
+        .map_err(|e| (ExchangeError::unreachable(url, &e).to_string(), failing(None, None)))?;
     let status = response.status();
     if !status.is_success() {
-        return Err((format!("{url} answered HTTP {}", status.as_u16()), status.is_client_error()));
+        let goes_away = matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
+        let flaw = if status.is_client_error() && !goes_away {
+            Flaw::Absent
+        } else {
+            failing(Some(status.as_u16()), outbound::retry_after(response.headers()))
+        };
+        return Err((format!("{url} answered HTTP {}", status.as_u16()), flaw));
     }
-    let body = http::bounded(&mut response).await.map_err(|e| (e.at(url).to_string(), false))?;
-    serde_json::from_slice(&body).map_err(|_| (format!("{url} gave no issuer and token_endpoint"), false))
+    let body =
+        http::bounded(&mut response).await.map_err(|e| (e.at(url).to_string(), failing(None, None)))?;
+    let no_metadata = |_| (format!("{url} gave no issuer and token_endpoint"), failing(Some(200), None));
+    serde_json::from_slice(&body).map_err(no_metadata)
 }
 
 /// RFC 8414 §3.3: the metadata must name the very issuer that was asked for.
 fn endpoints(issuer: &str, metadata: &Metadata) -> Result<Endpoints, ExchangeError> {
     if metadata.issuer != issuer {
-        let other = printable(&metadata.issuer);
+        let other = outbound::printable(&metadata.issuer);
         let what = format!("its metadata names another issuer, {other:?} (a trailing slash counts)");
-        return Err(ExchangeError::Discovery { issuer: issuer.to_owned(), what, permanent: true });
+        return Err(ExchangeError::Discovery { issuer: issuer.to_owned(), what, flaw: Flaw::Unfit });
     }
     let alias = metadata.mtls_endpoint_aliases.token_endpoint.as_deref();
     Ok(Endpoints {
@@ -207,7 +267,7 @@ fn endpoint(issuer: &str, member: &str, text: &str) -> Result<Url, ExchangeError
     let refuse = |what: &str| ExchangeError::Discovery {
         issuer: issuer.to_owned(),
         what: format!("its {member} is {what}"),
-        permanent: true,
+        flaw: Flaw::Unfit,
     };
     let url = Url::parse(text).map_err(|_| refuse("no URL"))?;
     let loopback_issuer = Url::parse(issuer).is_ok_and(|issuer| issuer.scheme() == "http");
@@ -222,6 +282,11 @@ fn endpoint(issuer: &str, member: &str, text: &str) -> Result<Url, ExchangeError
 
 #[cfg(test)]
 mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
     use super::*;
 
     #[test]
@@ -279,11 +344,64 @@ mod tests {
         assert_eq!(objection(Value::Null, ClientAuth::None), None);
     }
 
+    /// What an issuer's token request fails with that answers so at the first of the two places, and at the second.
+    async fn failure(answers: [&str; 2]) -> ExchangeError {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let issuer = format!("http://{}", listener.local_addr().unwrap());
+        let answering = async {
+            for answer in answers {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+                let head = format!("HTTP/1.1 {answer}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+                stream.write_all(head.as_bytes()).await.unwrap();
+            }
+        };
+        let http = Http::default();
+        tokio::join!(fetch(&issuer, &http), answering).0.unwrap_err()
+    }
+
+    /// The place where there is nothing used to be told, and taken for a mistake in the configuration.
+    #[tokio::test]
+    async fn an_issuer_that_is_out_of_order_is_not_said_to_be_another_one() {
+        for answers in [["404 x", "503 x"], ["503 x", "404 x"], ["404 x", "408 x"]] {
+            let error = failure(answers).await;
+            assert_eq!(error.class(), Class::Transient, "{error}");
+            let status = if answers.concat().contains("503") { "HTTP 503" } else { "HTTP 408" };
+            assert!(error.to_string().contains(status), "{error}");
+            assert!(error.diagnosis().meaning.contains("out of order"), "{}", error.explained());
+        }
+    }
+
+    #[tokio::test]
+    async fn an_issuer_that_throttles_is_left_alone_as_long_as_it_says() {
+        let throttled = "429 x\r\nretry-after: 60";
+        for answers in [[throttled, throttled], [throttled, "404 x"], ["404 x", throttled]] {
+            let error = failure(answers).await;
+            assert_eq!(error.class(), Class::Throttled, "{error}");
+            assert_eq!(error.retry_after(), Some(Duration::from_secs(60)));
+        }
+        let error = failure(["503 x\r\nretry-after: 7", "404 x"]).await;
+        assert_eq!((error.class(), error.retry_after()), (Class::Transient, Some(Duration::from_secs(7))));
+    }
+
+    #[tokio::test]
+    async fn an_issuer_without_metadata_is_told_with_both_places() {
+        let error = failure(["404 x", "403 x"]).await;
+        assert_eq!((error.class(), error.retry_after()), (Class::Permanent, None));
+        let words = error.explained().to_string();
+        for part in
+            ["openid-configuration answered HTTP 404, and ", "oauth-authorization-server answered HTTP 403"]
+        {
+            assert!(words.contains(part), "{words}");
+        }
+        assert!(words.contains("at neither of the two places"), "{words}");
+    }
+
     /// The exchange used to be cancelled while it waited for the metadata, before the older answer could
     /// stand in: no token was asked for ever again.
     #[tokio::test]
     async fn known_endpoints_outlive_a_discovery_that_hangs() {
-        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let issuer = format!("http://{}", silent.local_addr().unwrap());
         let known = Endpoints {
             token: format!("{issuer}/token").parse().unwrap(),

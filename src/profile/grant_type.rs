@@ -26,9 +26,9 @@ use crate::{
 const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 /// The grant type of RFC 8693 §2.1.
 const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
-/// Salesforce takes no assertion that is valid for much longer than three minutes; Google and Zitadel
-/// take an hour.
-const LIFETIME: Duration = Duration::from_secs(180);
+/// From `iat` to `exp`. Maskinporten takes no more than two minutes, Salesforce three; Google and Zitadel take
+/// an hour.
+const LIFETIME: Duration = Duration::from_secs(120);
 
 /// What is traded for a token, with its settings.
 #[derive(Clone, Debug, PartialEq, Eq)]

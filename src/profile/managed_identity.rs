@@ -13,7 +13,7 @@ use crate::{
     clock, outbound,
     profile::{
         Grant, Identity,
-        answer::{self, Reply},
+        answer::Reply,
         credential::Credential,
         http,
         managed_identity::{
@@ -160,7 +160,7 @@ impl Client {
         }
         let mut response = request.send().await.map_err(|error| self.unreachable(site, &error))?;
         let status = response.status();
-        let retry_after = answer::retry_after(response.headers());
+        let retry_after = outbound::retry_after(response.headers());
         let challenge = response.headers().get(WWW_AUTHENTICATE).cloned();
         let body = http::bounded(&mut response).await.map_err(|cut| cut.at(&site.url))?;
         Ok(Answer { reply: Reply { status, retry_after, body }, challenge })

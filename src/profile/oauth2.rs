@@ -14,7 +14,7 @@ use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE};
 use url::{Url, form_urlencoded};
 
 use crate::{
-    clock,
+    clock, outbound,
     profile::{
         Grant, Identity,
         answer::{self, Reply, Scheme, Wanted},
@@ -36,6 +36,8 @@ use crate::{
     secret::{Fingerprint, Secret},
     source::budget::Budget,
 };
+
+mod identity;
 
 /// AADSTS700024: the assertion is not within its validity.
 const ASSERTION_EXPIRED: u64 = 700024;
@@ -152,14 +154,19 @@ impl Client {
         let url = self.token_url().await?;
         let proof = self.authentication.prove(&url, &budget).await?;
         let outcome = self.ask_with(&url, &proof, claims, &budget).await;
-        let is_about_proof = matches!(&outcome, Err(ExchangeError::Rejected(rejection))
-            if rejection.is_about_credential() || rejection.code() == Some(ASSERTION_EXPIRED));
-        if !is_about_proof {
+        if !is_about_proof(&outcome) {
             return outcome;
         }
+        self.authentication.refused(&proof);
         // Never more than two logins: a provider counts the failed ones, and may lock the account.
         match self.authentication.another(&url, &proof, &budget).await {
-            Ok(Some(other)) => self.ask_with(&url, &other, claims, &budget).await,
+            Ok(Some(other)) => {
+                let outcome = self.ask_with(&url, &other, claims, &budget).await;
+                if is_about_proof(&outcome) {
+                    self.authentication.refused(&other);
+                }
+                outcome
+            }
             // The provider's words say more than those about a source.
             Ok(None) | Err(_) => outcome,
         }
@@ -280,7 +287,7 @@ impl Client {
             key.learn(&origin, response.headers());
         }
         let status = response.status();
-        let retry_after = answer::retry_after(response.headers());
+        let retry_after = outbound::retry_after(response.headers());
         let content_type = response.headers().get(CONTENT_TYPE).cloned();
         let body = http::bounded(&mut response).await.map_err(|e| e.at(url))?;
         Ok(Reply { status, retry_after, body: answer::as_json(content_type.as_ref(), body) })
@@ -369,33 +376,14 @@ impl Client {
         let (proof, trade) = (self.authentication.fingerprint().await?, self.trade.fingerprint().await?);
         let both = proof.iter().chain(&trade).map(Fingerprint::as_bytes);
         let fingerprint = (proof.is_some() || trade.is_some()).then(|| Fingerprint::of_all(both));
-        Ok(self.identity_with(fingerprint.as_ref(), None))
+        Ok(self.settings.identity(fingerprint.as_ref(), None))
     }
+}
 
-    /// `claims` are part of it: a token with them and one without are not interchangeable.
-    fn identity_with(&self, fingerprint: Option<&Fingerprint>, claims: Option<&str>) -> Identity {
-        let settings = &self.settings;
-        let endpoint = match &settings.endpoint {
-            Endpoint::TokenUrl(url) => url.as_str(),
-            Endpoint::Issuer(issuer) => issuer,
-        };
-        let mut parts: Vec<&[u8]> =
-            vec![endpoint.as_bytes(), settings.client_id.as_bytes(), settings.auth.name().as_bytes()];
-        parts.push(fingerprint.map_or(&[], |f| f.as_bytes()));
-        for value in [&settings.scope, &settings.audience] {
-            parts.push(value.as_deref().unwrap_or_default().as_bytes());
-        }
-        parts.push(claims.unwrap_or_default().as_bytes());
-        parts.push(if settings.cae { b"cp1" } else { b"" });
-        parts.extend(settings.resource.iter().map(|r| r.as_bytes()));
-        parts.push(if settings.dpop { b"dpop" } else { b"" });
-        parts.push(b"grant");
-        parts.extend(settings.grant.parts().into_iter().map(str::as_bytes));
-        parts.push(settings.token_field.as_bytes());
-        parts.push(b"extra");
-        parts.extend(settings.extra.iter().flat_map(|(name, value)| [name.as_bytes(), value.as_bytes()]));
-        Identity::of(parts)
-    }
+/// Whether the provider does not take what the client proves itself with.
+fn is_about_proof(outcome: &Result<Grant, ExchangeError>) -> bool {
+    matches!(outcome, Err(ExchangeError::Rejected(rejection))
+        if rejection.is_about_credential() || rejection.code() == Some(ASSERTION_EXPIRED))
 }
 
 #[cfg(test)]
@@ -449,10 +437,10 @@ mod tests {
     fn everything_that_shapes_a_token_changes_its_identity() {
         let print = |text: &str| Secret::new(text.into()).fingerprint();
         let base = client(ClientAuth::None);
-        let identity = base.identity_with(Some(&print("s")), None);
-        assert!(identity == base.identity_with(Some(&print("s")), None));
-        assert!(identity != base.identity_with(Some(&print("rotated")), None));
-        assert!(identity != base.identity_with(Some(&print("s")), Some("{}")));
+        let identity = base.settings.identity(Some(&print("s")), None);
+        assert!(identity == base.settings.identity(Some(&print("s")), None));
+        assert!(identity != base.settings.identity(Some(&print("rotated")), None));
+        assert!(identity != base.settings.identity(Some(&print("s")), Some("{}")));
         let changes: [fn(&mut Settings); 9] = [
             |s| s.dpop = true,
             |s| s.cae = true,
@@ -467,7 +455,7 @@ mod tests {
         for change in changes {
             let mut other = client(ClientAuth::None);
             change(&mut other.settings);
-            assert!(identity != other.identity_with(Some(&print("s")), None));
+            assert!(identity != other.settings.identity(Some(&print("s")), None));
         }
     }
 }

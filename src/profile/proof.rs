@@ -14,11 +14,12 @@ use crate::{
     clock,
     profile::{
         assertion::{Audience, JWT_BEARER, Signer, Statement},
-        authentication::{ClientAuth, ProofError, expiry, token_in},
+        authentication::{ClientAuth, ProofError},
         certificate::{self, Certificate, Holder, Presented},
         client_secret::{Reader, Secrets, Which},
         content::Content,
         expiry::Expiry,
+        foreign::Foreign,
         key::{Algorithm, PrivateKey},
         refusal::ExchangeError,
     },
@@ -66,8 +67,8 @@ pub(super) struct Authentication {
     /// The certificate that is shown in TLS handshakes.
     shown: Option<Holder>,
     presented: Arc<Presented>,
-    /// The last token that somebody else has made.
-    foreign: Kept<Secret>,
+    /// The token that somebody else has made.
+    foreign: Foreign,
     secrets: Reader,
     /// What is wrong with what was read last.
     flaws: Flaws,
@@ -93,7 +94,7 @@ impl Authentication {
             signing,
             shown: shown.map(Holder::new),
             presented: Arc::default(),
-            foreign: Kept::default(),
+            foreign: Foreign::default(),
             secrets: Reader::default(),
             flaws: Flaws::default(),
         }
@@ -112,9 +113,21 @@ impl Authentication {
     /// A token was given for `proof`: from now on upstreams are shown the certificate it is bound to, and
     /// the client secret that it was made with is the one to begin with.
     pub(super) fn accepted(&self, proof: &Proof) {
+        self.judged(proof, false);
         self.presented.set(proof.certificate.clone());
         if let Some(secrets) = self.method.secrets() {
             self.secrets.worked(secrets, proof.which, &self.profile);
+        }
+    }
+
+    /// The provider does not take what the client proves itself with.
+    pub(super) fn refused(&self, proof: &Proof) {
+        self.judged(proof, true);
+    }
+
+    fn judged(&self, proof: &Proof, is_refused: bool) {
+        if let (ClientAuth::Assertion(_), Some(print)) = (&self.method, proof.material.last()) {
+            self.foreign.judged(*print, is_refused);
         }
     }
 
@@ -273,7 +286,7 @@ impl Authentication {
                 return self.certificate_assertion(place, *algorithm, round).await;
             }
             ClientAuth::Assertion(source) => {
-                let read = self.foreign_token(source, budget).await?;
+                let read = self.foreign.read(source, budget).await?;
                 let token = self.flaws.settle(&self.profile, "token of the workload", read);
                 let print = token.fingerprint();
                 return Ok((token, print));
@@ -341,26 +354,12 @@ impl Authentication {
         Ok((key, flaw))
     }
 
-    /// A token that is renewed by others, as it is now.
-    async fn foreign_token(&self, source: &Source, budget: &Budget) -> Read<Secret> {
-        let has_last = self.foreign.last().is_some();
-        let read = budget.read(source, has_last, source.read_document()).await.map_err(ExchangeError::from);
-        let read = read.and_then(|bytes| Ok(token_in(&bytes, source)?));
-        let (token, flaw) = self.foreign.or_last(read)?;
-        match expiry(token.expose()).filter(|at| *at <= clock::wall()) {
-            Some(at) => {
-                let at = httpdate::fmt_http_date(at);
-                Err(ProofError::TokenExpired { place: source.clone(), at }.into())
-            }
-            None => Ok((token, flaw)),
-        }
-    }
-
     /// What tells that the next proof would be made with another secret, as far as that costs little.
     /// Says what is broken: the next proof may be an hour away.
     ///
-    /// A token of somebody else's is not part of it: it is renewed all the time and proves the same.
-    /// But while there is none that is valid, there is no answer, so that the next valid one is noticed.
+    /// A token of somebody else's is not part of it: it is renewed all the time and proves the same. But the next
+    /// one is noticed after one that was refused; and while there is none that is valid, there is no answer, so
+    /// that the next valid one is noticed as well.
     ///
     /// # Errors
     /// When a source cannot be read.
@@ -380,8 +379,9 @@ impl Authentication {
             }
             ClientAuth::Assertion(source) => {
                 if source.is_cheap() {
-                    let read = self.foreign_token(source, &budget).await?;
-                    drop(self.flaws.settle(&self.profile, "token of the workload", read));
+                    let read = self.foreign.read(source, &budget).await?;
+                    let token = self.flaws.settle(&self.profile, "token of the workload", read);
+                    prints.extend(self.foreign.fingerprint(&token));
                 }
             }
             ClientAuth::CertificateJwt { .. }

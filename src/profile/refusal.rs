@@ -16,7 +16,7 @@ use crate::{
         authentication::ProofError,
         client_secret::Oddity,
         diagnosis::{self, Code, Diagnosis, Family},
-        echo,
+        discovery, echo,
         managed_identity::Failure,
     },
     secret::Secret,
@@ -129,8 +129,8 @@ pub enum ExchangeError {
         issuer: String,
         /// What is wrong.
         what: String,
-        /// Whether the provider's answer was the cause, rather than the way to it.
-        permanent: bool,
+        /// The same, for what follows from it.
+        flaw: discovery::Flaw,
     },
 }
 
@@ -147,13 +147,13 @@ impl ExchangeError {
             Self::Source(error) if error.is_transient() => Class::Transient,
             Self::Proof(error) if error.is_transient() => Class::Transient,
             Self::Source(_) | Self::Proof(_) | Self::Unfit { .. } | Self::Authorities(_) => Class::Credential,
-            Self::SetUp { .. } | Self::Discovery { permanent: true, .. } => Class::Permanent,
+            Self::SetUp { .. } => Class::Permanent,
             Self::Unreachable { .. } | Self::TimedOut { .. } => Class::Transient,
             Self::Rejected(rejection) => rejection.class(),
             Self::ManagedIdentity(failure) => failure.class,
             // Envoy never asked again after an empty 200: any nonsense may be a proxy's bad minute.
             Self::Unusable { .. } | Self::TooLarge { .. } => Class::Transient,
-            Self::Discovery { .. } => Class::Transient,
+            Self::Discovery { flaw, .. } => flaw.class(),
         }
     }
 
@@ -163,6 +163,9 @@ impl ExchangeError {
         match self {
             Self::Rejected(rejection) => rejection.retry_after(),
             Self::ManagedIdentity(failure) => failure.retry_after,
+            Self::Source(error) => error.retry_after(),
+            Self::Proof(error) => error.retry_after(),
+            Self::Discovery { flaw, .. } => flaw.retry_after(),
             _ => None,
         }
     }
@@ -213,7 +216,7 @@ impl Rejection {
     pub fn read(reply: &Reply, json: Option<&Map<String, Value>>, secrets: &[Secret]) -> Self {
         let mut repeats_secret = false;
         let mut text = |name: &str| {
-            let shown = printable(json?.get(name)?.as_str()?);
+            let shown = outbound::printable(json?.get(name)?.as_str()?);
             let is_told = echo::reveals(&shown, secrets);
             repeats_secret |= is_told;
             (!is_told).then_some(shown)
@@ -383,17 +386,6 @@ impl fmt::Display for Rejection {
             _ => Ok(()),
         }
     }
-}
-
-/// One line of at most 240 characters without control characters.
-pub(super) fn printable(text: &str) -> String {
-    const SHOWN_MAX: usize = 240;
-    let line = text.lines().next().unwrap_or_default();
-    let mut out: String = line.chars().filter(|c| !c.is_control()).take(SHOWN_MAX).collect();
-    if line.chars().nth(SHOWN_MAX).is_some() {
-        out.push('…');
-    }
-    out
 }
 
 #[cfg(test)]

@@ -5,16 +5,27 @@ use std::{
     fs,
     io::{self, Read as _},
     path::{Path, PathBuf},
-    sync::{Arc, LazyLock, Mutex, PoisonError},
+    sync::{Arc, Condvar, LazyLock, Mutex, PoisonError, mpsc},
+    thread,
+    time::Duration,
 };
 
 use tokio::{sync::Mutex as Turn, task::JoinError};
 use zeroize::Zeroizing;
 
-use crate::source::Reason;
+use crate::{
+    clock::{self, Moment},
+    source::Reason,
+};
 
 /// The bound for certificates and keys: a chain or a bundle of authorities fits many times.
 pub const PEM_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// So long somebody waits for a file who cannot do anything else meanwhile.
+const AT_ONCE: Duration = Duration::from_secs(3);
+
+/// Files that are read for those who wait, and since when.
+static UNDER_WAY: LazyLock<(Mutex<HashMap<PathBuf, Moment>>, Condvar)> = LazyLock::new(Default::default);
 
 /// Why a file is not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +81,51 @@ pub async fn apart<T: Send + 'static>(
     reading.await
 }
 
+/// What `read` gives, which reads the file at `path`, for somebody who waits for it and serves nobody yet; `None` when
+/// the file system hangs. Then a thread is left behind, one for each file: nobody else waits for that again.
+pub fn at_once<T: Send + 'static>(path: &Path, read: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    within(AT_ONCE, path, read)
+}
+
+fn within<T: Send + 'static>(
+    limit: Duration,
+    path: &Path,
+    read: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let (files, ended) = &*UNDER_WAY;
+    let mut under_way = files.lock().unwrap_or_else(PoisonError::into_inner);
+    while let Some(began) = under_way.get(path) {
+        let left = limit.saturating_sub(clock::now().since(*began));
+        let (after, waited) = ended.wait_timeout(under_way, left).unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() {
+            return None;
+        }
+        under_way = after;
+    }
+    under_way.insert(path.to_owned(), clock::now());
+    drop(under_way);
+    let (reading, (tell, told)) = (Reading(path.to_owned()), mpsc::channel());
+    let begun = thread::Builder::new().name("source".into()).spawn(move || {
+        let outcome = read();
+        drop(reading);
+        // Who waited may have given up.
+        let _ = tell.send(outcome);
+    });
+    begun.ok()?;
+    told.recv_timeout(limit).ok()
+}
+
+/// Somebody reads the file, until this is dropped.
+struct Reading(PathBuf);
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        let (files, ended) = &*UNDER_WAY;
+        files.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.0);
+        ended.notify_all();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::{process::Command, sync::mpsc, time::Duration};
@@ -92,6 +148,21 @@ mod tests {
         lets.send(()).unwrap();
         second.await.unwrap().unwrap();
         assert!(begins.try_recv().is_ok());
+    }
+
+    /// A configuration that named such a file was never read to its end.
+    #[test]
+    fn who_waits_for_a_file_that_hangs_is_told_and_leaves_one_thread_behind() {
+        let (path, limit) = (Path::new("/nowhere/hangs-at-once"), Duration::from_millis(20));
+        let (lets, held) = mpsc::channel::<()>();
+        assert!(within(limit, path, move || held.recv()).is_none());
+        let (begun, begins) = mpsc::channel();
+        assert!(within(limit, path, move || begun.send(())).is_none());
+        assert!(begins.recv().is_err(), "it was not read");
+        let whole = Duration::from_secs(60);
+        assert_eq!(within(whole, Path::new("/nowhere/else-at-once"), || 1), Some(1), "other files are read");
+        lets.send(()).unwrap();
+        assert_eq!(within(whole, path, || 2), Some(2));
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub struct Refused {
     pub reason: String,
     /// Whether it is likely to go away by itself.
     pub is_transient: bool,
+    /// The waiting time that the identity provider gave, as far as it is not over.
+    pub retry_after: Option<Duration>,
 }
 
 /// Where a secret is in Key Vault.
@@ -78,7 +80,7 @@ pub enum Flaw {
     Redirected,
     /// Any other status.
     #[error("it answered HTTP {0}")]
-    Status(u16),
+    Status(u16, Option<Duration>),
     /// The answer holds no value.
     #[error("its answer holds no value")]
     NoValue,
@@ -90,8 +92,17 @@ impl Flaw {
         match self {
             Flaw::Request(RequestError::Unreachable(_)) => true,
             Flaw::NoToken(_, refused) => refused.is_transient,
-            Flaw::Status(status) => *status >= 500 || *status == 429,
+            Flaw::Status(status, _) => *status >= 500 || *status == 429,
             _ => false,
+        }
+    }
+
+    /// The waiting time that whoever said no has given.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Flaw::NoToken(_, refused) => refused.retry_after,
+            Flaw::Status(_, wait) => *wait,
+            _ => None,
         }
     }
 }
@@ -153,7 +164,7 @@ impl KeyVault {
             StatusCode::FORBIDDEN => return Err(Flaw::Denied(profile())),
             StatusCode::NOT_FOUND => return Err(Flaw::Absent),
             status if status.is_redirection() => return Err(Flaw::Redirected),
-            status => return Err(Flaw::Status(status.as_u16())),
+            status => return Err(Flaw::Status(status.as_u16(), answer.retry_after)),
         }
         let value = answer.json.get("value").and_then(Value::as_str).ok_or(Flaw::NoValue)?;
         let is_pfx = answer.json.get("contentType").and_then(Value::as_str) == Some("application/x-pkcs12");

@@ -10,6 +10,7 @@ use reqwest::{RequestBuilder, StatusCode};
 use serde_json::Value;
 use url::Url;
 
+use super::file;
 use crate::outbound::{self, Proxy, Roots, RootsError, Settings};
 
 /// A secret and what is said about it.
@@ -39,6 +40,8 @@ pub(super) struct Answer {
     pub(super) status: StatusCode,
     /// Null when the body is no JSON.
     pub(super) json: Value,
+    /// The waiting time that it gives.
+    pub(super) retry_after: Option<Duration>,
 }
 
 /// How a vault is reached. The client is made when it is needed, and anew for other authorities.
@@ -71,11 +74,9 @@ impl Link {
 
     /// The authorities as they are now; the last good ones while the file is broken.
     async fn roots(&self, path: PathBuf) -> Result<Roots, RequestError> {
-        let read = tokio::task::spawn_blocking({
-            let path = path.clone();
-            move || Roots::read(&path)
-        });
-        let read = read.await.unwrap_or(Err(RootsError::Absent(path)));
+        let file = path.clone();
+        let read = file::apart(&path, move || Roots::read(&file)).await;
+        let read = read.unwrap_or(Err(RootsError::Absent(path)));
         read.or_else(|error| {
             let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
             made.as_ref().and_then(|(roots, _)| roots.clone()).ok_or(error)
@@ -96,6 +97,7 @@ pub(super) async fn send(request: RequestBuilder) -> Result<Answer, RequestError
         RequestError::Unreachable(words)
     };
     let mut response = request.send().await.map_err(unreachable)?;
+    let retry_after = outbound::retry_after(response.headers());
     let mut body = zeroize::Zeroizing::new(Vec::new());
     while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
         if body.len() + chunk.len() > ANSWER_BYTES_MAX {
@@ -103,5 +105,30 @@ pub(super) async fn send(request: RequestBuilder) -> Result<Answer, RequestError
         }
         body.extend_from_slice(&chunk);
     }
-    Ok(Answer { status: response.status(), json: serde_json::from_slice(&body).unwrap_or_default() })
+    let json = serde_json::from_slice(&body).unwrap_or_default();
+    Ok(Answer { status: response.status(), json, retry_after })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// Each reading of a secret left one more thread behind, until no file was read any more.
+    #[tokio::test]
+    async fn authorities_that_hang_hold_one_thread() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, (lets, held)) = (folder.path().join("ca.pem"), mpsc::channel::<()>());
+        let mut hanging = Box::pin(file::apart(&path, move || held.recv()));
+        tokio::time::timeout(Duration::from_millis(10), hanging.as_mut()).await.unwrap_err();
+        let (link, url) =
+            (Link::new(with_authorities(Some(path.clone()))), "https://vault.example".parse().unwrap());
+        let mut client = Box::pin(link.client(&url));
+        let waited = tokio::time::timeout(Duration::from_millis(50), client.as_mut()).await;
+        assert!(waited.is_err(), "the reading before has not ended");
+        lets.send(()).unwrap();
+        let error = client.await.unwrap_err();
+        assert!(matches!(error, RequestError::Roots(RootsError::Unreadable(..))), "{error}");
+    }
 }

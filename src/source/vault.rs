@@ -72,7 +72,7 @@ pub enum Flaw {
     LoginSource(Box<SourceError>),
     /// The login was refused.
     #[error("the login was refused with HTTP {0} (check role, secret id or service account, and the mount)")]
-    LoginRefused(u16),
+    LoginRefused(u16, Option<Duration>),
     /// The login's answer holds no token.
     #[error("the answer to the login holds no token")]
     LoginUnusable,
@@ -94,7 +94,7 @@ pub enum Flaw {
     Redirected,
     /// Any other status.
     #[error("it answered HTTP {0}")]
-    Status(u16),
+    Status(u16, Option<Duration>),
     /// The answer is no secret of a key-value engine.
     #[error("its answer is no secret of a key-value engine")]
     NoSecret,
@@ -116,10 +116,18 @@ impl Flaw {
     pub(super) fn is_transient(&self) -> bool {
         match self {
             Flaw::Request(RequestError::Unreachable(_)) | Flaw::Sealed => true,
-            Flaw::Status(status) => *status >= 500 || *status == 429,
-            Flaw::LoginRefused(status) => *status >= 500 || *status == 429,
+            Flaw::Status(status, _) | Flaw::LoginRefused(status, _) => *status >= 500 || *status == 429,
             Flaw::LoginSource(error) => error.is_transient(),
             _ => false,
+        }
+    }
+
+    /// The waiting time that Vault has given.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Flaw::Status(_, wait) | Flaw::LoginRefused(_, wait) => *wait,
+            Flaw::LoginSource(error) => error.retry_after(),
+            _ => None,
         }
     }
 }
@@ -224,7 +232,7 @@ impl Vault {
             StatusCode::OK => {}
             StatusCode::SERVICE_UNAVAILABLE => return Err(Flaw::Sealed),
             status if status.is_redirection() => return Err(Flaw::Redirected),
-            status => return Err(Flaw::LoginRefused(status.as_u16())),
+            status => return Err(Flaw::LoginRefused(status.as_u16(), answer.retry_after)),
         }
         let auth = answer.json.get("auth").ok_or(Flaw::LoginUnusable)?;
         let token = auth.get("client_token").and_then(Value::as_str).ok_or(Flaw::LoginUnusable)?;
@@ -267,7 +275,7 @@ impl Vault {
             }
             StatusCode::SERVICE_UNAVAILABLE => return Err(Flaw::Sealed),
             status if status.is_redirection() => return Err(Flaw::Redirected),
-            status => return Err(Flaw::Status(status.as_u16())),
+            status => return Err(Flaw::Status(status.as_u16(), answer.retry_after)),
         }
         let fields = fields(&answer.json).ok_or(Flaw::NoSecret)?;
         match fields.get(&self.settings.field) {

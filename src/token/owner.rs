@@ -49,7 +49,7 @@ const CLAIMS_FAILURES_MAX: u32 = 3;
 
 /// Fetches, waits, fetches again, until aborted.
 pub(super) async fn run(shared: Arc<Shared>, exchange: impl Exchange, turns: Turns, traces: Arc<Traces>) {
-    let (mut failures, mut clocks) = (0u32, Clocks::default());
+    let (mut failures, mut clocks) = (Failures::default(), Clocks::default());
     let mut source = SourceWatch::new(&exchange, &shared.settings.profile);
     let mut ends = ExpiryWatch::default();
     loop {
@@ -70,17 +70,40 @@ pub(super) async fn run(shared: Arc<Shared>, exchange: impl Exchange, turns: Tur
         shared.set_expiries(exchange.expiries());
         let next = match outcome {
             Ok(grant) => {
-                failures = 0;
+                failures = Failures::default();
                 let may_stay = source.keeps(grant.lifetime >= LIFE_MIN);
                 publish(&shared, &grant, fetch, may_stay)
             }
             Err(error) => {
-                failures = failures.saturating_add(1);
-                fail(&shared, error, failures, fetch)
+                source.has_failed();
+                failures.add(error.class());
+                fail(&shared, error, &failures, fetch)
             }
         };
         wait(&shared, &mut source, &mut ends, next).await;
         shared.is_due_at(None);
+    }
+}
+
+/// Failures since the last token.
+#[derive(Default)]
+struct Failures {
+    all: u32,
+    /// Each class has a pace of its own: an outage must not slow down what follows it. And what is asked again
+    /// with a wrong secret goes on slowing down, whatever fails in between.
+    of_class: [u32; Class::ALL.len()],
+}
+
+impl Failures {
+    fn add(&mut self, class: Class) {
+        self.all = self.all.saturating_add(1);
+        let counts = self.of_class.iter_mut().zip(Class::ALL);
+        counts.filter(|(_, of)| *of == class).for_each(|(count, _)| *count = count.saturating_add(1));
+    }
+
+    fn of(&self, class: Class) -> u32 {
+        let counts = self.of_class.iter().zip(Class::ALL);
+        counts.filter(|(_, of)| *of == class).map(|(count, _)| *count).sum()
     }
 }
 
@@ -141,20 +164,20 @@ fn publish(shared: &Shared, grant: &Grant, fetch: Option<Link>, may_stay: bool) 
 }
 
 /// Tells everyone who waits why there is no token.
-fn fail(shared: &Shared, error: ExchangeError, failures: u32, fetch: Option<Link>) -> Next {
+fn fail(shared: &Shared, error: ExchangeError, failures: &Failures, fetch: Option<Link>) -> Next {
     let now = clock::now();
     let token_left = shared.current.load().as_ref().map_or(Duration::ZERO, |token| token.left(now));
     let (class, wait) = (error.class(), error.retry_after());
-    let failure = schedule::Failure { class, in_a_row: failures, retry_after: wait, token_left };
+    let failure = schedule::Failure { class, count: failures.of(class), retry_after: wait, token_left };
     let pauses = schedule::pauses(failure, fastrand::f64());
     let words = error.explained().to_string();
     // A refusal may be about the claims; anything else is not.
     let is_refused = matches!(class, Class::Permanent | Class::Eventual);
-    let retry_at = shared.fail(error, pauses, !is_refused && failures <= CLAIMS_FAILURES_MAX, fetch);
+    let retry_at = shared.fail(now, error, pauses, !is_refused && failures.all <= CLAIMS_FAILURES_MAX, fetch);
     let until = retry_at.since(now);
     tracing::warn!(
         profile = shared.settings.profile.name,
-        failures,
+        failures = failures.all,
         // Rounded up: 0 would say that it is made at once.
         next_attempt_s = until.as_secs() + u64::from(until.subsec_nanos() > 0),
         token_left_s = token_left.as_secs(),
@@ -239,6 +262,8 @@ struct SourceWatch<'a, E> {
     /// What the source gave last. Stands in where nobody knows what was asked with, as the source is slow: else
     /// each of its answers would look like a change.
     known: Option<Identity>,
+    /// There was nothing in the source to ask with, or nothing that could be read.
+    had_none: bool,
     /// What the token that was kept last was asked for with.
     kept_with: Option<Identity>,
     changed_at: Option<Moment>,
@@ -260,6 +285,7 @@ impl<'a, E: Exchange> SourceWatch<'a, E> {
             patience: SOURCE_PATIENCE.min(profile.timeout),
             asked_with: None,
             known: None,
+            had_none: false,
             kept_with: None,
             changed_at: None,
             reading: None,
@@ -270,8 +296,10 @@ impl<'a, E: Exchange> SourceWatch<'a, E> {
     /// The identity of a token that is asked for now; `None` too when that is not known in time.
     async fn identity(&mut self) -> Option<Identity> {
         self.read();
+        self.had_none = false;
         match tokio::time::timeout(self.patience, self.told()).await {
             Ok(identity) => {
+                self.had_none = identity.is_none();
                 self.known = identity.or(self.known);
                 identity
             }
@@ -279,6 +307,14 @@ impl<'a, E: Exchange> SourceWatch<'a, E> {
                 self.is_late();
                 None
             }
+        }
+    }
+
+    /// The exchange failed. If it had nothing to ask with, whatever comes into the source is a change, also
+    /// what there was before.
+    fn has_failed(&mut self) {
+        if self.had_none {
+            self.known = None;
         }
     }
 

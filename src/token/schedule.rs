@@ -39,8 +39,8 @@ pub fn in_transit(lifetime: Duration) -> Duration {
 pub struct Failure {
     /// How the failure is likely to go away.
     pub class: Class,
-    /// Failures in a row, this one included.
-    pub in_a_row: u32,
+    /// Failures of this class since the last token, this one included.
+    pub count: u32,
     /// The provider's own waiting time.
     pub retry_after: Option<Duration>,
     /// Life left in the token that is being used meanwhile.
@@ -70,7 +70,7 @@ pub fn pauses(failure: Failure, jitter: f64) -> Pauses {
 pub fn pause(failure: Failure, jitter: f64) -> Duration {
     let jitter = jitter.clamp(0.0, 1.0);
     let doubled = |first: u64, most: u64| {
-        let factor = 1u64 << failure.in_a_row.saturating_sub(1).min(16);
+        let factor = 1u64 << failure.count.saturating_sub(1).min(16);
         Duration::from_secs(first.saturating_mul(factor).min(most))
     };
     let own = match failure.class {
@@ -79,7 +79,7 @@ pub fn pause(failure: Failure, jitter: f64) -> Duration {
         Class::Permanent | Class::Credential => doubled(10, 300),
         // A change in the directory takes minutes; after ten it is no longer on its way.
         // A new key, too, is a change on its way.
-        Class::Eventual | Class::NewCredential if failure.in_a_row <= 40 => Duration::from_secs(15),
+        Class::Eventual | Class::NewCredential if failure.count <= 40 => Duration::from_secs(15),
         Class::Eventual | Class::NewCredential => Duration::from_secs(300),
         // Entra's usual waiting time for client credentials. A provider that throttles and says "zero
         // seconds", or a date that is past, is not taken at its word for long.
@@ -126,7 +126,7 @@ mod tests {
             let (mut at, mut count) = (Duration::ZERO, 0);
             while at < s(600) {
                 count += 1;
-                let failure = Failure { class, in_a_row: count, retry_after, token_left: s(0) };
+                let failure = Failure { class, count, retry_after, token_left: s(0) };
                 at += pause(failure, 1.0);
             }
             count
@@ -146,7 +146,7 @@ mod tests {
     fn a_comfortable_token_is_not_worth_more_than_one_attempt_in_thirty_seconds() {
         let wait = |left| {
             let class = Class::Transient;
-            pause(Failure { class, in_a_row: 1, retry_after: None, token_left: left }, 0.0)
+            pause(Failure { class, count: 1, retry_after: None, token_left: left }, 0.0)
         };
         assert_eq!(wait(s(600)), s(30));
         assert_eq!(wait(s(20)), Duration::from_millis(500));
@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn a_refused_token_is_no_comfort_when_the_failure_goes_away_by_itself() {
         let of = |class, retry_after| {
-            let failure = Failure { class, in_a_row: 1, retry_after, token_left: s(600) };
+            let failure = Failure { class, count: 1, retry_after, token_left: s(600) };
             let Pauses { usual, refused } = pauses(failure, 0.0);
             (usual, refused)
         };
@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn no_number_of_failures_ends_the_loop() {
         for class in Class::ALL {
-            let failure = Failure { class, in_a_row: u32::MAX, retry_after: None, token_left: s(0) };
+            let failure = Failure { class, count: u32::MAX, retry_after: None, token_left: s(0) };
             assert!(pause(failure, 1.0) <= s(300), "{class:?}");
         }
     }

@@ -359,9 +359,11 @@ impl Shared {
         token
     }
 
-    /// The exchange gave none. With `keep_claims` the next one asks for the same claims. Gives when that is.
+    /// The exchange gave none, as is known since `now`. With `keep_claims` the next one asks for the same claims.
+    /// Gives when that is.
     pub(super) fn fail(
         &self,
+        now: Moment,
         error: ExchangeError,
         pauses: Pauses,
         keep_claims: bool,
@@ -377,7 +379,6 @@ impl Shared {
         self.failed.fetch_add(1, Ordering::Relaxed);
         let is_refused =
             self.current.load().as_ref().is_some_and(|token| orders.rejected >= token.generation);
-        let now = clock::now();
         let soonest = now.after(pauses.refused);
         let retry_at = if is_refused { soonest } else { now.after(pauses.usual) };
         let error = Arc::new(error);

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
 use crate::{
+    clock::jump,
     outbound,
     profile::{Kind, answer, authentication::ClientAuth, credential::Credential, entra, refusal::Class},
     secret::Secret,

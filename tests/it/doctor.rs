@@ -2,14 +2,18 @@
 
 use std::{fs, process::Output};
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use http::Version;
 use keybearer::demo::idp::{Behaviour, TENANT};
 use serde_json::Value;
 
 use crate::{
+    judge::{Judge, challenge, ok},
+    outbound::behind_tls,
     peer::{Authority, Peer, Tls},
     process::command,
     proofs::Made,
-    stage::{CLIENT, Plan, ROLE, SECRET, Stage},
+    stage::{CLIENT, PATIENCE, Plan, ROLE, SECRET, Stage},
 };
 
 /// Runs the doctor on the stage's configuration, with another thread for the servers of the stage.
@@ -103,6 +107,26 @@ async fn a_secret_that_cannot_be_read_and_one_with_a_space_are_named_by_their_pl
     assert_eq!(code, 1);
     check(&gone["profiles"][0], "source", "failed", &["no such file", "readable by the gateway's user"]);
     assert!(gone["routes"].as_array().unwrap().len() == 1, "the routes that the profile serves");
+}
+
+/// `/proc/kmsg` stands for a file on a mount that hangs: whoever has read it and may do so waits for the kernel's
+/// next line. Both commands used to wait with it.
+#[tokio::test]
+async fn a_source_that_hangs_keeps_no_command_from_its_end() {
+    let stage = Stage::start().await;
+    let path = stage.folder.path().join("keybearer.yaml");
+    let hanging = "client_secret: {file: /proc/kmsg}\n    token_timeout: 1s";
+    fs::write(&path, stage.yaml.replace("client_secret: {file: secret}", hanging)).unwrap();
+    for arguments in [&["token", "account"][..], &["doctor", "--profile", "account"]] {
+        let mut run = command(arguments);
+        run.arg("--config").arg(&path);
+        let mut run = tokio::process::Command::from(run);
+        let output = tokio::time::timeout(PATIENCE, run.kill_on_drop(true).output()).await;
+        let output = output.unwrap_or_else(|_| panic!("{arguments:?} does not end")).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(said.contains("file /proc/kmsg"), "{said}");
+    }
 }
 
 #[tokio::test]
@@ -290,6 +314,90 @@ async fn the_certificates_of_upstreams_are_shown_judged_and_counted_down() {
     check(&case("foreign"), "tls", "failed", &["not trusted here", "issued by", "ca: {file: …}"]);
     check(&case("other"), "tls", "failed", &["for another name"]);
     check(&case("plain"), "tls", "failed", &["does not speak TLS"]);
+}
+
+/// The stage with an account of any OAuth 2.0 server, for the binary alone.
+async fn with_oauth2(lines: &str, upstream: &str) -> Stage {
+    let routes = format!("orders: {{match: {{path: /v1}}, upstream: {upstream}, profile: account}}");
+    let stage = Plan::default().routes(&routes).start().await;
+    if lines.contains("dpop") {
+        stage.idp.set_behaviour(Behaviour::Shape(|body| body["token_type"] = "DPoP".into()));
+    }
+    let (url, text) = (stage.idp.url(), stage.yaml.replace(&format!("    tenant: {TENANT}\n"), ""));
+    let account = format!("kind: oauth2\n    auth: client_secret_post\n{lines}");
+    let text = text.replace("kind: entra", account.trim_end());
+    let endpoint = format!("token_url: {url}/{TENANT}/oauth2/v2.0/token");
+    let text = text.replace(&format!("authority: {url}"), &endpoint);
+    fs::write(stage.folder.path().join("keybearer.yaml"), text).unwrap();
+    stage
+}
+
+const PROBE: [&str; 4] = ["--route", "orders", "--probe", "/v1/orders"];
+
+/// The gateway shows the certificate, and so the upstream takes the token.
+#[tokio::test]
+async fn an_upstream_is_shown_the_certificate_to_which_the_token_is_bound() {
+    let authority = Authority::new();
+    for versions in [&[&rustls::version::TLS13][..], &[&rustls::version::TLS12][..]] {
+        let peer = Peer::start(Some(Tls { asks: true, versions, ..Tls::new(&authority) })).await;
+        let (certificate, key) = authority.issue("daemon.internal");
+        let both = fs::read_to_string(&certificate).unwrap() + &fs::read_to_string(key).unwrap();
+        fs::write(&certificate, both).unwrap();
+        let upstream = format!("{{url: \"{}\", ca: {{file: {:?}}}}}", peer.url("https"), authority.file());
+        let lines =
+            format!("    certificate: {{file: {certificate:?}}}\n    ca: {{file: {:?}}}\n", authority.file());
+        let stage = with_oauth2(&lines, &upstream).await;
+        let provider = behind_tls(&stage, &authority, "localhost").await.port();
+        let path = stage.folder.path().join("keybearer.yaml");
+        let text = fs::read_to_string(&path).unwrap();
+        let (from, to) =
+            (format!("token_url: {}", stage.idp.url()), format!("token_url: https://localhost:{provider}"));
+        fs::write(&path, text.replace(&from, &to)).unwrap();
+        let (code, told) = report(&stage, &PROBE).await;
+        assert_eq!(code, 0, "{told}");
+        check(&told["routes"][0], "tls", "ok", &[]);
+        check(&told["routes"][0], "with_token", "ok", &["gave 200"]);
+        assert!(peer.seen().iter().all(|seen| seen.has_certificate), "{:?}", peer.seen());
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_wants_a_nonce_in_proofs_gets_it_from_the_doctor_too() {
+    let judge = Judge::start(|seen| {
+        let claims = |proof: &str| proof.split('.').nth(1).map(|part| URL_SAFE_NO_PAD.decode(part).unwrap());
+        let proof = seen.values("dpop").first().and_then(|proof| claims(proof));
+        let nonce = proof.map(|json| serde_json::from_slice::<Value>(&json).unwrap()["nonce"].clone());
+        let (status, mut fields) = match nonce {
+            Some(nonce) if nonce == "n-1" => ok(),
+            _ => challenge("DPoP error=\"use_dpop_nonce\""),
+        };
+        fields.push(("dpop-nonce", "n-1".to_owned()));
+        (status, fields)
+    })
+    .await;
+    let stage = with_oauth2("    dpop: true\n", &format!("\"{}\"", judge.url())).await;
+    let (code, told) = report(&stage, &PROBE).await;
+    assert_eq!(code, 0, "{told}");
+    check(&told["routes"][0], "without_token", "ok", &["gave 401"]);
+    check(&told["routes"][0], "with_token", "ok", &["gave 200"]);
+    assert_eq!(judge.seen().len(), 3);
+}
+
+#[tokio::test]
+async fn an_upstream_that_speaks_nothing_but_http2_over_tls_is_well() {
+    let authority = Authority::new();
+    let peer = Peer::start(Some(Tls { alpn: &["h2"], ..Tls::new(&authority) })).await;
+    let upstream = format!("{{url: \"{}\", ca: {{file: {:?}}}}}", peer.url("https"), authority.file());
+    let stage = with_oauth2("", &upstream).await;
+    let (code, told) = report(&stage, &PROBE).await;
+    assert_eq!(code, 0, "{told}");
+    check(&told["routes"][0], "tls", "ok", &["TLS 1.3"]);
+    check(&told["routes"][0], "with_token", "ok", &["GET /v1/orders gave 200"]);
+    let seen = peer.seen();
+    assert!(
+        seen.iter().all(|seen| seen.version == Version::HTTP_2 && seen.authority.starts_with("localhost:"))
+    );
+    assert_eq!(seen.len(), 2);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use std::{
     process::Stdio,
 };
 
+use keybearer::demo::idp::Behaviour;
 use serde_json::Value;
 
 use crate::{
@@ -143,6 +144,18 @@ async fn the_next_token_request_is_never_announced_for_now() {
     let line: Value = serde_json::from_str(&line).unwrap();
     // A second at most, of which a part is left to chance.
     assert_eq!(line["next_attempt_s"], 1, "{line}");
+}
+
+/// The wait used to be counted from a moment before its own beginning, and then rounded up.
+#[tokio::test]
+async fn the_next_token_request_is_announced_for_its_second() {
+    let stage = Stage::start().await;
+    stage.idp.set_behaviour(Behaviour::Refuse { status: 400, error: "invalid_scope", code: 70_011 });
+    let process = Process::start(&stage, &[]).await;
+    eventually("a failure is logged", || process.has_logged("no token")).await;
+    let line = process.lines().into_iter().find(|line| line.contains("no token")).unwrap();
+    let line: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(line["next_attempt_s"], 10, "{line}");
 }
 
 #[tokio::test]

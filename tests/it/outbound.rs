@@ -1,13 +1,26 @@
 //! The way to identity providers: proxies, and certificate authorities of their own.
 
 use std::{
+    convert::Infallible,
     fs,
+    future::pending,
     net::SocketAddr,
     path::Path,
     process::Output,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
 use keybearer::app::Running;
 use serde_json::Value;
 use tokio::{
@@ -26,7 +39,7 @@ use crate::{
 const NAME: &str = "id.provider.example";
 
 /// The stage's provider behind TLS. Ends with the test's runtime.
-async fn behind_tls(stage: &Stage, authority: &Authority, name: &str) -> SocketAddr {
+pub(crate) async fn behind_tls(stage: &Stage, authority: &Authority, name: &str) -> SocketAddr {
     let acceptor = Tls { name, alpn: &["http/1.1"], ..Tls::new(authority) }.acceptor();
     let provider = address(stage.idp.url());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -134,6 +147,51 @@ async fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     }
     command.envs(variables.iter().copied());
     tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+}
+
+/// A provider that offers HTTP/2, and whose first connection goes mute after its first answer, as behind a firewall
+/// that has forgotten it. Gives its address, and how many connections there have been.
+async fn going_mute(authority: &Authority) -> (SocketAddr, Arc<AtomicUsize>) {
+    let (acceptor, connections) = (Tls::new(authority).acceptor(), Arc::new(AtomicUsize::new(0)));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (own, count) = (listener.local_addr().unwrap(), Arc::clone(&connections));
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let is_first = count.fetch_add(1, Ordering::Relaxed) == 0;
+            let (acceptor, asked) = (acceptor.clone(), Arc::new(AtomicUsize::new(0)));
+            let answer = service_fn(move |_: Request<Incoming>| {
+                let is_mute = asked.fetch_add(1, Ordering::Relaxed) > 0 && is_first;
+                async move {
+                    if is_mute {
+                        pending::<()>().await;
+                    }
+                    let body = r#"{"access_token":"t","token_type":"Bearer","expires_in":3}"#;
+                    Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(body))))
+                }
+            });
+            tokio::spawn(async move {
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let _ = auto::Builder::new(TokioExecutor::new())
+                    .serve_connection(TokioIo::new(stream), answer)
+                    .await;
+            });
+        }
+    });
+    (own, connections)
+}
+
+/// Each attempt renewed the idle time of the HTTP/2 connection that it was lost on.
+#[tokio::test]
+async fn a_connection_to_the_provider_that_has_gone_mute_is_not_used_again() {
+    let (stage, authority) = (Stage::start().await, Authority::new());
+    let (provider, connections) = going_mute(&authority).await;
+    let ways = format!("    token_timeout: 500ms\n    ca: {{file: {}}}\n", authority.file().display());
+    let url = format!("https://localhost:{}/oauth2/token", provider.port());
+    let gateway = start_file(&write(&stage, &url, &ways), None);
+    eventually("the token is renewed", || gateway.profiles()[0].view().refreshed > 1).await;
+    assert!(connections.load(Ordering::Relaxed) > 1);
+    assert_eq!(gateway.profiles()[0].view().failed, 1, "the next attempt succeeds");
 }
 
 #[tokio::test]

@@ -299,7 +299,7 @@ async fn a_federated_token_is_read_at_every_token_request() {
     made.write("token", (made.token(now) + "\n").as_bytes());
     let stage = stage(&made.line("federated_token", "token"), made.trusting_account()).await;
     assert_eq!(stage.status("/v1").await, 200);
-    let renewed = made.token(now + Duration::from_secs(30));
+    let renewed = made.token(now + Duration::from_secs(5));
     made.write("token", renewed.as_bytes());
     // It proves the same, so nothing is asked for its sake.
     assert_eq!((stage.status("/v1").await, stage.idp.issued()), (200, 1));
@@ -351,7 +351,7 @@ async fn a_federated_token_that_was_renewed_while_it_was_refused_is_sent_once_mo
     let credential = made.line("federated_token", "token");
     let stage = Plan::default().credential(&credential).start_with(prepare).await;
     stage.idp.wait_for_requests(1).await;
-    made.write("token", made.token(now + Duration::from_secs(30)).as_bytes());
+    made.write("token", made.token(now + Duration::from_secs(5)).as_bytes());
     stage.idp.set_next([Behaviour::Normal]);
     stage.idp.set_behaviour(Behaviour::Refuse { status: 401, error: "invalid_client", code: 700_024 });
     stage.ready().await;
@@ -373,6 +373,29 @@ async fn a_refused_federated_token_that_has_not_changed_is_not_sent_again() {
     let words = failure(&stage).await;
     assert!(words.contains("AADSTS700024"), "{words}");
     assert_eq!(stage.idp.requests(), 1);
+}
+
+/// It used to wait for the next attempt, which may be five minutes away: a renewed token proves the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_federated_token_that_takes_the_place_of_a_refused_one_is_sent_within_seconds() {
+    let made = Made::new();
+    let now = clock::wall();
+    made.write("token", made.token(now).as_bytes());
+    let account = made.trusting_account();
+    let prepare = |idp: &keybearer::demo::idp::Idp| {
+        idp.add_account(account);
+        idp.set_behaviour(Behaviour::Refuse { status: 401, error: "invalid_client", code: 700_024 });
+    };
+    let credential = made.line("federated_token", "token");
+    let stage = Plan::default().credential(&credential).start_with(prepare).await;
+    failure(&stage).await;
+    let asked = stage.idp.requests();
+    stage.idp.set_behaviour(Behaviour::Normal);
+    let begun = tokio::time::Instant::now();
+    made.write("token", made.token(now + Duration::from_secs(1)).as_bytes());
+    stage.ready().await;
+    assert!(begun.elapsed() < Duration::from_secs(8), "the next attempt by itself is after ten");
+    assert_eq!(stage.idp.requests(), asked + 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use keybearer::demo::idp::Idp;
+use keybearer::demo::idp::{Behaviour, Idp};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -173,6 +173,29 @@ async fn a_vault_that_is_sealed_for_a_moment_is_asked_again_soon() {
     assert_eq!(stage.status("/v1/orders").await, 200);
 }
 
+/// How long its callers are told to wait for a token.
+async fn told_to_wait(stage: &Stage) -> u64 {
+    let response = stage.get("/v1/orders").await;
+    assert_eq!(response.status(), 503);
+    response.headers()["retry-after"].to_str().unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_vault_that_throttles_is_left_alone_as_long_as_it_says() {
+    let server = Server::start(vault(SECRET)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let id = file(&folder, "id", "canary-id\n");
+    let login = format!("{{approle: {{role_id: keybearer, secret_id: {{file: {}}}}}}}", id.display());
+    let token = format!("{{token_file: {}}}", file(&folder, "token", "canary-login").display());
+    for auth in [login, token] {
+        server.fail(&[429]);
+        let stage = stage(&in_vault(&server, "secret/data/app", &auth)).await;
+        failure(&stage).await;
+        let wait = told_to_wait(&stage).await;
+        assert!((60..=140).contains(&wait), "{wait}");
+    }
+}
+
 /// A profile whose secret is in Key Vault, and the one that reads it from there.
 async fn key_vault_stage(server: &Server) -> Stage {
     let credential = format!(
@@ -234,6 +257,26 @@ async fn key_vaults_refusals_name_the_profile_and_the_role_that_is_missing() {
         "{error}"
     );
     assert!(!error.contains("canary"), "{error}");
+}
+
+/// The provider's waiting time was lost on the way, and it was asked again within a second.
+#[tokio::test]
+async fn a_provider_that_throttles_the_login_to_key_vault_is_left_alone_as_long_as_it_says() {
+    let server = Server::start(|_| (403, json!({}))).await;
+    let mut stage = key_vault_stage(&server).await;
+    let throttling = Idp::start().await.unwrap();
+    let headers = vec![("retry-after".to_owned(), "120".to_owned())];
+    throttling.set_behaviour(Behaviour::Raw { status: 429, headers, body: "{}".into() });
+    let (before, reader) = stage.yaml.split_once("  reader:\n").unwrap();
+    let text = format!("{before}  reader:\n{}", reader.replace(stage.idp.url(), throttling.url()));
+    let path = stage.folder.path().join("throttled.yaml");
+    fs::write(&path, text).unwrap();
+    stage.gateway = crate::stage::start_file(&path, None);
+    let has_failed = || stage.gateway.profiles().iter().all(|profile| profile.view().failed > 0);
+    eventually("both profiles have failed", has_failed).await;
+    let wait = told_to_wait(&stage).await;
+    assert!((60..=140).contains(&wait), "{wait}");
+    assert_eq!(throttling.requests(), 2, "the reader's own, and the one for Key Vault");
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use axum::{
     Router,
     body::Bytes,
     extract::{Request, State},
-    http::{HeaderMap, StatusCode, Uri},
+    http::{HeaderMap, HeaderValue, StatusCode, Uri},
     response::{IntoResponse, Response},
 };
 use serde_json::{Value, json};
@@ -58,7 +58,7 @@ impl Server {
         &self.url
     }
 
-    /// The next requests get these statuses and nothing else.
+    /// The next requests get these statuses and nothing else, with 429 a waiting time of two minutes.
     pub(crate) fn fail(&self, statuses: &[u16]) {
         self.shared.first.lock().unwrap().extend(statuses);
     }
@@ -86,7 +86,11 @@ async fn serve(
     let failure = shared.first.lock().unwrap().pop_front();
     let (status, json) =
         failure.map_or_else(|| (shared.answer)(&asked), |status| (status, json!({"errors": []})));
-    (StatusCode::from_u16(status).unwrap(), json.to_string()).into_response()
+    let mut response = (StatusCode::from_u16(status).unwrap(), json.to_string()).into_response();
+    if status == 429 {
+        response.headers_mut().insert("retry-after", HeaderValue::from_static("120"));
+    }
+    response
 }
 
 /// What a Vault answers: a login, and a secret of a key-value engine of version 2.

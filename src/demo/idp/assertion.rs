@@ -21,6 +21,10 @@ const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer
 pub const EXCHANGE_AUDIENCE: &str = "api://AzureADTokenExchange";
 /// Clocks may be apart by this much.
 const LEEWAY_SECONDS: f64 = 15.0;
+/// Keycloak takes no older assertion of a client, whenever that ends, and allows for no clock that is apart.
+const AGE_SECONDS_MAX: u64 = 60;
+/// And so far ahead is the clock by which that is judged here.
+const AHEAD_SECONDS: u64 = 2;
 
 /// Whose workload tokens an account trusts: Entra's federated identity credential.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,7 +84,7 @@ impl Presented<'_> {
             return Err(refused(700_024, "Client assertion is not within its valid time range."));
         }
         if self.strict && is_own {
-            jwt.check_form()?;
+            jwt.check_form(unix_ms() / 1000 + AHEAD_SECONDS)?;
             let id = jwt.text("jti").unwrap_or_default().to_owned();
             if id.is_empty() || !lock(&seen.0).insert(id) {
                 return Err(refused(50_012, "The client assertion was used before."));
@@ -162,11 +166,14 @@ impl<'a> Jwt<'a> {
         key.verify(self.signed.as_bytes(), &self.signature).is_ok()
     }
 
-    /// What a strict server may demand: whole numbers, and a life of no more than ten minutes.
-    fn check_form(&self) -> Result<(), Refusal> {
+    /// What a strict server may demand: whole numbers, a life of no more than five minutes, and little of it gone.
+    fn check_form(&self, now: u64) -> Result<(), Refusal> {
         let whole = |name: &str| self.claims.get(name).and_then(Value::as_u64);
         match (whole("exp"), whole("iat"), whole("nbf")) {
-            (Some(end), Some(start), Some(_)) if end.saturating_sub(start) <= 600 => Ok(()),
+            (_, Some(start), _) if now > start.saturating_add(AGE_SECONDS_MAX) => {
+                Err(refused(700_024, "The client assertion was issued too far in the past."))
+            }
+            (Some(end), Some(start), Some(_)) if end.saturating_sub(start) <= 300 => Ok(()),
             _ => Err(refused(50_027, "JWT token is invalid or malformed.")),
         }
     }

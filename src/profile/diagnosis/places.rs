@@ -38,6 +38,10 @@ pub fn of_source(error: &SourceError) -> Diagnosis {
             "systemd gives the gateway no credentials",
             "add LoadCredential=NAME:PATH to the unit and restart it",
         ),
+        SourceError::Hanging(_) => words(
+            "the file system that the secret is on does not answer",
+            "see that its server can be reached and that it is mounted; the gateway reads it again by itself",
+        ),
         SourceError::Slow(..) => words(
             "the place where the secret is kept hangs, or is too slow",
             "see that it answers; if it only takes its time, give the profile a longer token_timeout",
@@ -73,7 +77,7 @@ fn of_vault(flaw: &vault::Flaw) -> Diagnosis {
             "put the token, the secret id or the service account's token where auth: looks for it, readable by the \
              gateway's user",
         ),
-        vault::Flaw::LoginRefused(_) | vault::Flaw::LoginUnusable => words(
+        vault::Flaw::LoginRefused(..) | vault::Flaw::LoginUnusable => words(
             "Vault does not let the gateway in",
             "compare auth: with the role in Vault; a secret id may have been used up or have expired",
         ),
@@ -93,7 +97,7 @@ fn of_vault(flaw: &vault::Flaw) -> Diagnosis {
             "this node of Vault sends its clients to another one",
             "write the address of the active node, or of what is in front of it",
         ),
-        vault::Flaw::Status(_) => {
+        vault::Flaw::Status(..) => {
             words("Vault has a trouble of its own", "look into its log; the gateway asks again by itself")
         }
     }
@@ -121,7 +125,7 @@ fn of_key_vault(flaw: &key_vault::Flaw) -> Diagnosis {
         key_vault::Flaw::Redirected => {
             words("what answered is no Key Vault", "write the vault's URL as the portal shows it")
         }
-        key_vault::Flaw::Status(_) => words(
+        key_vault::Flaw::Status(..) => words(
             "Key Vault has a trouble of its own",
             "nothing: the gateway asks again; if it lasts, look at Azure's status page",
         ),
@@ -199,7 +203,7 @@ mod tests {
             (of_vault(vault::Flaw::Sealed), "unseal it"),
             (of_vault(vault::Flaw::Denied), "policy"),
             (of_vault(vault::Flaw::Absent(false)), "vault kv get"),
-            (of_vault(vault::Flaw::LoginRefused(400)), "secret id"),
+            (of_vault(vault::Flaw::LoginRefused(400, None)), "secret id"),
             (of_vault(vault::Flaw::Request(refused())), "port"),
             (of_key_vault(key_vault::Flaw::Denied("reader".into())), "Key Vault Secrets User"),
             (of_key_vault(key_vault::Flaw::Absent), "the portal"),

@@ -11,11 +11,12 @@ use url::Url;
 
 use super::{Account, Endpoint, host::Host};
 use crate::{
+    outbound,
     profile::{
         answer::{self, Accepted, Reply, Scheme},
         diagnosis::Diagnosis,
         echo::reveals,
-        refusal::{Class, ExchangeError, printable},
+        refusal::{Class, ExchangeError},
     },
     secret::Secret,
 };
@@ -154,7 +155,8 @@ impl Failure {
         let status = reply.status.as_u16();
         let mut words = format!("{} refused with HTTP {status}", host.name());
         let spoken = spoken(&reply.body);
-        let mut told = spoken.iter().map(|text| printable(text)).filter(|text| !reveals(text, secrets));
+        let mut told =
+            spoken.iter().map(|text| outbound::printable(text)).filter(|text| !reveals(text, secrets));
         if let Some(code) = told.next() {
             words += &format!(" {code}");
         }

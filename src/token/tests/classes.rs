@@ -81,6 +81,37 @@ async fn each_class_of_failure_costs_the_provider_its_own_number_of_requests_wha
     }
 }
 
+/// A short outage with one odd answer at its end used to cost five minutes.
+#[tokio::test(start_paused = true)]
+async fn failures_of_one_class_do_not_slow_down_those_of_another() {
+    for (outages, class, pause) in [(6, Class::Permanent, s(10)), (50, Class::Eventual, s(15))] {
+        let provider = Provider::new(Answer::Life(HOUR));
+        provider.with(|script| {
+            script.first.extend(std::iter::repeat_n(Answer::No(Class::Transient), outages));
+            script.first.push_back(Answer::No(class));
+        });
+        let handle = provider.start();
+        while provider.calls() < outages + 2 {
+            sleep(ms(100)).await;
+        }
+        let times = provider.times();
+        let waited = times[outages + 1] - times[outages];
+        assert!((pause..pause + s(1)).contains(&waited), "{class:?}: {waited:?}");
+        drop(handle);
+    }
+}
+
+/// A wrong secret is a failed login each time, and the provider may lock the account.
+#[tokio::test(start_paused = true)]
+async fn an_outage_between_two_logins_with_a_wrong_secret_does_not_bring_the_next_one_forward() {
+    let provider = Provider::new(Answer::No(Class::Credential));
+    let both = [Answer::No(Class::Credential), Answer::No(Class::Transient)];
+    provider.with(|script| script.first.extend([both; 100].concat()));
+    let _handle = provider.start();
+    sleep(TEN_MINUTES).await;
+    assert!(provider.calls() <= 14, "{:?}", provider.times());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_wrong_secret_under_traffic_is_no_storm_of_logins() {
     let provider = Provider::new(Answer::No(Class::Credential));
@@ -100,7 +131,7 @@ async fn a_loop_that_entra_reports_is_left_alone_for_five_minutes() {
     let error = answer::read(&reply, answer::Scheme::Bearer, HOUR, &[]).err().unwrap();
     let failure = schedule::Failure {
         class: error.class(),
-        in_a_row: 1,
+        count: 1,
         retry_after: error.retry_after(),
         token_left: Duration::ZERO,
     };

@@ -322,6 +322,31 @@ async fn more_than_the_greatest_number_of_waiters_are_refused_at_once() {
     assert!(handle.acquire(s(20)).await.is_ok());
 }
 
+/// Deadlines are on the boot clock: whoever sets the date an hour forward or back changes nothing.
+#[tokio::test(start_paused = true)]
+async fn a_wall_clock_that_jumps_neither_ends_a_good_token_nor_prolongs_an_expired_one() {
+    for seconds in [3600, -3600] {
+        let provider = Provider::new(Answer::Life(HOUR));
+        let (handle, first) = provider.started().await;
+        sleep(s(60)).await;
+        jump::by(seconds);
+        sleep(s(60)).await;
+        assert_eq!(handle.acquire(s(20)).await.unwrap().generation(), first.generation());
+        assert_eq!(provider.calls(), 1, "{seconds}: it is not renewed for it");
+        let refused = Answer::Wait { class: Class::Throttled, retry_after: s(600) };
+        provider.answers(refused);
+        sleep(s(3300)).await;
+        assert!(handle.current().is_some(), "{seconds}: it has minutes left");
+        let asked = provider.calls();
+        assert!(asked > 1, "{seconds}: it is renewed in time");
+        jump::by(-seconds);
+        sleep(s(180)).await;
+        assert!(handle.current().is_none(), "{seconds}: its life is over");
+        assert!(handle.acquire(ms(50)).await.is_err());
+        assert!(provider.calls() <= asked + 1, "{seconds}: the provider's waiting time holds");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_changed_secret_causes_one_refresh_within_two_seconds() {
     let provider = Provider::new(Answer::Life(HOUR));
@@ -357,6 +382,26 @@ async fn a_secret_that_cannot_be_read_for_a_moment_causes_no_refresh() {
     provider.with(|script| script.secret = Some(1));
     sleep(s(100)).await;
     assert_eq!(provider.calls(), 1);
+}
+
+/// A federated token that was renewed too late went unnoticed: it proves the same as the one that got the last
+/// token, so it did not look like a change.
+#[tokio::test(start_paused = true)]
+async fn what_can_be_asked_with_again_is_noticed_also_when_it_is_what_it_was() {
+    for class in [Class::Credential, Class::Transient] {
+        let provider = Provider::new(Answer::Life(s(60)));
+        let (handle, _) = provider.started().await;
+        provider.with(|script| script.secret = None);
+        provider.answers(Answer::No(class));
+        sleep(s(400)).await;
+        assert!(handle.current().is_none());
+        let before = provider.calls();
+        provider.with(|script| script.secret = Some(1));
+        provider.answers(Answer::Life(HOUR));
+        sleep(s(3)).await;
+        assert_eq!(provider.calls(), before + 1, "{class:?}");
+        assert!(handle.current().is_some());
+    }
 }
 
 /// A file on a mount that hangs stopped the owner without a word: no refresh, no answer to demand or 401s.
