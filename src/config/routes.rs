@@ -24,11 +24,11 @@ use crate::{
     upstream::{Origin, Scheme},
 };
 
-/// What holds for routes that say nothing else.
 /// Fields of one connection (RFC 9110 §7.6.1), which HTTP/2 does not have.
 const OF_THE_HOP: [&str; 7] =
     ["connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"];
 
+/// What holds for routes that say nothing else.
 pub(super) struct Defaults {
     pub(super) replay: Replay,
     pub(super) body_bytes_max: u64,

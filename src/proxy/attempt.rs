@@ -380,7 +380,8 @@ impl Exchange {
         Ok(Sent { response, carrier, upload: self.body.clone(), is_upgraded })
     }
 
-    fn is_idempotent(&self) -> bool {
+    /// Whether it may be sent again when nobody knows what became of it (RFC 9110 §9.2.2).
+    pub fn is_idempotent(&self) -> bool {
         matches!(
             self.head.method,
             Method::GET | Method::HEAD | Method::PUT | Method::DELETE | Method::OPTIONS

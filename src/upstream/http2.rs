@@ -104,8 +104,8 @@ impl Shared {
     /// A request waits for its response from now on.
     pub(super) fn ask(&self) {
         let received_bytes = self.wire.received_bytes();
-        let has_come = self.asked.get().is_none_or(|(_, bytes)| bytes != received_bytes);
-        if has_come || self.streams.get() <= 1 {
+        // If nothing has come, a request was given up before: its wait counts, or one impatient caller would stay here.
+        if self.asked.get().is_none_or(|(_, bytes)| bytes != received_bytes) {
             self.asked.set(Some((Instant::now(), received_bytes)));
         }
     }

@@ -268,14 +268,20 @@ async fn an_empty_chunked_body_has_a_length_also_when_it_is_sent_again() {
     assert!(upstream.head().await.contains("transfer-encoding: chunked"));
     upstream.until("0\r\n\r\n").await;
     upstream.send("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n").await;
-    let head = upstream.head().await;
+    let mut second = Peer::accept(&listener).await;
+    let head = second.head().await;
     assert!(head.contains("content-length: 0"), "{head}");
-    upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    second.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
     let answer = caller.head().await;
     assert!(answer.starts_with("HTTP/1.1 200") && !answer.contains("connection: close"), "{answer}");
-    // The connection carries the next request.
-    caller.send("GET /v1/next HTTP/1.1\r\nHost: a\r\n\r\n").await;
-    assert!(upstream.head().await.starts_with("GET /v1/next "));
+    // The connections carry the next requests.
+    let mut other = Peer::connect(stage.address()).await;
+    for peer in [&mut caller, &mut other] {
+        peer.send("GET /v1/next HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    }
+    for peer in [&mut upstream, &mut second] {
+        assert!(peer.head().await.starts_with("GET /v1/next "));
+    }
 }
 
 #[tokio::test]

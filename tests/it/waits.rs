@@ -4,6 +4,7 @@ use std::{convert::Infallible, future::pending, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
+use keybearer::demo::idp::Behaviour;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpSocket, TcpStream},
@@ -11,7 +12,7 @@ use tokio::{
 };
 
 use crate::{
-    hostile::{Hostile, OK, Step, keep},
+    hostile::{Hostile, OK, Step, keep, statuses},
     peer::{Act, Peer, Scripted},
     stage::{PATIENCE, Plan, Stage, eventually, fault},
 };
@@ -165,6 +166,75 @@ async fn a_401_that_was_read_ahead_arrives_whole() {
         assert_eq!(response.headers()["x-first"], "1");
         assert_eq!(response.text().await.unwrap(), body, "{number}");
     }
+}
+
+/// It was given an end where it had none: with a length the next answer on the caller's connection passed for the rest.
+#[tokio::test]
+async fn a_401_that_breaks_off_while_a_token_is_waited_for_does_not_look_whole() {
+    for framing in ["Content-Length: 50\r\n\r\nnope!", "Transfer-Encoding: chunked\r\n\r\n5\r\nnope!\r\n"] {
+        let broken = format!("HTTP/1.1 401 No\r\n{framing}");
+        let up = Hostile::start(move |request, _| match request {
+            0 => Step::Close(broken.clone().into_bytes()),
+            _ => keep(OK),
+        })
+        .await;
+        let stage = up.stage("").await;
+        stage.ready().await;
+        stage.idp.set_delay(Duration::from_millis(300));
+        stage.idp.set_behaviour(Behaviour::Status(503));
+        let answer =
+            stage.raw("GET /v1 HTTP/1.1\r\nHost: a\r\n\r\nGET /v1/next HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        assert_eq!(statuses(&answer), ["401"], "{answer}");
+        assert!(answer.contains("nope!") && !answer.contains("\r\n0\r\n"), "{answer}");
+        assert!(!answer.to_lowercase().contains("content-length: 5\r\n"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_401_that_was_read_ahead_has_its_trailers() {
+    let head = "HTTP/1.1 401 No\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let up = Hostile::start(move |request, _| match request {
+        0 => keep(format!("{head}5\r\nnope!\r\n0\r\nX-Sum: 7\r\n\r\n")),
+        _ => Step::Close(Vec::new()),
+    })
+    .await;
+    let stage = up.stage("").await;
+    let asked = "GET /v1 HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: TE, close\r\n\r\n";
+    let answer = stage.raw(asked).await.to_lowercase();
+    assert!(answer.ends_with("nope!\r\n0\r\nx-sum: 7\r\n\r\n"), "{answer}");
+}
+
+/// Its connection carried the second attempt also of a POST, which may not be sent again where that closes without a word.
+#[tokio::test]
+async fn an_upstream_that_closes_behind_its_401_without_a_word_costs_no_post() {
+    let up = Hostile::start(|request, _| match request % 2 {
+        0 => Step::Close(b"HTTP/1.1 401 No\r\nContent-Length: 2\r\n\r\nno".to_vec()),
+        _ => keep(OK),
+    })
+    .await;
+    let plan = Plan::default().more("workers: 1").profile("recovery: {min_token_age: 0s, min_interval: 0s}");
+    let stage =
+        plan.routes(&format!("all: {{upstream: \"http://{}\", profile: account}}", up.address)).start().await;
+    stage.ready().await;
+    for number in 0..20 {
+        assert_eq!(stage.post("/v1", vec![b'x'; 100]).await.status(), 200, "{number}");
+    }
+}
+
+/// Each request that was given up began the silence anew, and a caller with less patience than that stayed there.
+#[tokio::test]
+async fn an_impatient_caller_gets_away_from_a_silent_connection() {
+    let script = |connection, request| {
+        if connection == 1 && request > 1 { Act::Silence } else { Act::Answer }
+    };
+    let peer = Scripted::start(script).await;
+    let stage = gateway(&http2(&peer.url()), "").await;
+    assert_eq!(stage.get("/v1").await.status(), 200);
+    for _ in 0..2 {
+        timeout(Duration::from_secs(3), stage.get("/v1")).await.expect_err("it is not answered");
+    }
+    let answered = timeout(PATIENCE, stage.get("/v1")).await.expect("it goes elsewhere");
+    assert_eq!(answered.status(), 200);
 }
 
 /// While a first request waited in vain, all others were put beside it, for as long as it waited.

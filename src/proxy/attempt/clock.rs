@@ -74,7 +74,6 @@ impl<'a> Clock<'a> {
         }
         let overdue = Err(Failure::Fault(Fault::UpstreamTimeout(Overdue::Response)));
         let Some(body) = &self.exchange.body else { return overdue };
-        let awaits_caller = body.awaits_caller();
         if self.has_time(body) {
             let (sent_bytes, awaited) = (body.drawn_bytes(), body.awaited());
             if awaited - self.begun.1 >= self.body_limit() {
@@ -83,14 +82,10 @@ impl<'a> Clock<'a> {
                 }
                 self.begun = (sent_bytes, awaited);
             }
-            if awaits_caller {
+            if body.awaits_caller() {
                 return Ok(());
             }
         }
-        match (self.left(body), awaits_caller) {
-            (Duration::ZERO, true) => Err(Failure::Fault(Fault::CallerTimeout)),
-            (Duration::ZERO, false) => overdue,
-            _ => Ok(()),
-        }
+        if self.left(body) == Duration::ZERO { overdue } else { Ok(()) }
     }
 }

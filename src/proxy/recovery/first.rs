@@ -23,12 +23,16 @@ pub(super) struct First {
     /// Its upload, held where it was, so that what the caller still sends is there for the second.
     parked: Option<Parked>,
     is_uploaded: bool,
+    /// Whether the request may be sent twice. Only then the second attempt may go over the connection of the first:
+    /// an upstream may close that behind its 401 without a word.
+    may_repeat: bool,
 }
 
 impl First {
     pub(super) fn of(exchange: &Exchange, sent: Sent) -> Self {
         let is_uploaded = sent.upload.as_ref().is_none_or(|body| body.is_sent());
-        Self { is_uploaded, parked: exchange.body().as_ref().map(|body| body.park()), sent }
+        let parked = exchange.body().as_ref().map(|body| body.park());
+        Self { is_uploaded, may_repeat: exchange.is_idempotent(), parked, sent }
     }
 
     /// The outcome of `what`, while which the answer is read if it is short: once it has come, its connection is free
@@ -49,7 +53,7 @@ impl First {
             })
             .await
         };
-        if let Some(carrier) = self.sent.carrier.take_if(|_| is_whole) {
+        if let Some(carrier) = self.sent.carrier.take_if(|_| is_whole && self.may_repeat) {
             carrier.connection.give_back();
         }
         outcome
