@@ -86,6 +86,7 @@ test: tools
 	@echo 'the first build takes some minutes'
 	$(call step,formatting,$(CARGO) fmt --check)
 	$(call step,lints,$(CARGO) clippy --locked --all-targets -- -D warnings)
+	$(call step,the program without what only its tests need,$(CARGO) check --quiet --locked)
 	$(call step,building the tests,$(CARGO) test --locked --lib --tests --no-run)
 	$(call step,tests,$(CARGO) test --quiet --locked --lib --tests)
 	$(call step,documentation,RUSTDOCFLAGS='-D warnings' $(CARGO) doc --quiet --locked --no-deps)
