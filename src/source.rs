@@ -4,7 +4,7 @@
 //! read is checked for the accidents that secret files are prone to; it is never guessed at.
 
 use std::{
-    fmt, io,
+    fmt, io, mem,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
@@ -219,8 +219,9 @@ impl Source {
             Source::Env(_) => self.bytes_now()?,
             Source::File(_) | Source::Credential(_) => {
                 let (path, source) = (self.path(), self.clone());
-                let read = file::apart(path, move || source.bytes_now());
-                read.await.unwrap_or_else(|_| Err(SourceError::Empty(self.clone())))?
+                let read = file::apart(path, move || source.bytes_now().map(Zeroizing::new));
+                let read = read.await.unwrap_or_else(|_| Err(SourceError::Empty(self.clone())));
+                read.map(|mut bytes| mem::take(&mut *bytes))?
             }
             Source::Exec(command) => {
                 command.run().await.map_err(|flaw| SourceError::Exec(self.clone(), flaw))?
@@ -250,8 +251,10 @@ impl Source {
             return self.bytes_now();
         }
         let source = self.clone();
-        let read = file::at_once(self.path(), move || source.bytes_now());
-        read.unwrap_or_else(|| Err(SourceError::Hanging(self.clone())))
+        // Wiped also where nobody waits for it any more.
+        let read = file::at_once(self.path(), move || source.bytes_now().map(Zeroizing::new));
+        let read = read.unwrap_or_else(|| Err(SourceError::Hanging(self.clone())));
+        read.map(|mut bytes| mem::take(&mut *bytes))
     }
 
     fn bytes_now(&self) -> Result<Vec<u8>, SourceError> {
@@ -280,7 +283,7 @@ impl Source {
             FileError::NoFile => SourceError::NoFile(self.clone()),
             FileError::TooLarge => SourceError::TooLarge(self.clone()),
         })?;
-        Ok(std::mem::take(&mut bytes))
+        Ok(mem::take(&mut bytes))
     }
 
     fn sized(&self, bytes: Vec<u8>) -> Result<Vec<u8>, SourceError> {

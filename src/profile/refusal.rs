@@ -170,6 +170,11 @@ impl ExchangeError {
         }
     }
 
+    /// Whether the provider was not asked, as a secret, or what proves the account, could not be had.
+    pub fn is_of_source(&self) -> bool {
+        matches!(self, Self::Source(_) | Self::Proof(_))
+    }
+
     /// What a caller may know: our words only, nothing of the provider's.
     pub fn public_words(&self) -> &'static str {
         match self {

@@ -7,8 +7,9 @@ use std::{
 
 use reqwest::header::HeaderValue;
 
-/// From here on it is worth a warning: assertions begin to be refused.
-pub const WARN: Duration = Duration::from_secs(60);
+/// From here on it is worth a warning: servers begin to refuse assertions, the strictest 20 s ahead of their clocks
+/// (Auth0) or 50 behind (Keycloak).
+pub const WARN: Duration = Duration::from_secs(15);
 
 /// Stands for "nobody has answered yet".
 const UNKNOWN: i64 = i64::MIN;

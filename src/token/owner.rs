@@ -168,6 +168,8 @@ fn fail(shared: &Shared, error: ExchangeError, failures: &Failures, fetch: Optio
     let now = clock::now();
     let token_left = shared.current.load().as_ref().map_or(Duration::ZERO, |token| token.left(now));
     let (class, wait) = (error.class(), error.retry_after());
+    // A place of secrets that asks for patience keeps that itself; another place may have what is needed.
+    let wait_of_provider = wait.filter(|_| !error.is_of_source()).unwrap_or_default();
     let failure = schedule::Failure { class, count: failures.of(class), retry_after: wait, token_left };
     let pauses = schedule::pauses(failure, fastrand::f64());
     let words = error.explained().to_string();
@@ -184,7 +186,7 @@ fn fail(shared: &Shared, error: ExchangeError, failures: &Failures, fetch: Optio
         "no token: {words}",
     );
     // A new secret ends our own back-off, but not the wait that the provider asked for.
-    Next { due: retry_at, demand_from: retry_at, change_from: now.after(wait.unwrap_or_default()) }
+    Next { due: retry_at, demand_from: retry_at, change_from: now.after(wait_of_provider) }
 }
 
 /// Waits for the next reason to fetch: it is time, a 401 was reported, a request needs a token that

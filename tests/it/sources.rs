@@ -196,6 +196,22 @@ async fn a_vault_that_throttles_is_left_alone_as_long_as_it_says() {
     }
 }
 
+/// The account waited as long as the one place had said, though the other had a good secret by then.
+#[tokio::test]
+async fn a_place_that_throttles_keeps_no_secret_of_another_place_waiting() {
+    let server = Server::start(vault(SECRET)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let token = format!("{{token_file: {}}}", file(&folder, "token", "canary-login").display());
+    let first = in_vault(&server, "secret/data/app", &token).replacen("client_secret: ", "", 1);
+    let second = folder.path().join("second");
+    server.fail(&[429; 5]);
+    let stage = stage(&format!("client_secret: [{first}, {{file: {}}}]", second.display())).await;
+    failure(&stage).await;
+    assert!(told_to_wait(&stage).await > 30);
+    fs::write(&second, SECRET).unwrap();
+    stage.ready().await;
+}
+
 /// A profile whose secret is in Key Vault, and the one that reads it from there.
 async fn key_vault_stage(server: &Server) -> Stage {
     let credential = format!(
