@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::admin::changes::{Action, Entry, Switch};
+use crate::admin::changes::{Entry, Switch};
 
 /// Changes that are remembered, the latest first.
 const HISTORY_MAX: usize = 100;
@@ -97,14 +97,55 @@ impl Switches {
         if is_over { self.take(route) } else { None }
     }
 
-    /// Takes the latest switch away where nothing else is known of what is served then. `at` and `by` say when
-    /// and who.
-    pub fn pop(&mut self, route: Option<&str>, action: Action, at: u64, by: &str) -> Option<Switch> {
-        let gone = self.take(route)?;
-        let (from, to) = (gone.to.clone(), gone.from.clone());
-        let (route, by) = (route.map(str::to_owned), by.to_owned());
-        self.note(Entry { at, action, route, from, to, until: None, by });
-        Some(gone)
+    /// The latest switches one after the other as long as their time is over, the latest first.
+    pub fn take_all_overdue(&mut self, route: Option<&str>, now: u64) -> Vec<Switch> {
+        std::iter::from_fn(|| self.take_overdue(route, now)).collect()
+    }
+
+    /// The environment below all of its switches.
+    pub fn first_environment(&self) -> Option<&str> {
+        self.environment.first()?.from.as_deref()
+    }
+
+    /// Takes out the switches of routes to profiles that `is_known` does not know, wherever they are in their row:
+    /// what was switched before them is good all the same. Routes whose latest switch is gone, with its profile.
+    pub fn drop_unknown(&mut self, is_known: impl Fn(&str, &str) -> bool) -> Vec<(String, Option<String>)> {
+        let mut lost = Vec::new();
+        for (route, all) in &mut self.routes {
+            let is_known = |switch: &Switch| switch.to.as_ref().is_none_or(|to| is_known(route, to));
+            lost.extend(
+                all.last().filter(|last| !is_known(last)).map(|last| (route.clone(), last.to.clone())),
+            );
+            let mut before = None;
+            all.retain_mut(|switch| {
+                let stays = is_known(switch);
+                match (stays, before.take()) {
+                    (true, Some(from)) => switch.from = from,
+                    (true, None) => {}
+                    // The next one follows on what this one has followed on.
+                    (false, from) => before = from.or_else(|| Some(switch.from.take())),
+                }
+                stays
+            });
+        }
+        self.routes.retain(|_, all| !all.is_empty());
+        lost
+    }
+
+    /// As many of them as `is_possible`: the latest that is not goes, and the one before is tried. First the
+    /// environment's without any route's, then those of each route.
+    pub fn possible(&self, is_possible: impl Fn(&Self) -> bool) -> Self {
+        let mut kept = Self { routes: BTreeMap::new(), ..self.clone() };
+        while !is_possible(&kept) && kept.take(None).is_some() {}
+        let all = Self { routes: self.routes.clone(), ..kept.clone() };
+        if is_possible(&all) {
+            return all;
+        }
+        for (route, row) in &self.routes {
+            kept.routes.insert(route.clone(), row.clone());
+            while !is_possible(&kept) && kept.take(Some(route)).is_some() {}
+        }
+        kept
     }
 
     /// Puts down what was done.
@@ -239,14 +280,54 @@ mod tests {
         switches.push(Some("orders"), switch("b", "a", None));
         switches.push(Some("orders"), switch("c", "b", None));
         assert_eq!(switches.profiles()["orders"], "c");
-        switches.pop(Some("orders"), Action::Undo, 2, "test");
+        switches.take(Some("orders"));
         assert_eq!(switches.profiles()["orders"], "b");
-        switches.pop(Some("orders"), Action::Undo, 2, "test");
+        switches.take(Some("orders"));
         assert!(switches.profiles().is_empty());
-        assert!(switches.pop(Some("orders"), Action::Undo, 2, "test").is_none());
-        let told: Vec<_> = switches.history().map(|e| (e.action, e.from.clone(), e.to.clone())).collect();
-        assert_eq!(told.len(), 2);
-        assert_eq!(told[0], (Action::Undo, Some("b".into()), Some("a".into())));
+        assert!(switches.take(Some("orders")).is_none());
+    }
+
+    #[test]
+    fn a_profile_that_is_gone_takes_only_its_own_switches_along() {
+        let row = |known: &[&str]| {
+            let mut switches = Switches::default();
+            for (to, from) in [("b", "a"), ("c", "b"), ("d", "c")] {
+                switches.push(Some("r"), switch(to, from, None));
+            }
+            let lost = switches.drop_unknown(|_, profile| known.contains(&profile));
+            let lost: Vec<_> =
+                lost.into_iter().map(|(route, to)| format!("{route} {}", to.unwrap())).collect();
+            let left = std::iter::from_fn(|| switches.take(Some("r")));
+            let left: Vec<_> = left.map(|s| format!("{}<{}", s.to.unwrap(), s.from.unwrap())).collect();
+            (lost.join(" "), left.join(" "))
+        };
+        for (known, lost, left) in [
+            (["b", "c", "d"].as_slice(), "", "d<c c<b b<a"),
+            (&["b", "c"], "r d", "c<b b<a"),
+            (&["b", "d"], "", "d<b b<a"),
+            (&["d"], "", "d<a"),
+            (&["c"], "r d", "c<a"),
+            (&[], "r d", ""),
+        ] {
+            assert_eq!(row(known), (lost.to_owned(), left.to_owned()), "{known:?}");
+        }
+    }
+
+    #[test]
+    fn of_switches_that_are_not_possible_together_only_the_culprits_go() {
+        let mut switches = Switches::default();
+        switches.push(None, switch("staging", "production", None));
+        switches.push(None, switch("gone", "staging", None));
+        switches.push(Some("orders"), switch("b", "a", None));
+        switches.push(Some("orders"), switch("wrong", "b", None));
+        switches.push(Some("bills"), switch("b", "a", None));
+        let kept = switches.possible(|some| {
+            some.environment().is_none_or(|switch| switch.to.as_deref() != Some("gone"))
+                && some.profiles().values().all(|profile| profile != "wrong")
+        });
+        assert_eq!(kept.environment().unwrap().to.as_deref(), Some("staging"));
+        assert_eq!((kept.profiles()["orders"].as_str(), kept.profiles()["bills"].as_str()), ("b", "b"));
+        assert_eq!(switches.possible(|_| true), switches);
     }
 
     #[test]
@@ -256,7 +337,7 @@ mod tests {
             switches.push(Some("orders"), switch(&format!("p{}", n + 1), &format!("p{n}"), None));
         }
         let mut undone = Vec::new();
-        while let Some(gone) = switches.pop(Some("orders"), Action::Undo, 2, "test") {
+        while let Some(gone) = switches.take(Some("orders")) {
             undone.push(gone.from.unwrap());
         }
         assert_eq!(undone.len(), DEPTH_MAX);

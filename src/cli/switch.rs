@@ -88,6 +88,8 @@ struct Outcome {
     is_kept: bool,
     #[serde(default)]
     still_switched: Vec<String>,
+    #[serde(default)]
+    dropped: Vec<String>,
 }
 
 pub(super) fn switch(args: &SwitchArgs) -> Result<ExitCode, Failure> {
@@ -145,8 +147,15 @@ fn words(args: &SwitchArgs, outcome: &Outcome) -> String {
             report::named(routes)
         ),
     };
+    let dropped = match outcome.dropped.as_slice() {
+        [] => String::new(),
+        routes => format!(
+            "note   routes whose own switch ends with this, as its profile is not configured there: {}\n",
+            report::named(routes)
+        ),
+    };
     if args.dry_run {
-        return format!("{what} instead of \"{from}\" can be had; nothing was changed\n{still}");
+        return format!("{what} instead of \"{from}\" can be had; nothing was changed\n{still}{dropped}");
     }
     let mut out = format!("{what} instead of \"{from}\" from now on\n");
     if let Some(until) = outcome.until {
@@ -158,6 +167,7 @@ fn words(args: &SwitchArgs, outcome: &Outcome) -> String {
         );
     }
     out.push_str(&still);
+    out.push_str(&dropped);
     if !outcome.is_kept {
         out.push_str("note   a restart of the gateway forgets this: its configuration has no state_dir\n");
     }

@@ -47,7 +47,7 @@ pub(crate) async fn client(stage: &Stage) -> String {
     answer["seen"]["account"].as_str().unwrap_or_default().to_owned()
 }
 
-fn switch(stage: &Stage, to: &str, lasts: Option<Duration>) -> Result<Switched, ChangeError> {
+pub(crate) fn switch(stage: &Stage, to: &str, lasts: Option<Duration>) -> Result<Switched, ChangeError> {
     let wish = Wish { route: Some("orders".into()), to: Some(to.into()), lasts, is_dry_run: false };
     tokio::task::block_in_place(|| stage.gateway.control().unwrap().switch(&wish, "a test"))
 }
@@ -292,7 +292,7 @@ async fn every_change_and_every_refusal_is_in_the_audit_log_with_who_asked() {
 }
 
 /// Puts another text in the place of a part of the configuration and reloads.
-fn edit(stage: &Stage, from: &str, to: &str) -> Result<Reloaded, ChangeError> {
+pub(crate) fn edit(stage: &Stage, from: &str, to: &str) -> Result<Reloaded, ChangeError> {
     let path = stage.folder.path().join("keybearer.yaml");
     let text = fs::read_to_string(&path).unwrap();
     assert!(text.contains(from), "{from:?} is not in\n{text}");
@@ -352,7 +352,7 @@ async fn a_reload_that_is_refused_leaves_the_state_folders_as_they_were() {
 }
 
 /// Serves everything in this environment.
-fn enter(stage: &Stage, environment: Option<&str>) -> Switched {
+pub(crate) fn enter(stage: &Stage, environment: Option<&str>) -> Switched {
     let to = environment.map(str::to_owned);
     let wish = Wish { route: None, to, lasts: None, is_dry_run: false };
     tokio::task::block_in_place(|| stage.gateway.control().unwrap().switch(&wish, "a test")).unwrap()
@@ -378,16 +378,21 @@ async fn of_a_long_row_of_switches_the_latest_outlives_a_restart() {
     assert_eq!(control.view().environment, None);
 }
 
-const THIRD: &str = "88888888-7615-472f-8200-a81d5c87c0ca";
+pub(crate) const THIRD: &str = "88888888-7615-472f-8200-a81d5c87c0ca";
 
-/// The file gives the route a third account, whatever is switched.
-fn give_a_third(stage: &Stage) {
+/// The file has a third account, which serves nothing.
+pub(crate) fn add_third(stage: &Stage) {
     stage.idp.add_account(Account::new(THIRD, SECRET, &[ROLE]));
     let account = stage.yaml.split_once("profiles:\n").unwrap().1.split_once("routes:\n").unwrap().0;
     let third = account.replace("  account:", "  third:").replace(CLIENT, THIRD);
     let path = stage.folder.path().join("keybearer.yaml");
     let text = fs::read_to_string(&path).unwrap();
-    fs::write(&path, text.replace("profiles:\n", &format!("profiles:\n{third}\n"))).unwrap();
+    fs::write(&path, text.replacen("profiles:\n", &format!("profiles:\n{third}\n"), 1)).unwrap();
+}
+
+/// The file gives the route a third account, whatever is switched.
+pub(crate) fn give_a_third(stage: &Stage) {
+    add_third(stage);
     edit(stage, "profile: account}", "profile: third}").unwrap();
 }
 
