@@ -53,7 +53,7 @@ impl Cause {
     }
 
     /// Who has ended it.
-    fn by(self) -> &'static str {
+    pub(super) fn by(self) -> &'static str {
         match self {
             Self::Over => "its time was over",
             Self::Unknown | Self::Impossible => "configuration",

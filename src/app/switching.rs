@@ -13,7 +13,7 @@ use crate::{
         control::{ChangeError, Control, State},
         core::Files,
         reading::{Read, environment, now, read},
-        record::{self, Ended, NONE, account, refused},
+        record::{self, Cause, Ended, NONE, account, refused},
         switches::Switches,
         undefined::undefined,
     },
@@ -103,6 +103,8 @@ impl Control {
             };
             return Err(ChangeError::Already(words));
         };
+        // The one below may have ended while it was covered.
+        let over = switches.take_all_overdue(route, at);
         let read = self.again(&state.text, switches)?;
         // What was served before the switch may have changed since, in the file or with the environment.
         let to = match route {
@@ -111,10 +113,14 @@ impl Control {
         };
         let still_switched = still_switched(route, &read);
         let dropped = read.dropped();
-        let (from, by) = (gone.to, by.to_owned());
-        let route = route.map(str::to_owned);
-        let entry = Entry { at, action, route, from: from.clone(), to: to.clone(), until: None, by };
-        self.put_in_force(&mut state, read, &[entry])?;
+        let entry = |action, from: &Option<String>, by: &str| {
+            let (route, from, to) = (route.map(str::to_owned), from.clone(), to.clone());
+            Entry { at, action, route, from, to, until: None, by: by.to_owned() }
+        };
+        let over = over.iter().map(|switch| entry(Action::Expire, &switch.to, Cause::Over.by()));
+        let done: Vec<_> = over.chain([entry(action, &gone.to, by)]).collect();
+        self.put_in_force(&mut state, read, &done)?;
+        let from = gone.to;
         Ok(Switched { from, to, until: None, is_kept: state.store.is_some(), still_switched, dropped })
     }
 

@@ -1,6 +1,9 @@
 //! Switches that end without anybody's wish, and those that a restart must keep.
 
-use std::{fs, time::SystemTime};
+use std::{
+    fs,
+    time::{Duration, SystemTime},
+};
 
 use keybearer::{
     admin::changes::{Entry, Wish},
@@ -121,6 +124,22 @@ async fn a_profile_that_leaves_the_file_leaves_the_switch_before_in_force() {
     let undone = tokio::task::block_in_place(|| control.undo(Some("orders"), "a test")).unwrap();
     assert_eq!((undone.to.as_deref(), client(&stage).await.as_str()), (Some("account"), CLIENT));
     assert!(control.view().switches.profiles().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_undo_brings_back_no_switch_whose_time_is_over() {
+    let stage = start().await;
+    add_third(&stage);
+    let control = stage.gateway.control().unwrap();
+    tokio::task::block_in_place(|| control.reload("a test")).unwrap();
+    // Longer than the second switch takes.
+    let until = switch(&stage, "other", Some(Duration::from_secs(5))).unwrap().until.unwrap();
+    switch(&stage, "third", None).unwrap();
+    eventually("the first one's time is over", || seconds() >= until).await;
+    let undone = tokio::task::block_in_place(|| control.undo(Some("orders"), "a test")).unwrap();
+    assert_eq!((undone.from.as_deref(), undone.to.as_deref()), (Some("third"), Some("account")));
+    assert_eq!(client(&stage).await, CLIENT);
+    assert_eq!(history(&stage.gateway)[..2], ["undo orders third account", "expire orders other account"]);
 }
 
 /// A process with a state folder of its own, and the command that speaks to it.
