@@ -48,13 +48,15 @@ pub(super) fn prepare(origin: &Origin) -> Result<Prepared, Problems> {
 fn kept(folder: &Path) -> (Option<Store>, Switches) {
     let shown = folder.display();
     match Store::open(folder) {
-        Ok(store) => {
-            let switches = store.load().unwrap_or_else(|error| {
+        Ok(store) => match store.load() {
+            Ok(switches) => (Some(store), switches),
+            Err(error) => {
                 tracing::error!(%shown, "the switches from before the restart cannot be read: {error}");
-                Switches::default()
-            });
-            (Some(store), switches)
-        }
+                // What is still there must not be overwritten.
+                let is_away = matches!(store.bytes(), Ok(None));
+                (is_away.then_some(store), Switches::default())
+            }
+        },
         Err(error) => {
             tracing::error!("state_dir {shown} cannot be used, switches will not be kept: {error}");
             (None, Switches::default())

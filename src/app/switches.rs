@@ -197,18 +197,31 @@ impl Store {
         }
     }
 
-    /// What was kept. A file that cannot be understood is put aside, so that the next save does not
+    /// What was kept. A file that cannot be read or understood is put aside, so that the next save does not
     /// destroy it.
     ///
     /// # Errors
     /// When the file cannot be read or understood.
     pub fn load(&self) -> io::Result<Switches> {
-        let Some(bytes) = self.bytes()? else { return Ok(Switches::default()) };
-        serde_json::from_slice(&bytes).map_err(|error| {
-            let aside = self.folder.join("switches.json.broken");
-            let _ = fs::rename(self.folder.join(FILE), &aside);
-            io::Error::other(format!("{error} (the file was put aside as {})", aside.display()))
+        let read = self.bytes().and_then(|bytes| match bytes {
+            Some(bytes) => Ok(serde_json::from_slice(&bytes)?),
+            None => Ok(Switches::default()),
+        });
+        read.map_err(|error| {
+            let aside = self.free("broken");
+            io::Error::other(match fs::rename(self.folder.join(FILE), &aside) {
+                Ok(()) => format!("{error} (the file was put aside as {})", aside.display()),
+                Err(stays) => format!("{error} (and the file cannot be put aside: {stays})"),
+            })
         })
+    }
+
+    /// A name that no file has: what was put aside before stays.
+    fn free(&self, word: &str) -> PathBuf {
+        let first = self.folder.join(format!("{FILE}.{word}"));
+        let more = (2_u32..).map(|n| self.folder.join(format!("{FILE}.{word}.{n}")));
+        let is_free = |path: &PathBuf| fs::symlink_metadata(path).is_err();
+        std::iter::once(first.clone()).chain(more).find(is_free).unwrap_or(first)
     }
 
     /// Keeps `switches`: after a crash at any moment the file holds the old state or the new one.
@@ -234,14 +247,31 @@ impl Store {
     }
 
     fn replace(&self, bytes: &[u8]) -> io::Result<()> {
+        // The new name has to reach the disk as well.
+        self.replace_and(bytes, fs::File::sync_all)
+    }
+
+    /// Replaces the file and has its folder settled; a file that is not settled is the old one again. Whatever can
+    /// fail before comes before.
+    fn replace_and(&self, bytes: &[u8], settle: impl FnOnce(&fs::File) -> io::Result<()>) -> io::Result<()> {
+        let folder = fs::File::open(&self.folder)?;
+        let before = self.bytes()?;
+        self.put(bytes)?;
+        settle(&folder).inspect_err(|_| {
+            let undone = match before {
+                Some(before) => self.put(&before),
+                None => fs::remove_file(self.folder.join(FILE)),
+            };
+            if let Err(error) = undone {
+                tracing::warn!(folder = %self.folder.display(), %error, "a change that was refused stays in state_dir");
+            }
+        })
+    }
+
+    fn put(&self, bytes: &[u8]) -> io::Result<()> {
         let (path, new) = (self.folder.join(FILE), self.folder.join("switches.json.new"));
         let written = write(&new, bytes).and_then(|()| fs::rename(&new, &path));
-        if written.is_err() {
-            let _ = fs::remove_file(&new);
-        }
-        written?;
-        // The new name has to reach the disk as well.
-        fs::File::open(&self.folder)?.sync_all()
+        written.inspect_err(|_| drop(fs::remove_file(&new)))
     }
 }
 
@@ -367,5 +397,32 @@ mod tests {
         assert!(store.load().is_err());
         assert!(folder.path().join("state/switches.json.broken").exists());
         assert_eq!(store.load().unwrap(), Switches::default());
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_put_aside_beside_those_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("switches.json.broken"), "of another time").unwrap();
+        // Root may read every file, so permissions would prove nothing.
+        fs::create_dir(path("switches.json")).unwrap();
+        let error = store.load().unwrap_err().to_string();
+        assert!(error.contains("switches.json.broken.2)"), "{error}");
+        assert!(path("switches.json.broken.2").is_dir());
+        assert_eq!(fs::read_to_string(path("switches.json.broken")).unwrap(), "of another time");
+        assert_eq!(store.load().unwrap(), Switches::default());
+    }
+
+    #[test]
+    fn what_does_not_settle_leaves_the_file_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let fails = |_: &fs::File| Err(io::Error::from(io::ErrorKind::StorageFull));
+        store.replace_and(b"new", fails).unwrap_err();
+        assert_eq!(store.bytes().unwrap(), None);
+        store.replace(b"old").unwrap();
+        store.replace_and(b"new", fails).unwrap_err();
+        assert_eq!(store.bytes().unwrap().as_deref(), Some(b"old".as_slice()));
     }
 }
