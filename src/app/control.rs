@@ -229,11 +229,8 @@ impl Control {
         let ended = read.note_ended();
         let Read { loaded, own, switches, .. } = read;
         let before = self.core.serving.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let folder = loaded.settings.state_dir.as_deref();
-        let relocation = match before.state_dir.as_deref() == folder {
-            true => None,
-            false => Some(Relocation::begin(folder, &switches)?),
-        };
+        let (former, folder) = (before.state_dir.as_deref(), loaded.settings.state_dir.as_deref());
+        let relocation = Relocation::begin(former, folder, state.store.as_ref(), &switches)?;
         if let Err(error) = self.core.reload(&loaded.settings, Files::Anew) {
             relocation.into_iter().for_each(Relocation::take_back);
             return Err(error.into());

@@ -216,6 +216,15 @@ impl Store {
         })
     }
 
+    /// Writes `bytes` into a file of their own beside the one for switches, and says where.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn put_aside(&self, bytes: &[u8]) -> io::Result<PathBuf> {
+        let aside = self.free("former");
+        write(&aside, bytes).map(|()| aside)
+    }
+
     /// A name that no file has: what was put aside before stays.
     fn free(&self, word: &str) -> PathBuf {
         let first = self.folder.join(format!("{FILE}.{word}"));

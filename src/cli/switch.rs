@@ -169,7 +169,7 @@ fn words(args: &SwitchArgs, outcome: &Outcome) -> String {
     out.push_str(&still);
     out.push_str(&dropped);
     if !outcome.is_kept {
-        out.push_str("note   a restart of the gateway forgets this: its configuration has no state_dir\n");
+        out.push_str("note   a restart of the gateway forgets this: it has no state_dir that it can use\n");
     }
     if !args.undo {
         let of = match (&args.route, &args.environment) {

@@ -225,6 +225,16 @@ async fn over_a_unix_socket_no_token_is_needed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_folder_that_cannot_be_used_is_not_told_as_none() {
+    // A file is in its place.
+    let more = "admin: {address: \"unix:admin.sock\", token: {file: secret}}\nstate_dir: secret\n\
+                environments: {staging: {routes: {orders: {profile: none}}}}";
+    let stage = Plan::default().more(more).start().await;
+    let note = "a restart of the gateway forgets this: it has no state_dir that it can use";
+    has(&run(&stage, "switch --environment staging", 0).await, &[note]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_does_not_have_the_token_is_told_where_it_is() {
     let stage = start().await;
     let token = stage.folder.path().join("state/admin-token");
