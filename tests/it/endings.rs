@@ -250,3 +250,29 @@ async fn a_switch_whose_time_is_over_at_a_restart_is_on_record_with_what_is_serv
     let gateway = Operated::start(&stage).await;
     assert_eq!(gateway.audit("expire"), ["route orders other third its time was over"]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_level_is_on_record_once_it_is_in_force() {
+    let stage = start().await;
+    let ask = async |gateway: &Process| {
+        let token = fs::read_to_string(stage.folder.path().join("own/admin-token")).unwrap();
+        let url = format!("http://{}/api/v1/log-level", gateway.admin());
+        let body = serde_json::json!({"level": "debug"});
+        stage.http.put(url).bearer_auth(token.trim()).json(&body).send().await.unwrap().status()
+    };
+    let gateway = Operated::start(&stage).await;
+    assert_eq!(ask(&gateway.process).await, 200);
+    let is_told = |line: &String| line.contains("\"log_level\"");
+    eventually("it is on record", || gateway.process.lines().iter().any(is_told)).await;
+    let line = gateway.process.lines().into_iter().find(is_told).unwrap();
+    assert_eq!(line.matches("\"level\":").count(), 1, "{line}");
+    assert!(line.contains("\"to\":\"debug\""), "{line}");
+    let path = gateway.path.clone();
+    drop(gateway);
+    let filtered = Process::start_with(&path, &["--log-filter", "info"]).await;
+    assert_eq!(ask(&filtered).await, 409);
+    // What is told after it would come behind it.
+    filtered.signal("-HUP");
+    eventually("the reload is on record", || filtered.has_logged("\"reload\"")).await;
+    assert!(!filtered.lines().iter().any(is_told));
+}
