@@ -9,7 +9,7 @@ use crate::{
         switches::Switches,
     },
     clock,
-    config::{self, Loaded, Secrets, Settings, problem::Problems},
+    config::{self, Asked, Loaded, Secrets, Settings, problem::Problems},
 };
 
 /// A configuration with switches.
@@ -49,9 +49,10 @@ pub(super) fn read(
     mut switches: Switches,
     secrets: Secrets,
 ) -> Result<Read, Problems> {
-    let environment = environment(origin, &switches);
+    let (environment, is_switched_to) = (environment(origin, &switches), switches.environment().is_some());
     let parse = |switched: &BTreeMap<String, String>| {
-        config::parse_switched(text, &origin.path, environment.as_deref(), switched, secrets)
+        let asked = Asked { environment: environment.as_deref(), is_switched_to, secrets, switched };
+        config::parse_switched(text, &origin.path, &asked)
     };
     let plain = parse(&BTreeMap::new())?;
     let lost = drop_unknown(&mut switches, &plain.settings);

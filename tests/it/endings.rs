@@ -252,6 +252,20 @@ async fn a_switch_whose_time_is_over_at_a_restart_is_on_record_with_what_is_serv
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_without_the_environment_that_is_switched_to_is_refused_with_the_way_out() {
+    let stage = start().await;
+    let gateway = Operated::start(&stage).await;
+    gateway.run("switch --environment staging", 0);
+    gateway.edit(|text| text.split_once("environments:\n").unwrap().0.to_owned());
+    let words = gateway.run("reload", 2);
+    let way_out = "keybearer switch --environment staging --undo";
+    assert!(words.contains("environment \"staging\" is not defined (defined: none)"), "{words}");
+    assert!(words.contains(way_out), "{words}");
+    gateway.run(way_out.strip_prefix("keybearer ").unwrap(), 0);
+    gateway.run("reload", 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_level_is_on_record_once_it_is_in_force() {
     let stage = start().await;
     let ask = async |gateway: &Process| {
