@@ -129,6 +129,12 @@ fn is_in_force(client: &Client, args: &SwitchArgs) -> Result<(), Failure> {
     if now == name {
         return Ok(());
     }
+    let defined: Vec<_> = configuration.environments.iter().map(|name| format!("{name:?}")).collect();
+    if name != NO_ENVIRONMENT && !configuration.environments.contains(name) {
+        let defined = if defined.is_empty() { "none".to_owned() } else { report::named(&defined) };
+        let words = format!("environment {name:?} is not defined (defined: {defined}); nothing was changed");
+        return Err(Failure::Bad(format!("keybearer: {words}\n")));
+    }
     let words = format!("environment {name:?} is not in force, but {now:?} is; nothing was changed");
     Err(anyhow::anyhow!(words).into())
 }

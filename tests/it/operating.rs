@@ -119,9 +119,10 @@ async fn a_whole_environment_is_switched_by_command() {
     has(&switched, &["environment \"staging\" instead of \"none\"", "switch --environment staging --undo"]);
     assert_eq!(client(&stage).await, OTHER);
     has(&run(&stage, "status", 0).await, &["environment  staging", "the environment"]);
+    has(&run(&stage, "switch -e none --undo", 1).await, &["\"none\" is not in force, but \"staging\" is"]);
     has(
-        &run(&stage, "switch -e elsewhere --undo", 1).await,
-        &["\"elsewhere\" is not in force, but \"staging\" is"],
+        &run(&stage, "switch -e elsewhere --undo", 2).await,
+        &["environment \"elsewhere\" is not defined (defined: \"staging\")"],
     );
     run(&stage, "switch --environment staging --undo", 0).await;
     assert_ne!(client(&stage).await, OTHER);
@@ -269,6 +270,9 @@ async fn a_gateway_that_has_no_admin_token_says_so_itself() {
     let admin = stage.gateway.admin().unwrap();
     let refused = run(&stage, &format!("reload --admin {admin} --token-file guess"), 1).await;
     has(&refused, &["does not take the admin token in file guess", "set state_dir or admin.token"]);
+    // A restart would lose what is switched; a reload is enough.
+    let refused = run(&stage, &format!("reload --admin {admin}"), 2).await;
+    has(&refused, &["has neither state_dir nor admin.token", "SIGHUP"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -503,6 +503,8 @@ async fn the_audit_log_says_what_is_an_environments_and_from_where_to_where() {
     assert_eq!(run("switch --environment none --undo"), Some(0));
     assert_eq!(run("switch --environment staging --undo"), Some(0));
     assert_eq!(run("switch --environment nowhere"), Some(2));
+    assert_eq!(run("switch --environment nowhere --undo"), Some(2), "nobody is asked for what is not there");
+    assert_eq!(run("switch --environment staging --undo"), Some(1), "it is not in force");
     assert_eq!(run("switch --environment none"), Some(1));
     assert_eq!(run("switch orders other"), Some(0));
     eventually("the last one is on record", || process.has_logged("\"route\":\"orders\"")).await;
