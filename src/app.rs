@@ -50,8 +50,10 @@ mod look;
 mod owners;
 mod pulse;
 mod reading;
+mod record;
 mod reload;
 mod relocation;
+mod restart;
 mod running;
 pub mod service;
 pub mod switches;
@@ -66,8 +68,8 @@ pub(crate) use core::Kept;
 use listeners::Listeners;
 use owners::Owners;
 pub use pulse::Pulse;
-use reading::Prepared;
 pub use reload::{Own, ReloadError};
+use restart::Prepared;
 use worker::WorkerThread;
 
 /// Why the gateway did not start.
@@ -239,7 +241,7 @@ pub fn start_file(
     origin: Origin,
     log: Option<&Log>,
 ) -> Result<(Result<Running, StartError>, Vec<Problem>), Problems> {
-    let prepared = reading::prepare(&origin)?;
+    let prepared = restart::prepare(&origin)?;
     let warnings = prepared.loaded.warnings_for_log().cloned().collect();
     Ok((start_prepared(origin, prepared, log), warnings))
 }

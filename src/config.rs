@@ -157,7 +157,7 @@ pub fn inspect(path: &Path, environment: Option<&str>) -> Result<Loaded, Problem
 /// # Errors
 /// Everything that is wrong with the text, in its order.
 pub fn inspect_text(text: &str, path: &Path, environment: Option<&str>) -> Result<Loaded, Problems> {
-    check(text, path, &Asked { environment, secrets: Secrets::Optional, switched: &BTreeMap::new() })
+    parse_switched(text, path, &Asked::plain(environment, Secrets::Optional))
 }
 
 /// Where a running gateway of a configuration is spoken to.
@@ -194,10 +194,23 @@ fn folder(path: &Path) -> PathBuf {
 }
 
 /// Which reading of the file is wanted.
-struct Asked<'a> {
-    environment: Option<&'a str>,
-    secrets: Secrets,
-    switched: &'a BTreeMap<String, String>,
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// The environment; `None` for the file as it stands.
+    pub environment: Option<&'a str>,
+    /// Whether a running gateway was switched to it.
+    pub is_switched_to: bool,
+    /// Whether files on this machine are judged.
+    pub secrets: Secrets,
+    /// Other profiles on some routes, by the route's name.
+    pub switched: &'a BTreeMap<String, String>,
+}
+
+impl<'a> Asked<'a> {
+    /// What the file says of `environment`.
+    fn plain(environment: Option<&'a str>, secrets: Secrets) -> Self {
+        Self { environment, is_switched_to: false, secrets, switched: const { &BTreeMap::new() } }
+    }
 }
 
 /// Whether what the settings name on this machine must be there: secrets and other files.
@@ -228,25 +241,14 @@ pub fn read_text(path: &Path) -> Result<String, Problems> {
 /// # Errors
 /// Everything that is wrong with the text, in its order.
 pub fn parse(text: &str, path: &Path, environment: Option<&str>) -> Result<Loaded, Problems> {
-    parse_switched(text, path, environment, &BTreeMap::new(), Secrets::Needed)
+    parse_switched(text, path, &Asked::plain(environment, Secrets::Needed))
 }
 
-/// Like [`parse`], with other profiles on some routes: `switched` has them by the route's name. `secrets` says
-/// whether files on this machine are judged.
+/// Like [`parse`], of what was switched while the gateway ran.
 ///
 /// # Errors
 /// Everything that is wrong with the text, in its order, and what a switched profile makes wrong.
-pub fn parse_switched(
-    text: &str,
-    path: &Path,
-    environment: Option<&str>,
-    switched: &BTreeMap<String, String>,
-    secrets: Secrets,
-) -> Result<Loaded, Problems> {
-    check(text, path, &Asked { environment, secrets, switched })
-}
-
-fn check(text: &str, path: &Path, asked: &Asked<'_>) -> Result<Loaded, Problems> {
+pub fn parse_switched(text: &str, path: &Path, asked: &Asked<'_>) -> Result<Loaded, Problems> {
     let findings = Findings::new(path, text);
     let reading = tree::parse(text, &findings).and_then(|root| {
         let overlays = overlay::overlays(&root, &findings);
@@ -286,7 +288,7 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
 fn variants(
     root: &Node,
     overlays: &[Overlay<'_>],
-    &Asked { environment, secrets, switched }: &Asked<'_>,
+    &Asked { environment, is_switched_to, secrets, switched }: &Asked<'_>,
     path: &Path,
     findings: &Findings<'_>,
 ) -> Option<Settings> {
@@ -314,7 +316,14 @@ fn variants(
         let at = root.entries().iter().find(|(key, _)| key.text() == Some("environments"));
         let at = at.map_or(root.at, |(key, _)| key.at);
         let defined = names::quoted(overlays.iter().map(|overlay| overlay.name));
-        findings.add(at, format!("environment {name:?} is not defined (defined: {defined})"));
+        // Such a file is good for everybody who has not switched.
+        let why = match is_switched_to {
+            true => format!(
+                " (a gateway that runs is switched to it: keybearer switch --environment {name} --undo)"
+            ),
+            false => String::new(),
+        };
+        findings.add(at, format!("environment {name:?} is not defined (defined: {defined}){why}"));
     }
     warn_of_unused(root, &used, findings);
     for overlay in overlays {

@@ -50,7 +50,7 @@ pub enum Action {
     Undo,
     /// Its time was over.
     Expire,
-    /// The configuration knows its route or profile no more.
+    /// The configuration does not have its route or profile, or not its environment.
     Drop,
 }
 
@@ -92,6 +92,8 @@ pub struct Switched {
     pub is_kept: bool,
     /// Of an environment: routes that have another profile than it gives them, as they are switched themselves.
     pub still_switched: Vec<String>,
+    /// Routes whose own switch ends with this, as its profile is not configured in what is served then.
+    pub dropped: Vec<String>,
 }
 
 /// How the last reading of the configuration went.

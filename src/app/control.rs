@@ -17,8 +17,10 @@ use crate::{
         core::{Core, Files},
         difference::{self, Known},
         expiry::Overdue,
-        reading::{Own, Prepared, Read, environment, now, read},
+        reading::{Own, Read, environment, now, read},
+        record::Ended,
         relocation::Relocation,
+        restart::Prepared,
         service,
         switches::{Store, Switches},
     },
@@ -222,15 +224,13 @@ impl Control {
 
     fn try_reload(&self, state: &mut State) -> Result<Reloaded, ChangeError> {
         let text = config::read_text(&self.origin.path).map_err(ChangeError::Problems)?;
-        let mut switches = state.switches.clone();
-        let Read { loaded, own } =
-            read(&self.origin, &text, &mut switches, Secrets::Needed).map_err(ChangeError::Problems)?;
+        let mut read = read(&self.origin, &text, state.switches.clone(), Secrets::Needed)
+            .map_err(ChangeError::Problems)?;
+        let ended = read.note_ended();
+        let Read { loaded, own, switches, .. } = read;
         let before = self.core.serving.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let folder = loaded.settings.state_dir.as_deref();
-        let relocation = match before.state_dir.as_deref() == folder {
-            true => None,
-            false => Some(Relocation::begin(folder, &switches)?),
-        };
+        let (former, folder) = (before.state_dir.as_deref(), loaded.settings.state_dir.as_deref());
+        let relocation = Relocation::begin(former, folder, state.store.as_ref(), &switches)?;
         if let Err(error) = self.core.reload(&loaded.settings, Files::Anew) {
             relocation.into_iter().for_each(Relocation::take_back);
             return Err(error.into());
@@ -242,9 +242,11 @@ impl Control {
             Some(relocation) => relocation.finish(&mut state.store),
             None => state.keep(&switches),
         }
+        ended.iter().for_each(Ended::tell);
         let before = Known::of(before, &state.own, &state.environments);
         let after = Known::of(loaded.settings, &own, &loaded.environments);
         let warnings = loaded.warnings.iter().map(|warning| warning.to_string().trim_end().to_owned());
+        let warnings = warnings.chain(ended.iter().filter_map(Ended::warning));
         let reloaded = Reloaded { warnings: warnings.collect(), ..difference::between(&before, &after) };
         state.text = text;
         state.environments = loaded.environments;

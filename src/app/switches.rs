@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::admin::changes::{Action, Entry, Switch};
+use crate::admin::changes::{Entry, Switch};
 
 /// Changes that are remembered, the latest first.
 const HISTORY_MAX: usize = 100;
@@ -97,14 +97,55 @@ impl Switches {
         if is_over { self.take(route) } else { None }
     }
 
-    /// Takes the latest switch away where nothing else is known of what is served then. `at` and `by` say when
-    /// and who.
-    pub fn pop(&mut self, route: Option<&str>, action: Action, at: u64, by: &str) -> Option<Switch> {
-        let gone = self.take(route)?;
-        let (from, to) = (gone.to.clone(), gone.from.clone());
-        let (route, by) = (route.map(str::to_owned), by.to_owned());
-        self.note(Entry { at, action, route, from, to, until: None, by });
-        Some(gone)
+    /// The latest switches one after the other as long as their time is over, the latest first.
+    pub fn take_all_overdue(&mut self, route: Option<&str>, now: u64) -> Vec<Switch> {
+        std::iter::from_fn(|| self.take_overdue(route, now)).collect()
+    }
+
+    /// The environment below all of its switches.
+    pub fn first_environment(&self) -> Option<&str> {
+        self.environment.first()?.from.as_deref()
+    }
+
+    /// Takes out the switches of routes to profiles that `is_known` does not know, wherever they are in their row:
+    /// what was switched before them is good all the same. Routes whose latest switch is gone, with its profile.
+    pub fn drop_unknown(&mut self, is_known: impl Fn(&str, &str) -> bool) -> Vec<(String, Option<String>)> {
+        let mut lost = Vec::new();
+        for (route, all) in &mut self.routes {
+            let is_known = |switch: &Switch| switch.to.as_ref().is_none_or(|to| is_known(route, to));
+            lost.extend(
+                all.last().filter(|last| !is_known(last)).map(|last| (route.clone(), last.to.clone())),
+            );
+            let mut before = None;
+            all.retain_mut(|switch| {
+                let stays = is_known(switch);
+                match (stays, before.take()) {
+                    (true, Some(from)) => switch.from = from,
+                    (true, None) => {}
+                    // The next one follows on what this one has followed on.
+                    (false, from) => before = from.or_else(|| Some(switch.from.take())),
+                }
+                stays
+            });
+        }
+        self.routes.retain(|_, all| !all.is_empty());
+        lost
+    }
+
+    /// As many of them as `is_possible`: the latest that is not goes, and the one before is tried. First the
+    /// environment's without any route's, then those of each route.
+    pub fn possible(&self, is_possible: impl Fn(&Self) -> bool) -> Self {
+        let mut kept = Self { routes: BTreeMap::new(), ..self.clone() };
+        while !is_possible(&kept) && kept.take(None).is_some() {}
+        let all = Self { routes: self.routes.clone(), ..kept.clone() };
+        if is_possible(&all) {
+            return all;
+        }
+        for (route, row) in &self.routes {
+            kept.routes.insert(route.clone(), row.clone());
+            while !is_possible(&kept) && kept.take(Some(route)).is_some() {}
+        }
+        kept
     }
 
     /// Puts down what was done.
@@ -156,18 +197,40 @@ impl Store {
         }
     }
 
-    /// What was kept. A file that cannot be understood is put aside, so that the next save does not
+    /// What was kept. A file that cannot be read or understood is put aside, so that the next save does not
     /// destroy it.
     ///
     /// # Errors
     /// When the file cannot be read or understood.
     pub fn load(&self) -> io::Result<Switches> {
-        let Some(bytes) = self.bytes()? else { return Ok(Switches::default()) };
-        serde_json::from_slice(&bytes).map_err(|error| {
-            let aside = self.folder.join("switches.json.broken");
-            let _ = fs::rename(self.folder.join(FILE), &aside);
-            io::Error::other(format!("{error} (the file was put aside as {})", aside.display()))
+        let read = self.bytes().and_then(|bytes| match bytes {
+            Some(bytes) => Ok(serde_json::from_slice(&bytes)?),
+            None => Ok(Switches::default()),
+        });
+        read.map_err(|error| {
+            let aside = self.free("broken");
+            io::Error::other(match fs::rename(self.folder.join(FILE), &aside) {
+                Ok(()) => format!("{error} (the file was put aside as {})", aside.display()),
+                Err(stays) => format!("{error} (and the file cannot be put aside: {stays})"),
+            })
         })
+    }
+
+    /// Writes `bytes` into a file of their own beside the one for switches, and says where.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn put_aside(&self, bytes: &[u8]) -> io::Result<PathBuf> {
+        let aside = self.free("former");
+        write(&aside, bytes).map(|()| aside)
+    }
+
+    /// A name that no file has: what was put aside before stays.
+    fn free(&self, word: &str) -> PathBuf {
+        let first = self.folder.join(format!("{FILE}.{word}"));
+        let more = (2_u32..).map(|n| self.folder.join(format!("{FILE}.{word}.{n}")));
+        let is_free = |path: &PathBuf| fs::symlink_metadata(path).is_err();
+        std::iter::once(first.clone()).chain(more).find(is_free).unwrap_or(first)
     }
 
     /// Keeps `switches`: after a crash at any moment the file holds the old state or the new one.
@@ -193,14 +256,31 @@ impl Store {
     }
 
     fn replace(&self, bytes: &[u8]) -> io::Result<()> {
+        // The new name has to reach the disk as well.
+        self.replace_and(bytes, fs::File::sync_all)
+    }
+
+    /// Replaces the file and has its folder settled; a file that is not settled is the old one again. Whatever can
+    /// fail before comes before.
+    fn replace_and(&self, bytes: &[u8], settle: impl FnOnce(&fs::File) -> io::Result<()>) -> io::Result<()> {
+        let folder = fs::File::open(&self.folder)?;
+        let before = self.bytes()?;
+        self.put(bytes)?;
+        settle(&folder).inspect_err(|_| {
+            let undone = match before {
+                Some(before) => self.put(&before),
+                None => fs::remove_file(self.folder.join(FILE)),
+            };
+            if let Err(error) = undone {
+                tracing::warn!(folder = %self.folder.display(), %error, "a change that was refused stays in state_dir");
+            }
+        })
+    }
+
+    fn put(&self, bytes: &[u8]) -> io::Result<()> {
         let (path, new) = (self.folder.join(FILE), self.folder.join("switches.json.new"));
         let written = write(&new, bytes).and_then(|()| fs::rename(&new, &path));
-        if written.is_err() {
-            let _ = fs::remove_file(&new);
-        }
-        written?;
-        // The new name has to reach the disk as well.
-        fs::File::open(&self.folder)?.sync_all()
+        written.inspect_err(|_| drop(fs::remove_file(&new)))
     }
 }
 
@@ -239,14 +319,54 @@ mod tests {
         switches.push(Some("orders"), switch("b", "a", None));
         switches.push(Some("orders"), switch("c", "b", None));
         assert_eq!(switches.profiles()["orders"], "c");
-        switches.pop(Some("orders"), Action::Undo, 2, "test");
+        switches.take(Some("orders"));
         assert_eq!(switches.profiles()["orders"], "b");
-        switches.pop(Some("orders"), Action::Undo, 2, "test");
+        switches.take(Some("orders"));
         assert!(switches.profiles().is_empty());
-        assert!(switches.pop(Some("orders"), Action::Undo, 2, "test").is_none());
-        let told: Vec<_> = switches.history().map(|e| (e.action, e.from.clone(), e.to.clone())).collect();
-        assert_eq!(told.len(), 2);
-        assert_eq!(told[0], (Action::Undo, Some("b".into()), Some("a".into())));
+        assert!(switches.take(Some("orders")).is_none());
+    }
+
+    #[test]
+    fn a_profile_that_is_gone_takes_only_its_own_switches_along() {
+        let row = |known: &[&str]| {
+            let mut switches = Switches::default();
+            for (to, from) in [("b", "a"), ("c", "b"), ("d", "c")] {
+                switches.push(Some("r"), switch(to, from, None));
+            }
+            let lost = switches.drop_unknown(|_, profile| known.contains(&profile));
+            let lost: Vec<_> =
+                lost.into_iter().map(|(route, to)| format!("{route} {}", to.unwrap())).collect();
+            let left = std::iter::from_fn(|| switches.take(Some("r")));
+            let left: Vec<_> = left.map(|s| format!("{}<{}", s.to.unwrap(), s.from.unwrap())).collect();
+            (lost.join(" "), left.join(" "))
+        };
+        for (known, lost, left) in [
+            (["b", "c", "d"].as_slice(), "", "d<c c<b b<a"),
+            (&["b", "c"], "r d", "c<b b<a"),
+            (&["b", "d"], "", "d<b b<a"),
+            (&["d"], "", "d<a"),
+            (&["c"], "r d", "c<a"),
+            (&[], "r d", ""),
+        ] {
+            assert_eq!(row(known), (lost.to_owned(), left.to_owned()), "{known:?}");
+        }
+    }
+
+    #[test]
+    fn of_switches_that_are_not_possible_together_only_the_culprits_go() {
+        let mut switches = Switches::default();
+        switches.push(None, switch("staging", "production", None));
+        switches.push(None, switch("gone", "staging", None));
+        switches.push(Some("orders"), switch("b", "a", None));
+        switches.push(Some("orders"), switch("wrong", "b", None));
+        switches.push(Some("bills"), switch("b", "a", None));
+        let kept = switches.possible(|some| {
+            some.environment().is_none_or(|switch| switch.to.as_deref() != Some("gone"))
+                && some.profiles().values().all(|profile| profile != "wrong")
+        });
+        assert_eq!(kept.environment().unwrap().to.as_deref(), Some("staging"));
+        assert_eq!((kept.profiles()["orders"].as_str(), kept.profiles()["bills"].as_str()), ("b", "b"));
+        assert_eq!(switches.possible(|_| true), switches);
     }
 
     #[test]
@@ -256,7 +376,7 @@ mod tests {
             switches.push(Some("orders"), switch(&format!("p{}", n + 1), &format!("p{n}"), None));
         }
         let mut undone = Vec::new();
-        while let Some(gone) = switches.pop(Some("orders"), Action::Undo, 2, "test") {
+        while let Some(gone) = switches.take(Some("orders")) {
             undone.push(gone.from.unwrap());
         }
         assert_eq!(undone.len(), DEPTH_MAX);
@@ -286,5 +406,32 @@ mod tests {
         assert!(store.load().is_err());
         assert!(folder.path().join("state/switches.json.broken").exists());
         assert_eq!(store.load().unwrap(), Switches::default());
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_put_aside_beside_those_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("switches.json.broken"), "of another time").unwrap();
+        // Root may read every file, so permissions would prove nothing.
+        fs::create_dir(path("switches.json")).unwrap();
+        let error = store.load().unwrap_err().to_string();
+        assert!(error.contains("switches.json.broken.2)"), "{error}");
+        assert!(path("switches.json.broken.2").is_dir());
+        assert_eq!(fs::read_to_string(path("switches.json.broken")).unwrap(), "of another time");
+        assert_eq!(store.load().unwrap(), Switches::default());
+    }
+
+    #[test]
+    fn what_does_not_settle_leaves_the_file_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let fails = |_: &fs::File| Err(io::Error::from(io::ErrorKind::StorageFull));
+        store.replace_and(b"new", fails).unwrap_err();
+        assert_eq!(store.bytes().unwrap(), None);
+        store.replace(b"old").unwrap();
+        store.replace_and(b"new", fails).unwrap_err();
+        assert_eq!(store.bytes().unwrap().as_deref(), Some(b"old".as_slice()));
     }
 }

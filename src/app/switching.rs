@@ -12,7 +12,8 @@ use crate::{
         ReloadError,
         control::{ChangeError, Control, State},
         core::Files,
-        reading::{Own, Read, environment, now, read},
+        reading::{Read, environment, now, read},
+        record::{self, Cause, Ended, NONE, account, refused},
         switches::Switches,
         undefined::undefined,
     },
@@ -21,8 +22,6 @@ use crate::{
 
 /// The longest that a switch for a while may last.
 const SWITCH_MAX: Duration = Duration::from_secs(366 * 86_400);
-/// The word for no profile, and for no environment.
-const NONE: &str = "none";
 
 impl Control {
     /// Serves a route with another profile, or everything in another environment. The tokens of profiles that
@@ -52,17 +51,18 @@ impl Control {
         let (route, to, by) = (wish.route.clone(), wish.to.clone(), by.to_owned());
         let switch = Switch { to: to.clone(), from: from.clone(), at, until, by: by.clone() };
         switches.push(route.as_deref(), switch);
-        let read = self.again(&state.text, &mut switches)?;
+        let read = self.again(&state.text, switches)?;
         let settings = &read.loaded.settings;
         let used = self.new_accounts(settings);
         self.core.owners.obtain(&settings.profiles, &used, wish.is_dry_run).map_err(no_token)?;
-        let still_switched = still_switched(route.as_deref(), &switches, &read.own);
+        let still_switched = still_switched(route.as_deref(), &read);
+        let dropped = read.dropped();
         if !wish.is_dry_run {
             let (from, to) = (from.clone(), to.clone());
             let entry = Entry { at, action: Action::Switch, route, from, to, until, by };
-            self.put_in_force(&mut state, switches, read, entry)?;
+            self.put_in_force(&mut state, read, &[entry])?;
         }
-        Ok(Switched { from, to, until, is_kept: state.store.is_some(), still_switched })
+        Ok(Switched { from, to, until, is_kept: state.store.is_some(), still_switched, dropped })
     }
 
     /// Takes back the latest switch of `route`, or of the environment.
@@ -91,9 +91,9 @@ impl Control {
         by: &str,
     ) -> Result<Switched, ChangeError> {
         let mut state = self.state();
-        let mut switches = state.switches.clone();
+        let (at, mut switches) = (now(), state.switches.clone());
         let gone = match action {
-            Action::Expire => switches.take_overdue(route, now()),
+            Action::Expire => switches.take_overdue(route, at),
             _ => switches.take(route),
         };
         let Some(gone) = gone else {
@@ -103,18 +103,25 @@ impl Control {
             };
             return Err(ChangeError::Already(words));
         };
-        let read = self.again(&state.text, &mut switches)?;
+        // The one below may have ended while it was covered.
+        let over = switches.take_all_overdue(route, at);
+        let read = self.again(&state.text, switches)?;
         // What was served before the switch may have changed since, in the file or with the environment.
         let to = match route {
             Some(route) => account(&read.loaded.settings, route),
-            None => environment(&self.origin, &switches),
+            None => read.loaded.settings.environment.clone(),
         };
-        let still_switched = still_switched(route, &switches, &read.own);
-        let (from, by) = (gone.to, by.to_owned());
-        let (at, route) = (now(), route.map(str::to_owned));
-        let entry = Entry { at, action, route, from: from.clone(), to: to.clone(), until: None, by };
-        self.put_in_force(&mut state, switches, read, entry)?;
-        Ok(Switched { from, to, until: None, is_kept: state.store.is_some(), still_switched })
+        let still_switched = still_switched(route, &read);
+        let dropped = read.dropped();
+        let entry = |action, from: &Option<String>, by: &str| {
+            let (route, from, to) = (route.map(str::to_owned), from.clone(), to.clone());
+            Entry { at, action, route, from, to, until: None, by: by.to_owned() }
+        };
+        let over = over.iter().map(|switch| entry(Action::Expire, &switch.to, Cause::Over.by()));
+        let done: Vec<_> = over.chain([entry(action, &gone.to, by)]).collect();
+        self.put_in_force(&mut state, read, &done)?;
+        let from = gone.to;
+        Ok(Switched { from, to, until: None, is_kept: state.store.is_some(), still_switched, dropped })
     }
 
     /// Profiles that routes of `settings` have and did not have before.
@@ -130,40 +137,26 @@ impl Control {
     /// The settings of the text in force with other switches. Files are not judged again: one that somebody is
     /// about to write, of a listener perhaps, must not keep an account in force. Those of parts that change are
     /// read when these are put in force.
-    fn again(&self, text: &str, switches: &mut Switches) -> Result<Read, ChangeError> {
+    fn again(&self, text: &str, switches: Switches) -> Result<Read, ChangeError> {
         read(&self.origin, text, switches, Secrets::Optional).map_err(ChangeError::Problems)
     }
 
-    /// Serves what was read, and puts `entry` on record as what was done.
-    fn put_in_force(
-        &self,
-        state: &mut State,
-        mut switches: Switches,
-        Read { loaded, own }: Read,
-        entry: Entry,
-    ) -> Result<(), ChangeError> {
-        switches.note(entry.clone());
+    /// Serves what was read, and puts on record what was `done`.
+    fn put_in_force(&self, state: &mut State, mut read: Read, done: &[Entry]) -> Result<(), ChangeError> {
+        done.iter().for_each(|entry| read.switches.note(entry.clone()));
+        let ended = read.note_ended();
         // Kept first: what cannot be kept is not done.
         if let Some(store) = &state.store {
-            store.save(&switches).map_err(ChangeError::NotKept)?;
+            store.save(&read.switches).map_err(ChangeError::NotKept)?;
         }
-        if let Err(error) = self.core.reload(&loaded.settings, Files::AsTheyWere) {
+        if let Err(error) = self.core.reload(&read.loaded.settings, Files::AsTheyWere) {
             state.keep(&state.switches);
             return Err(no_token(error));
         }
-        tracing::info!(
-            target: "audit",
-            action = entry.action.word(),
-            what = what(entry.route.as_deref()),
-            route = entry.route,
-            from = entry.from.as_deref().unwrap_or(NONE),
-            to = entry.to.as_deref().unwrap_or(NONE),
-            until = entry.until,
-            by = entry.by,
-            "the account was switched"
-        );
-        state.switches = switches;
-        state.own = own;
+        done.iter().for_each(record::changed);
+        ended.iter().for_each(Ended::tell);
+        state.switches = read.switches;
+        state.own = read.own;
         self.show(state);
         Ok(())
     }
@@ -201,28 +194,11 @@ impl Control {
 }
 
 /// Routes that an environment does not reach, as they have a switch of their own.
-fn still_switched(route: Option<&str>, switches: &Switches, own: &Own) -> Vec<String> {
+fn still_switched(route: Option<&str>, read: &Read) -> Vec<String> {
     match route {
         Some(_) => Vec::new(),
-        None => switches.over(own).map(str::to_owned).collect(),
+        None => read.switches.over(&read.own).map(str::to_owned).collect(),
     }
-}
-
-/// The profile of a route, or `none`.
-fn account(settings: &Settings, route: &str) -> Option<String> {
-    let entry = settings.routes.iter().find(|entry| entry.name == route)?;
-    Some(entry.target.profile.clone().unwrap_or_else(|| NONE.to_owned()))
-}
-
-/// What is switched, as the audit log calls it.
-fn what(route: Option<&str>) -> &'static str {
-    if route.is_some() { "route" } else { "environment" }
-}
-
-/// Puts on record that somebody wanted a change and did not get it.
-fn refused(action: Action, route: Option<&str>, to: Option<&str>, by: &str, error: &ChangeError) {
-    let (action, what) = (action.word(), what(route));
-    tracing::info!(target: "audit", action, what, route, to, by, "the account was not switched: {error}");
 }
 
 fn no_token(error: ReloadError) -> ChangeError {

@@ -139,7 +139,7 @@ impl AdminArgs {
         let made = || found.state_dir.as_ref().map(|folder| Source::File(folder.join(TOKEN_FILE)));
         named.or_else(made).ok_or_else(|| {
             "the configuration has neither state_dir nor admin.token, so its gateway lets nobody change it over an \
-             address (set state_dir and start the gateway anew, or use a unix socket)"
+             address (set state_dir and send the gateway SIGHUP, which reloads the file; or use a unix socket)"
                 .into()
         })
     }

@@ -88,6 +88,8 @@ struct Outcome {
     is_kept: bool,
     #[serde(default)]
     still_switched: Vec<String>,
+    #[serde(default)]
+    dropped: Vec<String>,
 }
 
 pub(super) fn switch(args: &SwitchArgs) -> Result<ExitCode, Failure> {
@@ -127,6 +129,12 @@ fn is_in_force(client: &Client, args: &SwitchArgs) -> Result<(), Failure> {
     if now == name {
         return Ok(());
     }
+    let defined: Vec<_> = configuration.environments.iter().map(|name| format!("{name:?}")).collect();
+    if name != NO_ENVIRONMENT && !configuration.environments.contains(name) {
+        let defined = if defined.is_empty() { "none".to_owned() } else { report::named(&defined) };
+        let words = format!("environment {name:?} is not defined (defined: {defined}); nothing was changed");
+        return Err(Failure::Bad(format!("keybearer: {words}\n")));
+    }
     let words = format!("environment {name:?} is not in force, but {now:?} is; nothing was changed");
     Err(anyhow::anyhow!(words).into())
 }
@@ -145,8 +153,15 @@ fn words(args: &SwitchArgs, outcome: &Outcome) -> String {
             report::named(routes)
         ),
     };
+    let dropped = match outcome.dropped.as_slice() {
+        [] => String::new(),
+        routes => format!(
+            "note   routes whose own switch ends with this, as its profile is not configured there: {}\n",
+            report::named(routes)
+        ),
+    };
     if args.dry_run {
-        return format!("{what} instead of \"{from}\" can be had; nothing was changed\n{still}");
+        return format!("{what} instead of \"{from}\" can be had; nothing was changed\n{still}{dropped}");
     }
     let mut out = format!("{what} instead of \"{from}\" from now on\n");
     if let Some(until) = outcome.until {
@@ -158,8 +173,9 @@ fn words(args: &SwitchArgs, outcome: &Outcome) -> String {
         );
     }
     out.push_str(&still);
+    out.push_str(&dropped);
     if !outcome.is_kept {
-        out.push_str("note   a restart of the gateway forgets this: its configuration has no state_dir\n");
+        out.push_str("note   a restart of the gateway forgets this: it has no state_dir that it can use\n");
     }
     if !args.undo {
         let of = match (&args.route, &args.environment) {

@@ -43,6 +43,7 @@ mod docs; // what the documentation says, tried
 mod doctor; // keybearer doctor: each step, each failure in words
 mod dpop; // tokens that are bound to a key
 mod drain; // stopping under load
+mod endings; // switches that end by themselves, and those that a restart keeps
 mod entra; // B2C's policies, and claims with every token request
 mod floods; // callers of HTTP/2 that want to cost as much as they can
 mod forwarding; // what reaches the upstream, and what comes back

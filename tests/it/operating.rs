@@ -119,9 +119,10 @@ async fn a_whole_environment_is_switched_by_command() {
     has(&switched, &["environment \"staging\" instead of \"none\"", "switch --environment staging --undo"]);
     assert_eq!(client(&stage).await, OTHER);
     has(&run(&stage, "status", 0).await, &["environment  staging", "the environment"]);
+    has(&run(&stage, "switch -e none --undo", 1).await, &["\"none\" is not in force, but \"staging\" is"]);
     has(
-        &run(&stage, "switch -e elsewhere --undo", 1).await,
-        &["\"elsewhere\" is not in force, but \"staging\" is"],
+        &run(&stage, "switch -e elsewhere --undo", 2).await,
+        &["environment \"elsewhere\" is not defined (defined: \"staging\")"],
     );
     run(&stage, "switch --environment staging --undo", 0).await;
     assert_ne!(client(&stage).await, OTHER);
@@ -225,6 +226,16 @@ async fn over_a_unix_socket_no_token_is_needed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_folder_that_cannot_be_used_is_not_told_as_none() {
+    // A file is in its place.
+    let more = "admin: {address: \"unix:admin.sock\", token: {file: secret}}\nstate_dir: secret\n\
+                environments: {staging: {routes: {orders: {profile: none}}}}";
+    let stage = Plan::default().more(more).start().await;
+    let note = "a restart of the gateway forgets this: it has no state_dir that it can use";
+    has(&run(&stage, "switch --environment staging", 0).await, &[note]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_does_not_have_the_token_is_told_where_it_is() {
     let stage = start().await;
     let token = stage.folder.path().join("state/admin-token");
@@ -259,6 +270,9 @@ async fn a_gateway_that_has_no_admin_token_says_so_itself() {
     let admin = stage.gateway.admin().unwrap();
     let refused = run(&stage, &format!("reload --admin {admin} --token-file guess"), 1).await;
     has(&refused, &["does not take the admin token in file guess", "set state_dir or admin.token"]);
+    // A restart would lose what is switched; a reload is enough.
+    let refused = run(&stage, &format!("reload --admin {admin}"), 2).await;
+    has(&refused, &["has neither state_dir nor admin.token", "SIGHUP"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

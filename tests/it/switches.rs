@@ -47,7 +47,7 @@ pub(crate) async fn client(stage: &Stage) -> String {
     answer["seen"]["account"].as_str().unwrap_or_default().to_owned()
 }
 
-fn switch(stage: &Stage, to: &str, lasts: Option<Duration>) -> Result<Switched, ChangeError> {
+pub(crate) fn switch(stage: &Stage, to: &str, lasts: Option<Duration>) -> Result<Switched, ChangeError> {
     let wish = Wish { route: Some("orders".into()), to: Some(to.into()), lasts, is_dry_run: false };
     tokio::task::block_in_place(|| stage.gateway.control().unwrap().switch(&wish, "a test"))
 }
@@ -292,7 +292,7 @@ async fn every_change_and_every_refusal_is_in_the_audit_log_with_who_asked() {
 }
 
 /// Puts another text in the place of a part of the configuration and reloads.
-fn edit(stage: &Stage, from: &str, to: &str) -> Result<Reloaded, ChangeError> {
+pub(crate) fn edit(stage: &Stage, from: &str, to: &str) -> Result<Reloaded, ChangeError> {
     let path = stage.folder.path().join("keybearer.yaml");
     let text = fs::read_to_string(&path).unwrap();
     assert!(text.contains(from), "{from:?} is not in\n{text}");
@@ -347,12 +347,62 @@ async fn a_reload_that_is_refused_leaves_the_state_folders_as_they_were() {
         edit(&stage, "workers: 1\nstate_dir: moved\n", "workers: 2\nstate_dir: secret\n").unwrap_err();
     assert!(error.to_string().contains("secret cannot be used"), "{error}");
     assert_eq!(read("state"), before);
+    // A folder that was made for it goes again.
+    edit(&stage, "workers: 2\nstate_dir: secret\n", "workers: 1\nstate_dir: far/away\n").unwrap_err();
+    assert!(!stage.folder.path().join("far").exists());
     assert!(switch(&stage, "account", None).unwrap().is_kept);
     assert_ne!(read("state"), before, "what is switched now is kept where it was");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_switches_in_the_folder_that_a_reload_brings_are_put_aside() {
+    let stage = start().await;
+    let file = |name: &str| stage.folder.path().join("moved").join(name);
+    switch(&stage, "other", None).unwrap();
+    fs::create_dir(stage.folder.path().join("moved")).unwrap();
+    let theirs = fs::read_to_string(stage.folder.path().join("state/switches.json")).unwrap();
+    let theirs = theirs.replace("\"other\"", "\"theirs\"");
+    fs::write(file("switches.json"), &theirs).unwrap();
+    let broken = "state_dir: moved\nworkers: 1\n";
+    edit(&stage, "workers: 2\nstate_dir: state\n", broken).unwrap_err();
+    assert!(!file("switches.json.former").exists(), "the reload was refused");
+    edit(&stage, broken, "workers: 2\nstate_dir: moved\n").unwrap();
+    assert_eq!(fs::read_to_string(file("switches.json.former")).unwrap(), theirs);
+    assert_eq!(client(&stage).await, OTHER);
+    // The same switches under another name of the folder are not other ones.
+    switch(&stage, "account", None).unwrap();
+    edit(&stage, "state_dir: moved\n", "state_dir: moved/../moved\n").unwrap();
+    assert!(!file("switches.json.former.2").exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_folder_that_could_not_be_used_at_the_start_is_used_after_a_reload() {
+    let stage = start().await;
+    let path = |name: &str| stage.folder.path().join(name);
+    let text =
+        fs::read_to_string(path("keybearer.yaml")).unwrap().replace("state_dir: state", "state_dir: later");
+    // Nor does the admin listener start without the token in it.
+    let text = text.replace("admin: {address: \"127.0.0.1:0\"}", "");
+    fs::write(path("later"), "a file in its place").unwrap();
+    fs::write(path("other.yaml"), text).unwrap();
+    let gateway = start_file(&path("other.yaml"), None);
+    let control = gateway.control().unwrap();
+    let to = |profile: &str| {
+        let to = Some(profile.to_owned());
+        let wish = Wish { route: Some("orders".into()), to, lasts: None, is_dry_run: false };
+        tokio::task::block_in_place(|| control.switch(&wish, "a test")).unwrap()
+    };
+    assert!(!to("other").is_kept);
+    // Still not: the rest of the file comes into force all the same, as at the start.
+    tokio::task::block_in_place(|| control.reload("a test")).unwrap();
+    fs::remove_file(path("later")).unwrap();
+    tokio::task::block_in_place(|| control.reload("a test")).unwrap();
+    assert!(path("later/switches.json").exists());
+    assert!(to("account").is_kept);
+}
+
 /// Serves everything in this environment.
-fn enter(stage: &Stage, environment: Option<&str>) -> Switched {
+pub(crate) fn enter(stage: &Stage, environment: Option<&str>) -> Switched {
     let to = environment.map(str::to_owned);
     let wish = Wish { route: None, to, lasts: None, is_dry_run: false };
     tokio::task::block_in_place(|| stage.gateway.control().unwrap().switch(&wish, "a test")).unwrap()
@@ -378,16 +428,21 @@ async fn of_a_long_row_of_switches_the_latest_outlives_a_restart() {
     assert_eq!(control.view().environment, None);
 }
 
-const THIRD: &str = "88888888-7615-472f-8200-a81d5c87c0ca";
+pub(crate) const THIRD: &str = "88888888-7615-472f-8200-a81d5c87c0ca";
 
-/// The file gives the route a third account, whatever is switched.
-fn give_a_third(stage: &Stage) {
+/// The file has a third account, which serves nothing.
+pub(crate) fn add_third(stage: &Stage) {
     stage.idp.add_account(Account::new(THIRD, SECRET, &[ROLE]));
     let account = stage.yaml.split_once("profiles:\n").unwrap().1.split_once("routes:\n").unwrap().0;
     let third = account.replace("  account:", "  third:").replace(CLIENT, THIRD);
     let path = stage.folder.path().join("keybearer.yaml");
     let text = fs::read_to_string(&path).unwrap();
-    fs::write(&path, text.replace("profiles:\n", &format!("profiles:\n{third}\n"))).unwrap();
+    fs::write(&path, text.replacen("profiles:\n", &format!("profiles:\n{third}\n"), 1)).unwrap();
+}
+
+/// The file gives the route a third account, whatever is switched.
+pub(crate) fn give_a_third(stage: &Stage) {
+    add_third(stage);
     edit(stage, "profile: account}", "profile: third}").unwrap();
 }
 
@@ -448,6 +503,8 @@ async fn the_audit_log_says_what_is_an_environments_and_from_where_to_where() {
     assert_eq!(run("switch --environment none --undo"), Some(0));
     assert_eq!(run("switch --environment staging --undo"), Some(0));
     assert_eq!(run("switch --environment nowhere"), Some(2));
+    assert_eq!(run("switch --environment nowhere --undo"), Some(2), "nobody is asked for what is not there");
+    assert_eq!(run("switch --environment staging --undo"), Some(1), "it is not in force");
     assert_eq!(run("switch --environment none"), Some(1));
     assert_eq!(run("switch orders other"), Some(0));
     eventually("the last one is on record", || process.has_logged("\"route\":\"orders\"")).await;

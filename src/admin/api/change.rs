@@ -220,9 +220,12 @@ pub(super) async fn log_level(
     let parsed = known.ok_or_else(|| {
         refuse(StatusCode::BAD_REQUEST, "bad_level", "level is one of error, warn, info, debug and trace")
     })?;
-    tracing::info!(target: "audit", action = "log_level", level, by = peer.name(), "the log's level is changed");
     match shown.log.as_ref().is_some_and(|log| log.set_level(parsed)) {
-        true => Ok(Json(LogLevel { level: parsed.as_str().to_ascii_lowercase() })),
+        true => {
+            // Every line has a `level` of its own.
+            tracing::info!(target: "audit", action = "log_level", to = level, by = peer.name(), "the log's level is changed");
+            Ok(Json(LogLevel { level }))
+        }
         false => {
             let detail = "the log has a filter from the command line or KEYBEARER_LOG, which stays";
             Err(refuse(StatusCode::CONFLICT, "filter_given", detail))
