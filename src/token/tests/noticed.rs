@@ -93,7 +93,7 @@ async fn a_token_over_4_kib_is_told_once_per_generation() {
 async fn clocks_that_are_apart_are_told_once_per_change_also_when_the_provider_refuses() {
     let (log, _guard) = Log::begin();
     let provider = Provider::new(Answer::Life(s(60)));
-    provider.with(|script| script.skew = Some(-60));
+    provider.with(|script| script.skew = Some(-15));
     let (handle, _) = provider.started().await;
     let round = async |skew| {
         let before = provider.calls();
@@ -102,10 +102,10 @@ async fn clocks_that_are_apart_are_told_once_per_change_also_when_the_provider_r
             sleep(s(1)).await;
         }
     };
-    assert_eq!((handle.view().notes.clock_skew, log.count("this machine's clock")), (Some(-60), 0));
-    round(-61).await;
-    assert_eq!((handle.view().notes.clock_skew, log.count("clock is ahead")), (Some(-61), 1));
-    round(-100).await;
+    assert_eq!((handle.view().notes.clock_skew, log.count("this machine's clock")), (Some(-15), 0));
+    round(-16).await;
+    assert_eq!((handle.view().notes.clock_skew, log.count("clock is ahead")), (Some(-16), 1));
+    round(-30).await;
     assert_eq!(log.count("clock is ahead"), 1, "as good as the same");
     provider.answers(Answer::No(Class::Permanent));
     round(100).await;
