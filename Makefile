@@ -87,6 +87,7 @@ test: tools
 	$(call step,formatting,$(CARGO) fmt --check)
 	$(call step,lints,$(CARGO) clippy --locked --all-targets -- -D warnings)
 	$(call step,the program without what only its tests need,$(CARGO) check --quiet --locked)
+	$(call step,the lock file of the fuzz targets,$(CARGO) tree --quiet --locked --depth 0 --manifest-path fuzz/Cargo.toml)
 	$(call step,building the tests,$(CARGO) test --locked --lib --tests --no-run)
 	$(call step,tests,$(CARGO) test --quiet --locked --lib --tests)
 	$(call step,documentation,RUSTDOCFLAGS='-D warnings' $(CARGO) doc --quiet --locked --no-deps)
