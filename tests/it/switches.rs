@@ -1,6 +1,10 @@
 //! Routes and environments are switched to other accounts while the gateway serves.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use keybearer::{
     admin::changes::{Reloaded, Switched, Wish},
@@ -242,18 +246,27 @@ async fn files_that_cannot_be_used_keep_no_switch_from_beginning_and_ending() {
     assert!(matches!(error, ChangeError::Problems(_)), "{error}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_change_and_every_refusal_is_in_the_audit_log_with_who_asked() {
-    let stage = start().await;
+/// A process with the configuration of `stage` and a state folder of its own, and its file.
+async fn beside(stage: &Stage) -> (PathBuf, Process) {
     let text = fs::read_to_string(stage.folder.path().join("keybearer.yaml")).unwrap();
     let path = stage.folder.path().join("process.yaml");
     fs::write(&path, text.replace("state_dir: state", "state_dir: own")).unwrap();
     let process = Process::start_with(&path, &[]).await;
-    let run = |line: &str| {
-        let mut command = command(&line.split(' ').collect::<Vec<_>>());
-        command.arg("--config").arg(&path).env("KEYBEARER_ADMIN", process.admin().to_string());
-        tokio::task::block_in_place(|| command.output().unwrap()).status.code()
-    };
+    (path, process)
+}
+
+/// How a command to `process` ends.
+fn exit_code(path: &Path, process: &Process, line: &str) -> Option<i32> {
+    let mut command = command(&line.split(' ').collect::<Vec<_>>());
+    command.arg("--config").arg(path).env("KEYBEARER_ADMIN", process.admin().to_string());
+    tokio::task::block_in_place(|| command.output().unwrap()).status.code()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_change_and_every_refusal_is_in_the_audit_log_with_who_asked() {
+    let stage = start().await;
+    let (path, process) = beside(&stage).await;
+    let run = |line: &str| exit_code(&path, &process, line);
     assert_eq!(run("switch orders other"), Some(0));
     assert_eq!(run("switch orders nobody"), Some(2));
     assert_eq!(run("switch orders --undo"), Some(0));
@@ -489,15 +502,8 @@ async fn an_undo_under_another_environment_is_told_with_the_account_that_is_serv
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_audit_log_says_what_is_an_environments_and_from_where_to_where() {
     let stage = start().await;
-    let text = fs::read_to_string(stage.folder.path().join("keybearer.yaml")).unwrap();
-    let path = stage.folder.path().join("process.yaml");
-    fs::write(&path, text.replace("state_dir: state", "state_dir: own")).unwrap();
-    let process = Process::start_with(&path, &[]).await;
-    let run = |line: &str| {
-        let mut command = command(&line.split(' ').collect::<Vec<_>>());
-        command.arg("--config").arg(&path).env("KEYBEARER_ADMIN", process.admin().to_string());
-        tokio::task::block_in_place(|| command.output().unwrap()).status.code()
-    };
+    let (path, process) = beside(&stage).await;
+    let run = |line: &str| exit_code(&path, &process, line);
     assert_eq!(run("switch --environment staging"), Some(0));
     assert_eq!(run("switch --environment none"), Some(0));
     assert_eq!(run("switch --environment none --undo"), Some(0));
